@@ -1,0 +1,73 @@
+//! Points and lengths of time as integers; it reads no clock.
+
+/// A point in time: nanoseconds since an origin that the caller chose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mono(u64);
+
+/// A length of time in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(u64);
+
+impl Mono {
+    /// The origin itself.
+    pub const ZERO: Mono = Mono(0);
+
+    /// The point `nanos` nanoseconds after the origin.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Mono {
+        Mono(nanos)
+    }
+
+    /// Nanoseconds since the origin.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// This point moved later by `span`; stops at the end of time.
+    #[must_use]
+    pub const fn plus(self, span: Span) -> Mono {
+        Mono(self.0.saturating_add(span.0))
+    }
+
+    /// How long `earlier` was ago; zero if it lies ahead.
+    #[must_use]
+    pub const fn since(self, earlier: Mono) -> Span {
+        Span(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Span {
+    /// No time at all.
+    pub const ZERO: Span = Span(0);
+
+    /// A length of `nanos` nanoseconds.
+    #[must_use]
+    pub const fn from_nanos(nanos: u64) -> Span {
+        Span(nanos)
+    }
+
+    /// A length of `millis` milliseconds; saturates.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Span {
+        Span(millis.saturating_mul(1_000_000))
+    }
+
+    /// A length of `secs` seconds; saturates.
+    #[must_use]
+    pub const fn from_secs(secs: u64) -> Span {
+        Span(secs.saturating_mul(1_000_000_000))
+    }
+
+    /// Nanoseconds in all.
+    #[must_use]
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds, rounded up: what `Retry-After` wants.
+    #[must_use]
+    pub const fn as_secs_ceil(self) -> u64 {
+        self.0.div_ceil(1_000_000_000)
+    }
+}
