@@ -1,9 +1,10 @@
 //! The configuration as the rest of the program sees it: only valid values; it reads no file and binds nothing.
 
 pub mod check;
-pub mod raw;
+mod raw;
 
-use breaker_core::{PolicySpec, Span};
+use breaker_core::{PolicyError, PolicySpec, Span};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -53,7 +54,7 @@ pub struct State {
 }
 
 /// Access to the admin plane.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     /// Where the bearer token comes from.
     pub token: TokenSource,
@@ -68,6 +69,17 @@ pub enum TokenSource {
     File(PathBuf),
     /// Given in the configuration, by `${ENV}`.
     Value(String),
+}
+
+/// Says where the token comes from, never what it is: a configuration ends up in logs.
+impl fmt::Debug for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TokenSource::Generated => f.write_str("Generated"),
+            TokenSource::File(path) => f.debug_tuple("File").field(path).finish(),
+            TokenSource::Value(_) => f.write_str("Value(<redacted>)"),
+        }
+    }
 }
 
 /// Upper bounds.
@@ -145,12 +157,30 @@ pub struct Route {
 /// Which requests a route takes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Match {
-    /// Lower-case host without port; `None`: any.
+    /// Lower-case host without port, IPv6 in brackets; `None`: any.
     pub host: Option<String>,
     /// Upper-case methods; empty: any.
     pub methods: Vec<http::Method>,
     /// A pattern: `/orders`, `/orders/{id}`, `/files/{*rest}`; `/{*rest}` also takes `/`.
+    /// Parameters are whole segments; the rest of it is canonical as [`crate::path::canonical`] understands it.
     pub path: String,
+}
+
+impl Match {
+    /// The path without the names of its parameters: two routes with one shape take the same paths.
+    #[must_use]
+    pub fn shape(&self) -> String {
+        let mut shape = String::with_capacity(self.path.len());
+        for segment in self.path.split('/').skip(1) {
+            shape.push('/');
+            shape.push_str(match segment {
+                rest if rest.starts_with("{*") => "{*}",
+                parameter if parameter.starts_with('{') => "{}",
+                literal => literal,
+            });
+        }
+        shape
+    }
 }
 
 /// Where a route's requests go.
@@ -192,4 +222,95 @@ pub enum Missing {
     Refuse,
     /// All such requests share one cell.
     Share,
+    /// The dimension is not charged for such a request. Never a default, and only valid where every lineage that
+    /// holds the dimension has another one that does not skip, so that leaving the key out is no way around.
+    Skip,
+}
+
+/// One error of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where: `routes.orders.limit[1].window`, or `breaker.toml:3:7` where the text is not TOML.
+    pub path: String,
+    /// What is wrong there.
+    pub problem: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+/// One line: `path: problem; hint`.
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.problem)?;
+        if !self.hint.is_empty() {
+            write!(f, "; {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What the core found in the rules has the same shape.
+impl From<PolicyError> for ConfigError {
+    fn from(error: PolicyError) -> ConfigError {
+        ConfigError { path: error.path, problem: error.problem, hint: error.hint }
+    }
+}
+
+/// All errors of a configuration, in the order of the sections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+/// One line for each error.
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl From<Vec<PolicyError>> for ConfigErrors {
+    fn from(errors: Vec<PolicyError>) -> ConfigErrors {
+        ConfigErrors(errors.into_iter().map(ConfigError::from).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Admin, ConfigErrors, TokenSource};
+    use breaker_core::PolicyError;
+    use std::path::PathBuf;
+
+    /// Goal: a token in a configuration never reaches a log by way of `Debug`.
+    #[test]
+    fn debug_says_where_the_token_comes_from_and_not_what_it_is() {
+        let admin = Admin { token: TokenSource::Value("correct-horse-battery".to_owned()) };
+        assert_eq!(format!("{admin:?}"), "Admin { token: Value(<redacted>) }");
+        let file = TokenSource::File(PathBuf::from("/run/token"));
+        assert_eq!(format!("{file:?}"), "File(\"/run/token\")");
+        assert_eq!(format!("{:?}", TokenSource::Generated), "Generated");
+    }
+
+    /// Goal: what the core finds is printed like what we find, one line each, without a dangling separator.
+    #[test]
+    fn errors_of_the_core_print_like_ours() {
+        let found = vec![
+            PolicyError {
+                path: "routes.a".into(),
+                problem: "is odd".into(),
+                hint: "mend it".into(),
+            },
+            PolicyError { path: "routes.b".into(), problem: "is even".into(), hint: String::new() },
+        ];
+        let errors = ConfigErrors::from(found);
+        assert_eq!(errors.to_string(), "routes.a: is odd; mend it\nroutes.b: is even");
+    }
 }

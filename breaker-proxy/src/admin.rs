@@ -1,0 +1,153 @@
+//! The admin plane: its own listener on the control thread; it asks the control plane and writes no file itself.
+
+pub mod api;
+pub mod auth;
+
+use crate::control::task::Control;
+use api::Reply;
+use auth::Token;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+/// Admin connections at once; they share nothing with the data plane's.
+const CONNECTIONS: usize = 256;
+
+/// Bytes of an order's body.
+const BODY_MAX: usize = 64 * 1024;
+
+/// For a whole head, and for a whole body.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the admin plane needs.
+pub struct Admin {
+    /// Whom it asks.
+    pub control: Rc<Control>,
+    /// Whom it lets in.
+    pub token: Token,
+}
+
+/// Accepts until the future is dropped.
+pub async fn accept(admin: Rc<Admin>, listener: TcpListener) {
+    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else { continue };
+                let admin = Rc::clone(&admin);
+                tokio::task::spawn_local(async move {
+                    let _seat = seat;
+                    let _ = stream.set_nodelay(true);
+                    let service = service_fn(move |request| {
+                        let admin = Rc::clone(&admin);
+                        async move { Ok::<_, Infallible>(answer(&admin, request).await) }
+                    });
+                    // An error here is the client's own: there is nobody left to tell.
+                    let _ended = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(READ_WITHIN)
+                        .max_buf_size(BODY_MAX)
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+            // Out of descriptors: do not spin.
+            Err(_) => sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn answer(admin: &Admin, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let reply = route(admin, request).await;
+    let mut response = Response::new(Full::new(reply.body));
+    *response.status_mut() = reply.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(reply.kind));
+    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    if let Some(allow) = reply.allow {
+        headers.insert(header::ALLOW, header::HeaderValue::from_static(allow));
+    }
+    if reply.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// Which order a path names, and the rest of the path: the scope.
+fn order(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/v1/")?;
+    let (verb, scope) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    matches!(verb, "kill" | "lift" | "trip" | "reset").then_some((verb, scope))
+}
+
+async fn route(admin: &Admin, request: Request<Incoming>) -> Reply {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    let get = head.method == Method::GET || head.method == Method::HEAD;
+    // Probes carry no token: they tell nothing but yes or no.
+    match path {
+        "/live" if get => return Reply::text(StatusCode::OK, "live\n"),
+        "/ready" if get => return api::ready(&admin.control),
+        _ => {}
+    }
+    if !admin.token.allows(&head.headers) {
+        return Reply::problem(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "a bearer token is needed: Authorization: Bearer <token>",
+        );
+    }
+    if let Some((verb, scope)) = order(path) {
+        // A mutation by GET would be one link in a chat away from a halt, or from a lift.
+        if head.method != Method::POST {
+            return Reply::not_allowed("POST");
+        }
+        let body = match timeout(READ_WITHIN, Limited::new(body, BODY_MAX).collect()).await {
+            Err(_) => {
+                return Reply::problem(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "request-timeout",
+                    "the body did not arrive in time",
+                );
+            }
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                return Reply::problem(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body-too-large",
+                    "an order has at most 64 KiB",
+                );
+            }
+            Ok(Err(_)) => {
+                return Reply::problem(
+                    StatusCode::BAD_REQUEST,
+                    "body-broken",
+                    "the body broke off",
+                );
+            }
+            Ok(Ok(body)) => body.to_bytes(),
+        };
+        return api::order(&admin.control, verb, scope, &body).await;
+    }
+    match path {
+        "/v1/status" if get => api::status(&admin.control),
+        "/metrics" if get => api::metrics(&admin.control),
+        "/live" | "/ready" | "/metrics" | "/v1/status" => Reply::not_allowed("GET"),
+        _ => Reply::problem(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "there are: POST /v1/kill/{scope}, /v1/lift/{scope}, /v1/trip/{scope}, /v1/reset/{scope}; \
+             GET /v1/status, /live, /ready, /metrics",
+        ),
+    }
+}

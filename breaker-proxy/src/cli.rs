@@ -1,0 +1,244 @@
+//! The verbs of the command line: run, check, demo; only this file reads arguments and the environment.
+
+use crate::app::{self, Running};
+use crate::config::check;
+use crate::config::{Config, ConfigError, ConfigErrors, Upstream};
+use crate::demo;
+use breaker_core::{Breaker, Capacity, Seed};
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit code for a configuration that is refused: nothing was bound.
+const EXIT_CONFIG: u8 = 2;
+
+/// Exit code for a start that failed, or a stop that could not be made durable.
+const EXIT_FAILED: u8 = 1;
+
+/// Bytes of a configuration file, at most.
+const CONFIG_MAX: u64 = 1 << 20;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "breaker-proxy",
+    version,
+    about = "A reverse proxy that limits, trips and can be killed.",
+    after_help = "Without a verb: run, on the built-in configuration."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve.
+    Run {
+        /// The configuration; without it, a built-in one.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Send everything that goes to the built-in origin here instead: http://host:port.
+        #[arg(long, value_name = "URL")]
+        upstream: Option<String>,
+    },
+    /// Say whether a configuration would be accepted, and every reason why not.
+    Check {
+        /// The configuration.
+        file: PathBuf,
+    },
+    /// Show on the terminal, in a few seconds, what it does.
+    Demo,
+    /// Print the built-in configuration, with a comment on every key.
+    Default,
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Arguments::parse().verb.unwrap_or(Verb::Run { config: None, upstream: None }) {
+        Verb::Run { config, upstream } => run(config.as_deref(), upstream.as_deref()),
+        Verb::Check { file } => match read(Some(&file)).and_then(compiles) {
+            Ok(config) => {
+                println!(
+                    "{}: good: {} groups, {} routes",
+                    file.display(),
+                    config.groups.len(),
+                    config.routes.len()
+                );
+                ExitCode::SUCCESS
+            }
+            Err(errors) => refuse(&file.display().to_string(), &errors),
+        },
+        Verb::Demo => demo::run(),
+        Verb::Default => {
+            print!("{}", check::default_text());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn refuse(source: &str, errors: &ConfigErrors) -> ExitCode {
+    eprintln!("{source}: refused; nothing was started\n{errors}");
+    ExitCode::from(EXIT_CONFIG)
+}
+
+/// One error as a list.
+fn one(path: &str, problem: &str, hint: &str) -> ConfigErrors {
+    let (path, problem, hint) = (path.to_owned(), problem.to_owned(), hint.to_owned());
+    ConfigErrors(vec![ConfigError { path, problem, hint }])
+}
+
+/// Reads a file, or the built-in text.
+fn read(file: Option<&Path>) -> Result<Config, ConfigErrors> {
+    let env = |name: &str| std::env::var(name).ok();
+    let Some(file) = file else { return check::load(check::default_text(), "built-in", &env) };
+    let source = file.display().to_string();
+    let bad = |problem: String, hint: &str| one(&source, &problem, hint);
+    let size = std::fs::metadata(file)
+        .map_err(|error| bad(format!("cannot be read: {error}"), "name a file that exists"))?
+        .len();
+    if size > CONFIG_MAX {
+        return Err(bad(format!("{size} bytes"), "a configuration has at most 1 MiB"));
+    }
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| bad(format!("cannot be read: {error}"), "it must be UTF-8 text"))?;
+    check::load(&text, &source, &env)
+}
+
+/// Compiles the rules as a start would, on a breaker that is thrown away.
+fn compiles(config: Config) -> Result<Config, ConfigErrors> {
+    let capacity = Capacity { scopes: app::SCOPES, keys: config.bounds.keys };
+    match Breaker::new(capacity, Seed([0, 0])).compile(&config.policy) {
+        Ok(_) => Ok(config),
+        Err(errors) => Err(ConfigErrors::from(errors)),
+    }
+}
+
+fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
+    let source = file.map_or_else(|| "built-in".to_owned(), |file| file.display().to_string());
+    let loaded = read(file).and_then(|config| aim(config, upstream)).and_then(compiles);
+    let config = match loaded {
+        Ok(config) => config,
+        Err(errors) => return refuse(&source, &errors),
+    };
+    let built_in = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
+    let running = match app::start(config) {
+        Ok(running) => running,
+        Err(error) => {
+            eprintln!("breaker-proxy did not start: {error}");
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    greet(&running, &source, built_in);
+    wait_for_signal();
+    eprintln!("breaker: stopping; what is in flight has {:?}", running.drain());
+    if running.stop().durable {
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("breaker: the last record could not be written");
+        ExitCode::from(EXIT_FAILED)
+    }
+}
+
+/// Puts a real upstream where the built-in origin stood.
+fn aim(mut config: Config, upstream: Option<&str>) -> Result<Config, ConfigErrors> {
+    let Some(url) = upstream else { return Ok(config) };
+    let target =
+        check::parse_upstream(url).map_err(|(problem, hint)| one("--upstream", &problem, &hint))?;
+    let mut aimed = false;
+    for route in &mut config.routes {
+        if route.upstream == Upstream::BuiltIn {
+            route.upstream = target.clone();
+            aimed = true;
+        }
+    }
+    if aimed {
+        return Ok(config);
+    }
+    Err(one(
+        "--upstream",
+        "no route of this configuration goes to the built-in origin",
+        "change the upstream of the routes in the file",
+    ))
+}
+
+fn greet(running: &Running, source: &str, built_in: bool) {
+    let (data, admin) = (running.data_addr(), running.admin_addr());
+    let facts = running.facts();
+    println!("breaker-proxy {} on configuration {source}", env!("CARGO_PKG_VERSION"));
+    if running.state().is_new() {
+        println!("  state    {} (new)", running.state().path().display());
+    } else {
+        println!("  state    {} (start {})", running.state().path().display(), facts.boot);
+    }
+    if facts.torn {
+        println!(
+            "  JOURNAL  the last line was torn and is cut off: its order was never acknowledged"
+        );
+    }
+    for kill in &facts.kills {
+        println!(
+            "  KILLED   {} {:?} by {:?}: {:?} ({})",
+            kill.scope, kill.level, kill.actor, kill.reason, kill.id
+        );
+    }
+    for scope in &facts.tripped {
+        println!("  TRIPPED  {scope}, as before the start");
+    }
+    println!("  data     http://{data}  ({} threads)", facts.workers);
+    println!("  admin    http://{admin}");
+    let token = match running.token_file() {
+        Some(path) => {
+            println!("  token    in {}", path.display());
+            format!("$(cat {})", path.display())
+        }
+        None => {
+            println!("  token    from the configuration");
+            "$TOKEN".to_owned()
+        }
+    };
+    if built_in {
+        println!();
+        println!("  NO REAL UPSTREAM: requests go to a small built-in origin.");
+        println!(
+            "  Name yours: breaker-proxy run --upstream http://host:port, or a file: --config FILE"
+        );
+        println!("  (breaker-proxy default prints one to start from).");
+    }
+    println!();
+    println!("  try      curl -i http://{data}/");
+    println!(
+        "  kill     curl -X POST -H \"Authorization: Bearer {token}\" -d '{{\"reason\":\"try\"}}' http://{admin}/v1/kill/"
+    );
+    println!(
+        "  lift     curl -X POST -H \"Authorization: Bearer {token}\" -d '{{\"reason\":\"done\"}}' http://{admin}/v1/lift/"
+    );
+    println!("  status   curl -H \"Authorization: Bearer {token}\" http://{admin}/v1/status");
+    println!("ready data={data} admin={admin}");
+}
+
+/// Waits for SIGINT or SIGTERM.
+fn wait_for_signal() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime else { return park() };
+    runtime.block_on(async {
+        let (Ok(mut term), Ok(mut int)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            return park();
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    });
+}
+
+/// Serves on without orderly signals: better than not to serve.
+fn park() {
+    eprintln!("breaker: signals cannot be received; stop it by SIGKILL");
+    loop {
+        std::thread::park();
+    }
+}

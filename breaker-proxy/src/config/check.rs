@@ -1,0 +1,1256 @@
+//! From the file to a `Config` that holds only valid values, or to every error at once; it opens no file and compiles no
+//! policy.
+
+pub use super::{ConfigError, ConfigErrors};
+
+use super::raw::{
+    ADMIN, BOUNDS, DEADLINES, FROM, GLOBAL, GROUP, KEY, LIMIT, LISTEN, MATCH, RECOVER, ROUTE,
+    Report, STATE, Section, Text, WIRE, WordOrTable, is_name, nearest_hint, parse, quoted,
+};
+use super::{
+    Admin, Bounds, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource, Listen, Match, Missing,
+    Route, State, TokenSource, Upstream, Wire,
+};
+use crate::path::canonical;
+use breaker_core::{
+    Class, Counting, GroupSpec, KeySpec, LimitKind, LimitSpec, Mode, OnBreach, PolicySpec, Recover,
+    RouteSpec, ScopeSpec, Span,
+};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Reads a configuration. `source` is the name of the file for syntax errors; `env` looks up environment variables.
+///
+/// # Errors
+///
+/// All that is wrong, each with its path. The core still has to compile `policy`; its errors convert into ours.
+pub fn load(
+    text: &str,
+    source: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Config, ConfigErrors> {
+    let mut report = Report::new(env);
+    let root = parse(text, source, &mut report)?;
+    let config = whole(root, &mut report);
+    if report.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(report.errors)) }
+}
+
+/// The configuration that is built in: the defaults, with a route to try things on.
+#[must_use]
+pub fn default_text() -> &'static str {
+    include_str!("../../default.toml")
+}
+
+/// The group of routes that name none.
+const DEFAULT_GROUP: &str = "default";
+/// Limits of one scope, and key dimensions of one call.
+const MAX_LIMITS: usize = 4;
+const MAX_DIMENSIONS: usize = 4;
+/// Probes that a gate can count.
+const MAX_PROBES: u8 = 63;
+const DEFAULT_PROBES: u8 = 5;
+/// The longest hold of a trip, where the file gives none and `after` is not longer still.
+const DEFAULT_AT_MOST: Span = Span::from_secs(300);
+/// A deadline beyond this is none.
+const MAX_DEADLINE: Span = Span::from_secs(24 * 60 * 60);
+const MIN_TOKEN: usize = 16;
+/// Segments of a path pattern: the depth of the router.
+const MAX_SEGMENTS: usize = 64;
+const MAX_METHODS: usize = 16;
+/// Fields that are about the connection or the framing; hyper and we write them, so they name nobody.
+const NOT_KEYS: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Problem and hint of a value that stands alone.
+type Flaw = (String, String);
+
+fn flaw<T>(problem: impl Into<String>, hint: impl Into<String>) -> Result<T, Flaw> {
+    Err((problem.into(), hint.into()))
+}
+
+/// Walks the sections in order. Where something is wrong it is noted and a default stands in: the result is only used if
+/// nothing was noted.
+fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
+    if let Some(text) = root.text("unrouted", report) {
+        word(&text, &[("deny", ())], report);
+    }
+    let listen_at = root.section("listen", LISTEN, report);
+    let state_at = root.section("state", STATE, report);
+    let admin_at = root.section("admin", ADMIN, report);
+    let (admin, expose) = admin(admin_at, report);
+    let listen = listen(listen_at, expose, report);
+    let state = state(state_at, report);
+    let bounds = bounds(root.section("bounds", BOUNDS, report), report);
+    let deadlines = deadlines(root.section("deadlines", DEADLINES, report), report);
+    let wire = wire(root.section("wire", WIRE, report), report);
+
+    let global = match root.section("global", GLOBAL, report) {
+        Some(mut section) => rules(&mut section, report),
+        None => Rules::default(),
+    };
+    let groups = groups(root.sections("groups", GROUP, report), report);
+    let before = report.errors.len();
+    let routes = routes(root.sections("routes", ROUTE, report), &listen, report);
+    if routes.is_empty() && report.errors.len() == before {
+        report.wrong("routes", "there is none", "declare at least one [[routes]]");
+    }
+    let groups = with_default_group(groups, &routes, report);
+    lineages(&global, &groups, &routes, report);
+    same_matches(&routes, report);
+
+    let mut config = Config {
+        listen,
+        state,
+        admin,
+        bounds,
+        deadlines,
+        wire,
+        policy: PolicySpec { global: global.spec, ..PolicySpec::default() },
+        global_keys: global.sources,
+        groups: Vec::with_capacity(groups.len()),
+        routes: Vec::with_capacity(routes.len()),
+    };
+    for group in groups {
+        config.policy.groups.push(GroupSpec { name: group.name, scope: group.rules.spec });
+        config.groups.push(Group { keys: group.rules.sources });
+    }
+    for route in routes {
+        config.policy.routes.push(RouteSpec {
+            name: route.name,
+            group: route.group,
+            class: route.class,
+            scope: route.rules.spec,
+        });
+        config.routes.push(Route {
+            matches: route.matches,
+            upstream: route.upstream,
+            keys: route.rules.sources,
+        });
+    }
+    config
+}
+
+// The sections that are not rules.
+
+fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Listen {
+    let mut listen = Listen {
+        data: SocketAddr::from(([127, 0, 0, 1], 8080)),
+        admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+        workers: None,
+    };
+    let Some(mut section) = section else {
+        return listen;
+    };
+    let mut valid = true;
+    for (key, address) in [("data", &mut listen.data), ("admin", &mut listen.admin)] {
+        if section.has(key) {
+            let text = section.text(key, report);
+            match text.and_then(|text| judged(&text, parse_address, report)) {
+                Some(found) => *address = found,
+                None => valid = false,
+            }
+        }
+    }
+    listen.workers =
+        section.whole("workers", 1, 1024, report).and_then(|workers| u16::try_from(workers).ok());
+    let path = section.path_of("admin");
+    if valid && collide(listen.data, listen.admin) {
+        report.wrong(
+            &path,
+            format!("{} is also where the data plane listens ({})", listen.admin, listen.data),
+            "give each plane a port of its own",
+        );
+    }
+    if !listen.admin.ip().to_canonical().is_loopback() && !expose {
+        report.wrong(
+            path,
+            format!("{} can be reached from elsewhere", listen.admin),
+            "listen on 127.0.0.1, or say admin.expose = true if that is meant",
+        );
+    }
+    listen
+}
+
+fn state(section: Option<Section>, report: &mut Report<'_>) -> State {
+    let mut state = State { dir: PathBuf::from("breaker-state"), required: false };
+    if let Some(mut section) = section {
+        if let Some(dir) = section.text("dir", report).and_then(|text| file_path(&text, report)) {
+            state.dir = dir;
+        }
+        state.required = section.flag("required", report).unwrap_or(false);
+    }
+    state
+}
+
+/// The admin plane, and whether it may listen beyond loopback.
+fn admin(section: Option<Section>, report: &mut Report<'_>) -> (Admin, bool) {
+    let mut admin = Admin { token: TokenSource::Generated };
+    let Some(mut section) = section else {
+        return (admin, false);
+    };
+    if section.has("token") && section.has("token_file") {
+        report.wrong(section.path_of("token_file"), "there is also a token", "keep one of the two");
+    }
+    if let Some(path) = section.text("token_file", report).and_then(|text| file_path(&text, report))
+    {
+        admin.token = TokenSource::File(path);
+    }
+    if let Some(token) =
+        section.text("token", report).and_then(|text| judged(&text, parse_token, report))
+    {
+        admin.token = TokenSource::Value(token);
+    }
+    (admin, section.flag("expose", report).unwrap_or(false))
+}
+
+fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
+    let mut bounds = Bounds {
+        connections: 10_000,
+        head_bytes: 32 * 1024,
+        fields: 100,
+        body_bytes: None,
+        streams: 100,
+        keys: 65_536,
+    };
+    let Some(mut section) = section else {
+        return bounds;
+    };
+    for (key, bound, most) in [
+        ("connections", &mut bounds.connections, 1_000_000),
+        ("streams", &mut bounds.streams, 10_000),
+        ("keys", &mut bounds.keys, 16_777_216),
+    ] {
+        let found = section.whole(key, 1, most, report);
+        if let Some(found) = found.and_then(|found| u32::try_from(found).ok()) {
+            *bound = found;
+        }
+    }
+    let fields = section.whole("fields", 1, 1000, report);
+    if let Some(fields) = fields.and_then(|fields| u16::try_from(fields).ok()) {
+        bounds.fields = fields;
+    }
+    let head = section
+        .quantity("head_bytes", "32KiB", report)
+        .and_then(|text| judged(&text, parse_head_bytes, report));
+    if let Some(head) = head {
+        bounds.head_bytes = head;
+    }
+    let body = section
+        .quantity("body_bytes", "10MiB", report)
+        .and_then(|text| judged(&text, parse_body_bytes, report));
+    if let Some(body) = body {
+        bounds.body_bytes = body;
+    }
+    bounds
+}
+
+fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
+    let mut deadlines = Deadlines {
+        head: Span::from_secs(10),
+        body_idle: Span::from_secs(30),
+        connect: Span::from_secs(2),
+        answer: Span::from_secs(30),
+        drain: Span::from_secs(10),
+    };
+    let Some(mut section) = section else {
+        return deadlines;
+    };
+    for (key, deadline) in [
+        ("head", &mut deadlines.head),
+        ("body_idle", &mut deadlines.body_idle),
+        ("connect", &mut deadlines.connect),
+        ("answer", &mut deadlines.answer),
+        ("drain", &mut deadlines.drain),
+    ] {
+        let found = section
+            .quantity(key, "10s", report)
+            .and_then(|text| judged(&text, parse_deadline, report));
+        if let Some(found) = found {
+            *deadline = found;
+        }
+    }
+    deadlines
+}
+
+fn wire(section: Option<Section>, report: &mut Report<'_>) -> Wire {
+    let mut wire = Wire { rate_limit_fields: true, forwarded: Forwarded::XForwarded };
+    if let Some(mut section) = section {
+        wire.rate_limit_fields = section.flag("rate_limit_fields", report).unwrap_or(true);
+        let words = [
+            ("x-forwarded", Forwarded::XForwarded),
+            ("forwarded", Forwarded::Forwarded),
+            ("both", Forwarded::Both),
+            ("none", Forwarded::None),
+        ];
+        if let Some(found) =
+            section.text("forwarded", report).and_then(|text| word(&text, &words, report))
+        {
+            wire.forwarded = found;
+        }
+    }
+    wire
+}
+
+// The rules of a scope.
+
+/// The rules of one scope, and where its dimensions stand in the file.
+#[derive(Default)]
+struct Rules {
+    spec: ScopeSpec,
+    sources: Vec<KeySource>,
+    /// The path of each dimension.
+    paths: Vec<String>,
+}
+
+impl Rules {
+    /// Name, source and path of each dimension.
+    fn dimensions(&self) -> impl Iterator<Item = (&str, &KeySource, &str)> {
+        let named = self.spec.keys.iter().map(|key| key.name.as_str());
+        let placed = self.paths.iter().map(String::as_str);
+        named.zip(&self.sources).zip(placed).map(|((name, source), path)| (name, source, path))
+    }
+}
+
+/// Limits, recovery, mode and dimensions.
+fn rules(section: &mut Section, report: &mut Report<'_>) -> Rules {
+    let mut rules = Rules {
+        spec: ScopeSpec {
+            limits: limits(section, report),
+            recover: recover(section, report),
+            mode: mode(section, report),
+            keys: Vec::new(),
+        },
+        ..Rules::default()
+    };
+    let mut seen = BTreeSet::new();
+    for mut key in section.sections("keys", KEY, report) {
+        let (spec, source) = dimension(&mut key, report);
+        if !spec.name.is_empty() && !seen.insert(spec.name.clone()) {
+            report.wrong(
+                key.path_of("name"),
+                format!("{} is taken by another dimension", quoted(&spec.name)),
+                "rename one of them",
+            );
+        }
+        rules.spec.keys.push(spec);
+        rules.sources.push(source);
+        rules.paths.push(key.path);
+    }
+    rules
+}
+
+fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource) {
+    let spec = KeySpec {
+        name: name(key, report),
+        limits: limits(key, report),
+        recover: recover(key, report),
+        mode: mode(key, report),
+    };
+    if !key.has("from") {
+        let hint = "say from = \"peer\" or from = { header = \"…\" }";
+        report.wrong(key.path_of("from"), "is missing", hint);
+    }
+    let from = match key.word_or_section("from", FROM, report) {
+        Some(WordOrTable::Word(text)) => word(&text, &[("peer", KeyFrom::Peer)], report),
+        Some(WordOrTable::Table(mut table)) => {
+            if !table.has("header") {
+                report.wrong(
+                    table.path_of("header"),
+                    "is missing",
+                    "name the field, as in from = { header = \"x-client\" }",
+                );
+            }
+            let header = table.text("header", report);
+            header.and_then(|text| judged(&text, parse_header, report)).map(KeyFrom::Header)
+        }
+        None => None,
+    };
+    let words = [("refuse", Missing::Refuse), ("share", Missing::Share), ("skip", Missing::Skip)];
+    let missing = key.text("missing", report).and_then(|text| word(&text, &words, report));
+    let missing = missing.unwrap_or(Missing::Refuse);
+    if missing == Missing::Share
+        && spec.limits.iter().any(|limit| limit.on_breach == OnBreach::Trip)
+    {
+        report.wrong(
+            key.path_of("missing"),
+            "\"share\" puts all who lack the key into one cell, which any stranger could then trip for the others",
+            "refuse or skip calls without the key, or let the limit refuse and not trip",
+        );
+    }
+    (spec, KeySource { from: from.unwrap_or(KeyFrom::Peer), missing })
+}
+
+fn limits(section: &mut Section, report: &mut Report<'_>) -> Vec<LimitSpec> {
+    let path = section.path_of("limit");
+    let mut limits: Vec<(String, LimitSpec)> = Vec::new();
+    for mut one in section.sections("limit", LIMIT, report) {
+        if let Some(spec) = limit(&mut one, report) {
+            limits.push((one.path, spec));
+        }
+    }
+    if limits.len() > MAX_LIMITS {
+        report.wrong(
+            path,
+            format!("{} limits are too many for one scope", limits.len()),
+            format!("keep {MAX_LIMITS}, or spread them over route, group and global"),
+        );
+    }
+    for (index, (path, spec)) in limits.iter().enumerate() {
+        let stricter = limits.iter().enumerate().find(|(other, (_, stricter))| {
+            *other != index
+                && never_reached(spec, stricter)
+                // Of two that are alike the second is the odd one.
+                && (*other < index || !never_reached(stricter, spec))
+        });
+        if let Some((_, (stricter, _))) = stricter {
+            let hint = match spec.on_breach {
+                OnBreach::Refuse => "drop it, or make it the stricter of the two",
+                OnBreach::Trip => "count of = \"offered\", which sees what the other refuses",
+            };
+            report.wrong(path, format!("is never reached, because {stricter} refuses first"), hint);
+        }
+    }
+    limits.into_iter().map(|(_, spec)| spec).collect()
+}
+
+fn limit(section: &mut Section, report: &mut Report<'_>) -> Option<LimitSpec> {
+    let (has_rate, has_window) = (section.has("rate"), section.has("window"));
+    let rate = section.quantity("rate", "100/s", report);
+    let window = section.quantity("window", "100/1s", report);
+    let has_burst = section.has("burst");
+    let burst = section.whole("burst", 1, u64::from(u32::MAX), report);
+    let kind = match (has_rate, has_window) {
+        (true, true) => {
+            let hint = "write two limits, each with its own { }";
+            report.wrong(section.path_of("window"), "there is also a rate", hint);
+            None
+        }
+        (false, false) => {
+            let hint = "say rate = \"100/s\" or window = \"100/1s\"";
+            report.wrong(&section.path, "has neither a rate nor a window", hint);
+            None
+        }
+        (true, false) => {
+            rate.and_then(|text| judged(&text, parse_rate, report)).map(|(count, per)| {
+                LimitKind::Rate {
+                    count,
+                    per,
+                    burst: burst.unwrap_or_else(|| one_second_of(count, per)),
+                }
+            })
+        }
+        (false, true) => {
+            if has_burst {
+                let hint = "a window allows all of its calls at once already; drop the burst";
+                report.wrong(section.path_of("burst"), "belongs to a rate", hint);
+            }
+            window
+                .and_then(|text| judged(&text, parse_window, report))
+                .map(|(count, length)| LimitKind::Window { count, length })
+        }
+    };
+    let of = section.text("of", report).and_then(|text| {
+        let words = [("admitted", Counting::Admitted), ("offered", Counting::Offered)];
+        word(&text, &words, report)
+    });
+    let on_breach = section.text("on_breach", report).and_then(|text| {
+        word(&text, &[("refuse", OnBreach::Refuse), ("trip", OnBreach::Trip)], report)
+    });
+    Some(LimitSpec {
+        kind: kind?,
+        of: of.unwrap_or(Counting::Admitted),
+        on_breach: on_breach.unwrap_or(OnBreach::Refuse),
+    })
+}
+
+/// Whether `stricter` refuses every call that would breach `spec`. Only where that is plain: both count what was admitted,
+/// and both are of one kind.
+fn never_reached(spec: &LimitSpec, stricter: &LimitSpec) -> bool {
+    if stricter.on_breach != OnBreach::Refuse
+        || spec.of != Counting::Admitted
+        || stricter.of != Counting::Admitted
+    {
+        return false;
+    }
+    // A trip at the very number at which the other refuses can still be reached: one call breaches both.
+    let strict = spec.on_breach == OnBreach::Trip;
+    let beyond = |loose: u64, tight: u64| if strict { loose > tight } else { loose >= tight };
+    match (spec.kind, stricter.kind) {
+        (
+            LimitKind::Window { count, length },
+            LimitKind::Window { count: less, length: longer },
+        ) => beyond(count, less) && length <= longer,
+        (
+            LimitKind::Rate { count, per, burst },
+            LimitKind::Rate { count: less, per: longer, burst: smaller },
+        ) => {
+            // count/per >= less/longer, without division.
+            let faster = u128::from(count) * u128::from(longer.as_nanos())
+                >= u128::from(less) * u128::from(per.as_nanos());
+            faster && beyond(burst, smaller)
+        }
+        _ => false,
+    }
+}
+
+/// What a rate lets pass in a second, at least one: the burst that nobody has to think about.
+fn one_second_of(count: u64, per: Span) -> u64 {
+    let calls = u128::from(count) * u128::from(Span::from_secs(1).as_nanos())
+        / u128::from(per.as_nanos().max(1));
+    u64::try_from(calls).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX))
+}
+
+fn recover(section: &mut Section, report: &mut Report<'_>) -> Recover {
+    let manual = Recover::Manual { probes: DEFAULT_PROBES };
+    match section.word_or_section("recover", RECOVER, report) {
+        None => manual,
+        Some(WordOrTable::Word(text)) => {
+            word(&text, &[("manual", manual)], report).unwrap_or(manual)
+        }
+        Some(WordOrTable::Table(mut table)) => {
+            let probes = table
+                .whole("probes", 1, u64::from(MAX_PROBES), report)
+                .and_then(|probes| u8::try_from(probes).ok())
+                .unwrap_or(DEFAULT_PROBES);
+            if !table.has("after") {
+                let hint = "say after = \"5s\", or recover = \"manual\"";
+                report.wrong(table.path_of("after"), "is missing", hint);
+            }
+            let mut hold = |key: &str| {
+                let text = table.quantity(key, "5s", report)?;
+                judged(&text, parse_hold, report)
+            };
+            let (after, at_most) = (hold("after"), hold("at_most"));
+            let Some(after) = after else {
+                return manual;
+            };
+            if at_most.is_some_and(|at_most| at_most < after) {
+                let hint =
+                    "each strike doubles the hold from after up to at_most; make it the longer";
+                report.wrong(table.path_of("at_most"), "is shorter than after", hint);
+            }
+            Recover::Probe { probes, after, at_most: at_most.unwrap_or(DEFAULT_AT_MOST.max(after)) }
+        }
+    }
+}
+
+fn mode(section: &mut Section, report: &mut Report<'_>) -> Mode {
+    let words = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
+    let found = section.text("mode", report).and_then(|text| word(&text, &words, report));
+    found.unwrap_or(Mode::Enforce)
+}
+
+/// The name of a group, route or dimension; empty where it is wrong and reported.
+fn name(section: &mut Section, report: &mut Report<'_>) -> String {
+    if !section.has("name") {
+        report.wrong(
+            section.path_of("name"),
+            "is missing",
+            "everything that holds rules has a name",
+        );
+        return String::new();
+    }
+    let text = section.text("name", report);
+    text.and_then(|text| judged(&text, parse_name, report)).unwrap_or_default()
+}
+
+// Groups and routes.
+
+struct GroupAt {
+    name: String,
+    path: String,
+    rules: Rules,
+}
+
+struct RouteAt {
+    name: String,
+    path: String,
+    group: String,
+    /// Whether the file names the group, validly.
+    group_is_named: bool,
+    class: Class,
+    matches: Match,
+    /// Whether `matches` is what the file says, and not a stand-in.
+    match_is_valid: bool,
+    upstream: Upstream,
+    rules: Rules,
+}
+
+fn groups(sections: Vec<Section>, report: &mut Report<'_>) -> Vec<GroupAt> {
+    let mut seen = BTreeSet::new();
+    let mut groups = Vec::with_capacity(sections.len());
+    for mut section in sections {
+        let name = name(&mut section, report);
+        if !name.is_empty() && !seen.insert(name.clone()) {
+            let problem = format!("{} is taken by another group", quoted(&name));
+            report.wrong(section.path_of("name"), problem, "rename one, or put them together");
+        }
+        let rules = rules(&mut section, report);
+        groups.push(GroupAt { name, path: section.path, rules });
+    }
+    groups
+}
+
+fn routes(sections: Vec<Section>, listen: &Listen, report: &mut Report<'_>) -> Vec<RouteAt> {
+    let mut seen = BTreeSet::new();
+    let mut routes = Vec::with_capacity(sections.len());
+    for mut section in sections {
+        let route = route(&mut section, listen, report);
+        if !route.name.is_empty() && !seen.insert((route.group.clone(), route.name.clone())) {
+            let (name, group) = (quoted(&route.name), quoted(&route.group));
+            report.wrong(
+                section.path_of("name"),
+                format!("{name} is taken by another route of group {group}"),
+                "rename one of them",
+            );
+        }
+        routes.push(route);
+    }
+    routes
+}
+
+fn route(section: &mut Section, listen: &Listen, report: &mut Report<'_>) -> RouteAt {
+    let name = name(section, report);
+    let names_group = section.has("group");
+    let group = section.text("group", report).and_then(|text| judged(&text, parse_name, report));
+    let has_match = section.has("match");
+    let matches = match section.section("match", MATCH, report) {
+        Some(mut table) => matches(&mut table, report),
+        None => {
+            if !has_match {
+                let hint = "say which requests it takes, as in match = { path = \"/{*rest}\" }";
+                report.wrong(section.path_of("match"), "is missing", hint);
+            }
+            None
+        }
+    };
+    let classes = [("normal", Class::Normal), ("reducing", Class::Reducing)];
+    RouteAt {
+        name,
+        path: section.path.clone(),
+        group_is_named: names_group && group.is_some(),
+        group: group.unwrap_or_else(|| DEFAULT_GROUP.to_owned()),
+        match_is_valid: matches.is_some(),
+        matches: matches.unwrap_or_else(|| Match {
+            host: None,
+            methods: Vec::new(),
+            path: "/".to_owned(),
+        }),
+        upstream: upstream(section, listen, report).unwrap_or(Upstream::BuiltIn),
+        class: section
+            .text("class", report)
+            .and_then(|text| word(&text, &classes, report))
+            .unwrap_or(Class::Normal),
+        rules: rules(section, report),
+    }
+}
+
+fn matches(table: &mut Section, report: &mut Report<'_>) -> Option<Match> {
+    let host = match table.has("host") {
+        true => {
+            let host = table.text("host", report);
+            Some(host.and_then(|text| judged(&text, parse_host, report)))
+        }
+        false => None,
+    };
+    let methods = match table.has("method") {
+        true => methods(table, report),
+        false => Some(Vec::new()),
+    };
+    if !table.has("path") {
+        let hint = "say path = \"/{*rest}\" for every path";
+        report.wrong(table.path_of("path"), "is missing", hint);
+    }
+    let path = table.text("path", report).and_then(|text| judged(&text, parse_pattern, report));
+    // A host that is there but wrong makes the whole match invalid, not one for any host.
+    let host = match host {
+        Some(host) => Some(host?),
+        None => None,
+    };
+    Some(Match { host, methods: methods?, path: path? })
+}
+
+fn methods(table: &mut Section, report: &mut Report<'_>) -> Option<Vec<http::Method>> {
+    let path = table.path_of("method");
+    let before = report.errors.len();
+    let texts = table.texts("method", report)?;
+    if texts.is_empty() {
+        report.wrong(&path, "is an empty list", "drop it to take every method");
+    }
+    if texts.len() > MAX_METHODS {
+        let problem = format!("{} methods are too many", texts.len());
+        report.wrong(&path, problem, "drop it to take every method");
+    }
+    let mut methods = Vec::with_capacity(texts.len());
+    for text in texts {
+        let Some(method) = judged(&text, parse_method, report) else {
+            continue;
+        };
+        if methods.contains(&method) {
+            report.wrong(text.path, format!("{method} stands here twice"), "drop one");
+        } else {
+            methods.push(method);
+        }
+    }
+    (report.errors.len() == before).then_some(methods)
+}
+
+fn upstream(section: &mut Section, listen: &Listen, report: &mut Report<'_>) -> Option<Upstream> {
+    if !section.has("upstream") {
+        let hint =
+            "say upstream = \"http://10.0.0.7:8000\", or \"builtin:origin\" to try things out";
+        report.wrong(section.path_of("upstream"), "is missing", hint);
+    }
+    let text = section.text("upstream", report)?;
+    let upstream = judged(&text, parse_upstream, report)?;
+    if let Upstream::Http { host, port } = &upstream
+        && let Ok(ip) = host.parse::<IpAddr>()
+    {
+        let address = SocketAddr::new(ip, *port);
+        for (plane, own) in [("data", listen.data), ("admin", listen.admin)] {
+            if collide(address, own) {
+                report.wrong(
+                    &text.path,
+                    format!("{} leads back to our own {plane} plane at {own}", text.shown),
+                    "name the server behind us",
+                );
+            }
+        }
+    }
+    Some(upstream)
+}
+
+/// Adds the group that routes without one are in, and looks for groups and routes that miss each other.
+fn with_default_group(
+    mut groups: Vec<GroupAt>,
+    routes: &[RouteAt],
+    report: &mut Report<'_>,
+) -> Vec<GroupAt> {
+    let declared: Vec<&str> = groups.iter().map(|group| group.name.as_str()).collect();
+    for route in routes {
+        if route.group_is_named
+            && route.group != DEFAULT_GROUP
+            && !declared.contains(&route.group.as_str())
+        {
+            let hint = match declared.iter().any(|name| !name.is_empty()) {
+                true => nearest_hint(&route.group, &declared),
+                false => "declare it in [[groups]]".to_owned(),
+            };
+            report.wrong(
+                format!("{}.group", route.path),
+                format!("{} is not declared", quoted(&route.group)),
+                hint,
+            );
+        }
+    }
+    for group in &groups {
+        if !group.name.is_empty() && !routes.iter().any(|route| route.group == group.name) {
+            let problem = "no route is in it, so its rules hold for nothing";
+            report.wrong(&group.path, problem, "is its name, or a route's group, a typo?");
+        }
+    }
+    let is_needed = routes.iter().any(|route| route.group == DEFAULT_GROUP);
+    if is_needed && !declared.contains(&DEFAULT_GROUP) {
+        groups.push(GroupAt {
+            name: DEFAULT_GROUP.to_owned(),
+            path: "groups.default".to_owned(),
+            rules: Rules::default(),
+        });
+    }
+    groups
+}
+
+/// What holds for the dimensions that one call meets: their names differ, they are few, and not all of them can be skipped.
+fn lineages(global: &Rules, groups: &[GroupAt], routes: &[RouteAt], report: &mut Report<'_>) {
+    // Each place is reported once, however many lineages it is in.
+    let mut reported = BTreeSet::new();
+    for group in groups {
+        no_name_twice(&group.rules, &[global], &mut reported, report);
+    }
+    for route in routes {
+        let group = groups.iter().find(|group| group.name == route.group);
+        let wider: Vec<&Rules> =
+            [Some(global), group.map(|group| &group.rules)].into_iter().flatten().collect();
+        no_name_twice(&route.rules, &wider, &mut reported, report);
+        let all: Vec<(&str, &KeySource, &str)> =
+            wider.iter().copied().chain([&route.rules]).flat_map(Rules::dimensions).collect();
+        if all.len() > MAX_DIMENSIONS {
+            report.wrong(
+                format!("{}.keys", route.path),
+                format!("a call meets {} dimensions here, with those of wider scopes", all.len()),
+                format!("a call carries {MAX_DIMENSIONS} at most; drop some"),
+            );
+        }
+        let stands =
+            |source: &KeySource| source.missing != Missing::Skip || source.from == KeyFrom::Peer;
+        if all.iter().any(|(_, source, _)| stands(source)) {
+            continue;
+        }
+        for (_, _, path) in all {
+            if reported.insert(format!("{path}.missing")) {
+                report.wrong(
+                    format!("{path}.missing"),
+                    format!("with \"skip\", nothing counts a call of {} that lacks the key", route.path),
+                    "add a dimension that does not skip, such as from = \"peer\", or refuse such calls",
+                );
+            }
+        }
+    }
+}
+
+fn no_name_twice(
+    narrow: &Rules,
+    wider: &[&Rules],
+    reported: &mut BTreeSet<String>,
+    report: &mut Report<'_>,
+) {
+    for (name, _, path) in narrow.dimensions() {
+        let taken = wider
+            .iter()
+            .flat_map(|rules| rules.dimensions())
+            .find(|(other, _, _)| *other == name && !name.is_empty());
+        if let Some((_, _, other)) = taken
+            && reported.insert(format!("{path}.name"))
+        {
+            let problem = format!("{} is the dimension {other} already", quoted(name));
+            report.wrong(format!("{path}.name"), problem, "a call meets both; rename one");
+        }
+    }
+}
+
+/// Two routes that take the same requests, so that only one of them would ever be found.
+fn same_matches(routes: &[RouteAt], report: &mut Report<'_>) {
+    let mut seen: HashMap<(Option<&str>, Option<&http::Method>, String), &str> = HashMap::new();
+    for route in routes.iter().filter(|route| route.match_is_valid) {
+        let shape = route.matches.shape();
+        let host = route.matches.host.as_deref();
+        let methods: Vec<Option<&http::Method>> = match route.matches.methods.as_slice() {
+            [] => vec![None],
+            named => named.iter().map(Some).collect(),
+        };
+        let mut clash = None;
+        for method in methods {
+            match seen.get(&(host, method, shape.clone())) {
+                Some(first) => clash = clash.or(Some((*first, method))),
+                None => {
+                    seen.insert((host, method, shape.clone()), &route.path);
+                }
+            }
+        }
+        if let Some((first, method)) = clash {
+            let what = method.map_or("the same requests".to_owned(), |method| {
+                format!("the same {method} requests")
+            });
+            report.wrong(
+                format!("{}.match", route.path),
+                format!("takes {what} as {first}"),
+                "let them differ in host, method or path, or make them one",
+            );
+        }
+    }
+}
+
+// Single values: pure functions from text to a value or a flaw.
+
+/// The value of `text`, or nothing and an error at its path. The flaw's problem follows the quoted text.
+fn judged<T>(
+    text: &Text,
+    parse: impl FnOnce(&str) -> Result<T, Flaw>,
+    report: &mut Report<'_>,
+) -> Option<T> {
+    match parse(&text.value) {
+        Ok(value) => Some(value),
+        Err((problem, hint)) => {
+            // A token is not repeated, wherever it came from.
+            let problem = match text.path.ends_with(".token") {
+                true => problem,
+                false => format!("{} {problem}", text.shown),
+            };
+            report.wrong(&text.path, problem, hint);
+            None
+        }
+    }
+}
+
+/// One of a few words.
+fn word<T: Clone>(text: &Text, words: &[(&str, T)], report: &mut Report<'_>) -> Option<T> {
+    let found = words.iter().find(|(word, _)| *word == text.value);
+    if found.is_none() {
+        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let hint = match known.as_slice() {
+            [only] => format!("{only:?} is the only word here"),
+            _ => nearest_hint(&text.value, &known),
+        };
+        report.wrong(&text.path, format!("{} is not known here", text.shown), hint);
+    }
+    found.map(|(_, value)| value.clone())
+}
+
+fn file_path(text: &Text, report: &mut Report<'_>) -> Option<PathBuf> {
+    let parse = |path: &str| match path {
+        "" => flaw("names no file", "drop the key, or name one"),
+        path if path.contains('\0') => flaw("holds a zero byte", "name a file"),
+        path => Ok(PathBuf::from(path)),
+    };
+    judged(text, parse, report)
+}
+
+fn parse_name(name: &str) -> Result<String, Flaw> {
+    if is_name(name) {
+        return Ok(name.to_owned());
+    }
+    flaw("is not a name", "use 1 to 64 of A-Z a-z 0-9 _ . -")
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, Flaw> {
+    text.parse().or_else(|_| {
+        flaw("is not an address", "write numbers and a port, as in 127.0.0.1:8080 or [::1]:8080")
+    })
+}
+
+/// Whether two sockets would get in each other's way. Port 0 is chosen by the system, so it never does.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() == other.port()
+        && one.port() != 0
+        && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
+fn parse_token(token: &str) -> Result<String, Flaw> {
+    let hint = "make one with: openssl rand -hex 32";
+    if token.len() < MIN_TOKEN {
+        return flaw(format!("is shorter than {MIN_TOKEN} characters"), hint);
+    }
+    if token.len() > 1024 {
+        return flaw("is longer than 1024 characters", hint);
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return flaw("holds a blank, or what a header cannot carry", hint);
+    }
+    Ok(token.to_owned())
+}
+
+/// Splits `250ms` into 250 and `ms`.
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits)?;
+    Some((number.parse().ok()?, unit))
+}
+
+fn nanos_of(unit: &str) -> Option<u64> {
+    let seconds = match unit {
+        "ms" => return Some(1_000_000),
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return None,
+    };
+    Some(Span::from_secs(seconds).as_nanos())
+}
+
+fn parse_span(text: &str) -> Result<Span, Flaw> {
+    let Some((number, unit)) = number_and_unit(text) else {
+        return flaw("is not a length of time", "write a whole number and ms, s, m, h or d: 250ms");
+    };
+    let Some(nanos) = nanos_of(unit) else {
+        let problem = if unit.is_empty() { "has no unit" } else { "has a unit that is not known" };
+        return flaw(problem, "write a whole number and ms, s, m, h or d: 250ms");
+    };
+    match number.checked_mul(nanos) {
+        Some(nanos) => Ok(Span::from_nanos(nanos)),
+        None => flaw("is longer than 500 years", "use less"),
+    }
+}
+
+fn parse_deadline(text: &str) -> Result<Span, Flaw> {
+    match parse_span(text)? {
+        Span::ZERO => flaw("leaves no time at all", "use at least 1ms"),
+        span if span > MAX_DEADLINE => flaw("is no deadline", "use at most 1d"),
+        span => Ok(span),
+    }
+}
+
+fn parse_hold(text: &str) -> Result<Span, Flaw> {
+    match parse_span(text)? {
+        Span::ZERO => flaw("holds nothing", "use at least 1s, or take the trip away"),
+        span => Ok(span),
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, Flaw> {
+    let hint = "write a whole number and B, KB, KiB, MB, MiB, GB or GiB: 32KiB";
+    let Some((number, unit)) = number_and_unit(text) else {
+        return flaw("is not a size", hint);
+    };
+    let unit: u64 = match unit {
+        "B" => 1,
+        "KB" => 1_000,
+        "KiB" => 1 << 10,
+        "MB" => 1_000_000,
+        "MiB" => 1 << 20,
+        "GB" => 1_000_000_000,
+        "GiB" => 1 << 30,
+        "" => return flaw("has no unit", hint),
+        _ => return flaw("has a unit that is not known", hint),
+    };
+    match number.checked_mul(unit) {
+        Some(0) => flaw("is no room at all", "use at least 1B"),
+        Some(bytes) => Ok(bytes),
+        None => flaw("is too large", "use less"),
+    }
+}
+
+/// hyper refuses to work in less than 8 KiB, and no head worth reading needs more than 1 MiB.
+fn parse_head_bytes(text: &str) -> Result<u32, Flaw> {
+    if text == "unlimited" {
+        return flaw("is not allowed here, since a head is held in memory", "use 32KiB");
+    }
+    match u32::try_from(parse_bytes(text)?) {
+        Ok(bytes) if bytes < 8 * 1024 => {
+            flaw("is too small for a request head", "use at least 8KiB")
+        }
+        Ok(bytes) if bytes <= 1024 * 1024 => Ok(bytes),
+        _ => flaw("is too large for a request head", "use at most 1MiB"),
+    }
+}
+
+fn parse_body_bytes(text: &str) -> Result<Option<u64>, Flaw> {
+    if text == "unlimited" { Ok(None) } else { parse_bytes(text).map(Some) }
+}
+
+/// `100/s`, `1000/10s`: a count and the time it is for.
+fn parse_count_per(text: &str, what: &str, example: &str) -> Result<(u64, Span), Flaw> {
+    let hint = format!("write it as in {example:?}");
+    let Some((count, per)) = text.split_once('/') else {
+        return flaw(format!("is not a {what}"), hint);
+    };
+    let digits = !count.is_empty() && count.bytes().all(|byte| byte.is_ascii_digit());
+    let Some(count) = count.parse::<u64>().ok().filter(|_| digits) else {
+        return flaw(format!("is not a {what}"), hint);
+    };
+    let per = match nanos_of(per) {
+        Some(nanos) => Span::from_nanos(nanos),
+        None => match parse_span(per) {
+            Ok(span) => span,
+            Err((problem, _)) => return flaw(format!("{problem} after the '/'"), hint),
+        },
+    };
+    if count == 0 {
+        return flaw(
+            "allows nothing",
+            format!(
+                "use at least 1/{}, or kill the route instead",
+                text.split_once('/').map_or("s", |(_, per)| per)
+            ),
+        );
+    }
+    if per == Span::ZERO {
+        return flaw("is for no time at all", hint);
+    }
+    if count > u64::from(u32::MAX) {
+        return flaw("is more than can be counted", format!("use at most {} calls", u32::MAX));
+    }
+    Ok((count, per))
+}
+
+fn parse_rate(text: &str) -> Result<(u64, Span), Flaw> {
+    parse_count_per(text, "rate", "100/s")
+}
+
+fn parse_window(text: &str) -> Result<(u64, Span), Flaw> {
+    parse_count_per(text, "window", "100/1s")
+}
+
+fn parse_header(text: &str) -> Result<http::HeaderName, Flaw> {
+    let Ok(header) = http::HeaderName::from_bytes(text.as_bytes()) else {
+        return flaw("is not the name of a header", "write it as in \"x-client\"");
+    };
+    if NOT_KEYS.contains(&header.as_str()) {
+        return flaw(
+            "is about the connection or the framing, and tells nobody apart",
+            "name a field that the client's own code sets",
+        );
+    }
+    Ok(header)
+}
+
+fn parse_method(text: &str) -> Result<http::Method, Flaw> {
+    let upper = text.to_ascii_uppercase();
+    if upper == "CONNECT" || upper == "TRACE" {
+        return flaw("is never forwarded", "drop it");
+    }
+    if upper != text {
+        return flaw(
+            "is not a method, since these are told apart by case",
+            format!("write {upper:?}"),
+        );
+    }
+    http::Method::from_bytes(text.as_bytes())
+        .or_else(|_| flaw("is not a method", "write it as in \"GET\" or [\"GET\", \"HEAD\"]"))
+}
+
+fn parse_host(text: &str) -> Result<String, Flaw> {
+    let lower = text.to_ascii_lowercase();
+    if text.contains('*') {
+        return flaw("holds a wildcard, which is not supported", "write one route for each host");
+    }
+    if text.contains("://") || text.contains('/') {
+        return flaw("is not a host", "write the name alone, as in \"example.com\"");
+    }
+    if let Some(inner) = lower.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return match inner.parse::<Ipv6Addr>() {
+            Ok(ip) => Ok(format!("[{ip}]")),
+            Err(_) => flaw("is not a host", "an IPv6 address stands in brackets: [::1]"),
+        };
+    }
+    if text.contains(':') {
+        return flaw("has a port or bare colons", "write the host alone; IPv6 as in [::1]");
+    }
+    if is_dns_or_ipv4(&lower) {
+        Ok(lower)
+    } else {
+        flaw("is not a host", "write the name alone, as in \"example.com\"")
+    }
+}
+
+/// A name as DNS and container networks have them, or a full IPv4 address: never `10.1`, which some read as `10.0.0.1`.
+fn is_dns_or_ipv4(host: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let is_number = |label: &str| {
+        let hex = label
+            .strip_prefix("0x")
+            .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        hex || (!label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    if host.rsplit('.').next().is_some_and(is_number) {
+        return host.parse::<Ipv4Addr>().is_ok();
+    }
+    host.len() <= 253 && host.split('.').all(is_label)
+}
+
+pub fn parse_upstream(text: &str) -> Result<Upstream, Flaw> {
+    let hint = "write http://host:port, or builtin:origin";
+    if text == "builtin:origin" {
+        return Ok(Upstream::BuiltIn);
+    }
+    if text.starts_with("https://") {
+        return flaw("is not supported yet", "use http:// to an upstream on a network you trust");
+    }
+    let Some(rest) = text.strip_prefix("http://") else {
+        return flaw("is not an upstream", hint);
+    };
+    if rest.contains('@') {
+        return flaw("holds a user or password, which are not supported", hint);
+    }
+    if rest.contains(['/', '?', '#']) {
+        return flaw("has a path or query; requests keep their own", hint);
+    }
+    let (host, port) = match rest.strip_prefix('[') {
+        Some(inner) => {
+            let Some((host, port)) = inner.split_once(']') else {
+                return flaw("lacks a ]", "an IPv6 address stands in brackets: http://[::1]:8000");
+            };
+            let Ok(ip) = host.parse::<Ipv6Addr>() else {
+                return flaw(
+                    "has no valid host",
+                    "an IPv6 address stands in brackets: http://[::1]:8000",
+                );
+            };
+            (ip.to_string(), port)
+        }
+        None => {
+            let split = rest.find(':').unwrap_or(rest.len());
+            let (host, port) = rest.split_at_checked(split).unwrap_or((rest, ""));
+            let host = host.to_ascii_lowercase();
+            if !is_dns_or_ipv4(&host) {
+                return flaw("has no valid host", hint);
+            }
+            (host, port)
+        }
+    };
+    if port.is_empty() {
+        return Ok(Upstream::Http { host, port: 80 });
+    }
+    let digits = port
+        .strip_prefix(':')
+        .filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.and_then(|port| port.parse().ok()) {
+        Some(port) if port != 0 => Ok(Upstream::Http { host, port }),
+        _ => flaw("has no valid port", "use 1 to 65535"),
+    }
+}
+
+fn parse_pattern(text: &str) -> Result<String, Flaw> {
+    let Some(rest) = text.strip_prefix('/') else {
+        return flaw("does not begin with '/'", "write it as in \"/orders/{id}\"");
+    };
+    let count = rest.split('/').count();
+    if count > MAX_SEGMENTS {
+        return flaw(format!("has {count} segments"), format!("use at most {MAX_SEGMENTS}"));
+    }
+    // What is left when every parameter is a plain word has to be canonical, as requests will be.
+    let mut literal = String::with_capacity(text.len());
+    let mut names = BTreeSet::new();
+    for (index, segment) in rest.split('/').enumerate() {
+        literal.push('/');
+        let Some(inner) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+            if segment.contains(['{', '}']) {
+                let hint = "a parameter is a whole segment: /orders/{id}";
+                return flaw("mixes a parameter with other text in one segment", hint);
+            }
+            literal.push_str(segment);
+            continue;
+        };
+        let is_rest = inner.starts_with('*');
+        let name = inner.strip_prefix('*').unwrap_or(inner);
+        if is_rest && index + 1 < count {
+            return flaw(
+                "goes on after {*…}, which takes all the rest",
+                "let it be the last segment",
+            );
+        }
+        let is_word = !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !is_word {
+            return flaw(
+                "has a parameter without a proper name",
+                "use letters, digits and _: {id}",
+            );
+        }
+        if !names.insert(name) {
+            return flaw(format!("has two parameters {name}"), "rename one of them");
+        }
+        literal.push('x');
+    }
+    match canonical(&literal) {
+        Err(reason) => flaw(
+            format!("would never match, because such a path {reason} and is refused"),
+            "write it as it reaches the upstream: plain, without . or .. or //",
+        ),
+        Ok(found) if found != literal => flaw(
+            "would never match, because requests are matched in their canonical form",
+            format!("write the plain part as in {:?}", found.as_ref()),
+        ),
+        Ok(_) => Ok(text.to_owned()),
+    }
+}

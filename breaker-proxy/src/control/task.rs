@@ -1,0 +1,554 @@
+//! The control thread's work: carries out orders, sweeps, and writes down what moved; it parses no request.
+
+use super::ledger::{Kill, Ledger, LiftError};
+use super::orders::{KillAnswer, LiftAnswer, MoveAnswer, Person, Refusal};
+use super::record::{Level, LiftTo, Record};
+use crate::data::Plane;
+use crate::data::flight::Census;
+use crate::journal::Pen;
+use breaker_core::{
+    Cause, KillLevel, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper, Transition,
+};
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+
+/// How long a kill's answer waits for the workers and for the disk.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+
+/// Between two sweeps without a nudge.
+const SWEEP_EVERY: Duration = Duration::from_millis(20);
+
+/// Moves of keys written down one by one in a second; the rest is one count.
+const MOVES_PER_SECOND: u32 = 1_000;
+
+/// Asks a worker what it has in flight and to wake what must end.
+pub type CensusRequest = oneshot::Sender<Census>;
+
+/// Everything the control thread knows.
+pub struct Control {
+    plane: &'static Plane,
+    ledger: RefCell<Ledger>,
+    pen: Pen,
+    workers: Vec<mpsc::Sender<CensusRequest>>,
+    journal_lost: Cell<bool>,
+    acts: Acts,
+}
+
+/// How often each act was carried out.
+#[derive(Debug, Default)]
+pub struct Acts {
+    /// Kills put in force.
+    pub kills: Cell<u64>,
+    /// Kills lifted.
+    pub lifts: Cell<u64>,
+    /// Trips, by a limit or by hand.
+    pub trips: Cell<u64>,
+    /// Gates that became armed again.
+    pub recoveries: Cell<u64>,
+    /// Moves that were only counted.
+    pub unwritten: Cell<u64>,
+}
+
+fn up(cell: &Cell<u64>) {
+    cell.set(cell.get().wrapping_add(1));
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A state in the words of status, journal and metrics.
+#[must_use]
+pub fn state_name(state: State) -> &'static str {
+    match state {
+        State::Armed => "armed",
+        State::Tripped => "tripped",
+        State::HalfOpen => "half-open",
+        State::Killed(_) => "killed",
+    }
+}
+
+impl Control {
+    /// A control plane over a ledger whose kills are in force already.
+    #[must_use]
+    pub fn new(
+        plane: &'static Plane,
+        ledger: Ledger,
+        pen: Pen,
+        workers: Vec<mpsc::Sender<CensusRequest>>,
+    ) -> Control {
+        Control {
+            plane,
+            ledger: RefCell::new(ledger),
+            pen,
+            workers,
+            journal_lost: Cell::new(false),
+            acts: Acts::default(),
+        }
+    }
+
+    /// The data plane.
+    #[must_use]
+    pub fn plane(&self) -> &'static Plane {
+        self.plane
+    }
+
+    /// How often each act was carried out.
+    #[must_use]
+    pub fn acts(&self) -> &Acts {
+        &self.acts
+    }
+
+    /// Did the journal fail? Then nothing that was answered since is durable, and nothing is lifted.
+    #[must_use]
+    pub fn journal_lost(&self) -> bool {
+        self.journal_lost.get()
+    }
+
+    /// The live kills.
+    #[must_use]
+    pub fn kills(&self) -> Vec<Kill> {
+        self.ledger.borrow().kills().cloned().collect()
+    }
+
+    /// Writes a record and waits for the disk; true: durable.
+    async fn write(&self, record: Record, until: Instant) -> bool {
+        let durable = self.pen.write(self.plane.clock.wall(), record);
+        self.wait_durable(durable, until).await
+    }
+
+    async fn wait_durable(&self, durable: oneshot::Receiver<bool>, until: Instant) -> bool {
+        match timeout_at(until, durable).await {
+            Ok(Ok(true)) => true,
+            Ok(Ok(false) | Err(_)) => {
+                self.journal_lost.set(true);
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Kills a scope: acts first, then writes, then answers.
+    ///
+    /// # Errors
+    /// The scope is not there, or a table is full; nothing was changed.
+    pub async fn kill(
+        &self,
+        scope: &Scope,
+        level: Level,
+        person: Person,
+    ) -> Result<KillAnswer, Refusal> {
+        let start = Instant::now();
+        let until = start + ANSWER_WITHIN;
+        let plane = self.plane;
+        if !self.ledger.borrow().has_room(scope) {
+            return Err(Refusal::NoRoom);
+        }
+        let now = plane.clock.mono();
+        let stamp = {
+            let snapshot = plane.current.load();
+            plane.breaker.kill(&snapshot.policy, scope, level.into(), now).map_err(refusal)?
+        };
+        let in_force_us = micros(start);
+
+        let id = plane.names.kill_id(self.ledger.borrow_mut().next_number());
+        if let (Some((_, key)), Some((_, label))) = (stamp.place.key, scope.key_parts()) {
+            plane.names.learn(key, &label);
+        }
+        let kill = Kill {
+            id: id.clone(),
+            scope: scope.as_str().to_owned(),
+            level,
+            actor: person.actor.clone(),
+            reason: person.reason.clone(),
+            at: plane.clock.wall().0,
+            durable: false,
+        };
+        self.ledger.borrow_mut().killed(kill, stamp);
+        self.show_highest(scope, stamp);
+        up(&self.acts.kills);
+        let record = Record::Kill {
+            id: id.clone(),
+            scope: scope.as_str().to_owned(),
+            level,
+            actor: person.actor.clone(),
+            reason: person.reason.clone(),
+        };
+        // The disk works while we wait for the workers.
+        let durable = self.pen.write(plane.clock.wall(), record);
+
+        let pending_workers = self.silence(until).await;
+        let silent = pending_workers.is_empty();
+        let silent_us = silent.then(|| micros(start));
+        let census = self.census(until).await;
+        let durable = self.wait_durable(durable, until).await;
+        let durable_us = durable.then(|| micros(start));
+        if durable {
+            self.ledger.borrow_mut().durable(&id);
+        }
+        say(&format!(
+            "KILL {scope} {level:?} id={id} by {:?}: {:?}; in force {in_force_us} us, silent {silent_us:?} us, \
+             durable {durable_us:?} us; {} in flight, {} severed",
+            person.actor, person.reason, census.in_flight, census.severed
+        ));
+        Ok(KillAnswer {
+            id,
+            scope: scope.as_str().to_owned(),
+            level,
+            in_force: true,
+            in_force_us,
+            silent,
+            silent_us,
+            pending_workers,
+            durable,
+            durable_us,
+            in_flight: census.in_flight,
+            severed: census.severed,
+        })
+    }
+
+    /// Lets refusals name the kill that a gate shows.
+    fn show_highest(&self, scope: &Scope, stamp: breaker_core::Stamp) {
+        match self.ledger.borrow().highest(scope.as_str()) {
+            Some(kill) => self.plane.names.killed(stamp.place, &kill.id),
+            None => self.plane.names.lifted(stamp.place),
+        }
+    }
+
+    /// Waits until each worker was seen outside a write; gives the ones that were not.
+    async fn silence(&self, until: Instant) -> Vec<usize> {
+        let mut watch = self.plane.senders.watch();
+        #[cfg(feature = "faults")]
+        if crate::faults::no_wait() {
+            return Vec::new();
+        }
+        // A write is a few microseconds; a worker that lost its core inside one is out within a time slice.
+        for _ in 0..64 {
+            if watch.is_silent() {
+                return Vec::new();
+            }
+            std::thread::yield_now();
+        }
+        while !watch.is_silent() {
+            if Instant::now() >= until {
+                return watch.pending().collect();
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        Vec::new()
+    }
+
+    /// Wakes the calls that must end, on every worker, and adds up what they find.
+    async fn census(&self, until: Instant) -> Census {
+        let asked: Vec<_> = self
+            .workers
+            .iter()
+            .filter_map(|worker| {
+                let (answer, found) = oneshot::channel();
+                worker.try_send(answer).ok().map(|()| found)
+            })
+            .collect();
+        let mut sum = Census::default();
+        for found in asked {
+            if let Ok(Ok(census)) = timeout_at(until, found).await {
+                sum.in_flight += census.in_flight;
+                sum.severed += census.severed;
+            }
+        }
+        sum
+    }
+
+    /// Lifts kills of a scope: writes first, then acts.
+    ///
+    /// # Errors
+    /// There is nothing to lift, or it could not be written; nothing was changed.
+    pub async fn lift(
+        &self,
+        scope: &Scope,
+        kills: &[String],
+        to: LiftTo,
+        person: Person,
+    ) -> Result<LiftAnswer, Refusal> {
+        let plane = self.plane;
+        let until = Instant::now() + ANSWER_WITHIN;
+        let (plan, stamp) = {
+            let ledger = self.ledger.borrow();
+            let plan = ledger.plan_lift(scope.as_str(), kills).map_err(|error| match error {
+                LiftError::NotKilled => Refusal::NotKilled,
+                LiftError::Unknown(ids) => Refusal::UnknownKills(ids),
+            })?;
+            (plan, ledger.stamp(scope.as_str()).ok_or(Refusal::NotKilled)?)
+        };
+        let record = Record::Lift {
+            ids: plan.ids.clone(),
+            scope: scope.as_str().to_owned(),
+            to,
+            actor: person.actor.clone(),
+            reason: person.reason.clone(),
+        };
+        if !self.write(record, until).await {
+            return Err(Refusal::NotDurable);
+        }
+        // Others may have killed or lifted while the disk worked: look at what is left now.
+        let remains = {
+            let mut ledger = self.ledger.borrow_mut();
+            ledger.lifted(scope.as_str(), &plan.ids);
+            ledger.highest(scope.as_str()).map(|kill| kill.level)
+        };
+        let now = plane.clock.mono();
+        let snapshot = plane.current.load();
+        let target = match (remains, to) {
+            (Some(Level::Cut), _) => None,
+            (Some(Level::Halt), _) => Some(breaker_core::LiftTo::Halt),
+            (None, LiftTo::HalfOpen) => Some(breaker_core::LiftTo::HalfOpen),
+            (None, LiftTo::Armed) => Some(breaker_core::LiftTo::Armed),
+        };
+        if let Some(target) = target {
+            match plane.breaker.lift(&snapshot.policy, stamp, target, now) {
+                // A kill that came in between re-stamped the gate: it stays killed, as that kill wants.
+                Ok(_) | Err(OrderError::Stale) => {}
+                Err(error) => return Err(refusal(error)),
+            }
+            if remains.is_some()
+                && let Ok(standing) = plane.breaker.standing(&snapshot.policy, scope, now)
+            {
+                let stamp = breaker_core::Stamp { place: standing.place, epoch: standing.epoch };
+                self.ledger.borrow_mut().restamped(scope.as_str(), stamp);
+            }
+        }
+        self.show_highest(scope, stamp);
+        up(&self.acts.lifts);
+        say(&format!(
+            "LIFT {scope} {:?} to {to:?} by {:?}: {:?}",
+            plan.ids, person.actor, person.reason
+        ));
+        Ok(LiftAnswer {
+            scope: scope.as_str().to_owned(),
+            lifted: plan.ids,
+            still_killed: remains,
+            state: self.state(scope),
+            durable: true,
+        })
+    }
+
+    /// Trips a scope by hand: acts first, then writes.
+    ///
+    /// # Errors
+    /// The scope is not there or is killed.
+    pub async fn trip(&self, scope: &Scope, person: Person) -> Result<MoveAnswer, Refusal> {
+        let plane = self.plane;
+        let until = Instant::now() + ANSWER_WITHIN;
+        self.not_killed(scope)?;
+        let stamp = {
+            let snapshot = plane.current.load();
+            plane.breaker.trip(&snapshot.policy, scope, plane.clock.mono()).map_err(refusal)?
+        };
+        if let (Some((_, key)), Some((_, label))) = (stamp.place.key, scope.key_parts()) {
+            plane.names.learn(key, &label);
+        }
+        self.silence(until).await;
+        self.census(until).await;
+        let record = Record::Trip {
+            scope: scope.as_str().to_owned(),
+            actor: person.actor.clone(),
+            reason: person.reason.clone(),
+        };
+        let durable = self.write(record, until).await;
+        say(&format!("TRIP {scope} by {:?}: {:?}", person.actor, person.reason));
+        Ok(MoveAnswer {
+            scope: scope.as_str().to_owned(),
+            state: self.state(scope),
+            id: Some(plane.names.trip_id(stamp.place, stamp.epoch)),
+            durable,
+        })
+    }
+
+    /// Arms a tripped or half-open scope by hand: writes first, then acts.
+    ///
+    /// # Errors
+    /// The scope is not there or is killed, or it could not be written; nothing was changed.
+    pub async fn reset(&self, scope: &Scope, person: Person) -> Result<MoveAnswer, Refusal> {
+        let plane = self.plane;
+        let until = Instant::now() + ANSWER_WITHIN;
+        self.not_killed(scope)?;
+        let record = Record::Reset {
+            scope: scope.as_str().to_owned(),
+            actor: person.actor.clone(),
+            reason: person.reason.clone(),
+        };
+        if !self.write(record, until).await {
+            return Err(Refusal::NotDurable);
+        }
+        {
+            let snapshot = plane.current.load();
+            plane.breaker.reset(&snapshot.policy, scope, plane.clock.mono()).map_err(refusal)?;
+        }
+        say(&format!("RESET {scope} by {:?}: {:?}", person.actor, person.reason));
+        Ok(MoveAnswer {
+            scope: scope.as_str().to_owned(),
+            state: self.state(scope),
+            id: None,
+            durable: true,
+        })
+    }
+
+    fn not_killed(&self, scope: &Scope) -> Result<(), Refusal> {
+        let plane = self.plane;
+        let snapshot = plane.current.load();
+        let now = plane.clock.mono();
+        match plane.breaker.standing(&snapshot.policy, scope, now).map_err(refusal)?.state {
+            State::Killed(_) => Err(Refusal::Killed),
+            _ => Ok(()),
+        }
+    }
+
+    fn state(&self, scope: &Scope) -> String {
+        let snapshot = self.plane.current.load();
+        let now = self.plane.clock.mono();
+        let standing = self.plane.breaker.standing(&snapshot.policy, scope, now);
+        standing.map_or_else(|_| String::new(), |standing| state_name(standing.state).to_owned())
+    }
+
+    /// Where every named scope stands, and every key that is not armed.
+    #[must_use]
+    pub fn standings(&self) -> Vec<(Scope, Standing)> {
+        let plane = self.plane;
+        let snapshot = plane.current.load();
+        let standings = plane.breaker.standings(&snapshot.policy, plane.clock.mono());
+        standings
+            .into_iter()
+            .map(|standing| (plane.names.scope(&snapshot.policy, standing.place), standing))
+            .collect()
+    }
+
+    /// Sweeps for ever: timers run out, and what moved is written down.
+    pub async fn sweep(&self) {
+        let plane = self.plane;
+        let mut sweeper = Sweeper::new();
+        let mut moved = Vec::new();
+        let mut tick = interval(SWEEP_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut second = plane.clock.mono();
+        let mut written = 0u32;
+        let mut unwritten = 0u64;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = plane.nudge.notified() => {}
+            }
+            let now = plane.clock.mono();
+            {
+                let snapshot = plane.current.load();
+                sweeper.sweep(plane.breaker, &snapshot.policy, now, &mut moved);
+            }
+            if now.since(second) >= Span::from_secs(1) {
+                second = now;
+                written = 0;
+                if unwritten > 0 {
+                    drop(
+                        self.pen.write(plane.clock.wall(), Record::MovedMany { count: unwritten }),
+                    );
+                    unwritten = 0;
+                }
+            }
+            for transition in moved.drain(..) {
+                self.count(&transition);
+                if written < MOVES_PER_SECOND {
+                    if self.note(&transition) {
+                        written += 1;
+                    }
+                } else {
+                    unwritten += 1;
+                    up(&self.acts.unwritten);
+                }
+            }
+            if plane.names.crowded() {
+                let keep: HashSet<_> = self
+                    .standings()
+                    .into_iter()
+                    .filter_map(|(_, standing)| match standing.scope {
+                        ScopeOrKey::Key { hash, .. } => Some(hash),
+                        ScopeOrKey::Named(_) => None,
+                    })
+                    .collect();
+                plane.names.prune(|key| keep.contains(&key));
+            }
+        }
+    }
+
+    fn count(&self, transition: &Transition) {
+        match transition.to {
+            State::Tripped => up(&self.acts.trips),
+            State::Armed if transition.from != State::Armed => up(&self.acts.recoveries),
+            _ => {}
+        }
+    }
+
+    /// Writes down a move that no person ordered; true: it was written. Kills and lifts have records of their own.
+    fn note(&self, transition: &Transition) -> bool {
+        let killed = |state| matches!(state, State::Killed(_));
+        if killed(transition.to) || killed(transition.from) {
+            return false;
+        }
+        let plane = self.plane;
+        let scope = {
+            let snapshot = plane.current.load();
+            plane.names.scope(&snapshot.policy, transition.place)
+        };
+        let id = (transition.to == State::Tripped)
+            .then(|| plane.names.trip_id(transition.place, transition.epoch));
+        let limit = match transition.cause {
+            Some(Cause::Tripped(limit)) => limit,
+            Some(Cause::Limit(limit)) => Some(limit),
+            _ => None,
+        };
+        say(&format!(
+            "{} {scope} (was {}){}{}",
+            state_name(transition.to).to_uppercase(),
+            state_name(transition.from),
+            limit.map(|limit| format!(" by limit[{limit}]")).unwrap_or_default(),
+            id.as_ref().map(|id| format!(" id={id}")).unwrap_or_default(),
+        ));
+        let record = Record::Moved {
+            scope: scope.as_str().to_owned(),
+            from: state_name(transition.from).to_owned(),
+            to: state_name(transition.to).to_owned(),
+            id,
+            limit,
+            skipped: transition.skipped,
+        };
+        drop(self.pen.write(plane.clock.wall(), record));
+        true
+    }
+
+    /// The last record of an orderly stop; true: durable.
+    pub async fn stopped(&self) -> bool {
+        self.write(Record::Stopped {}, Instant::now() + ANSWER_WITHIN).await
+    }
+}
+
+/// The level of a live kill as the core names it.
+impl From<KillLevel> for Level {
+    fn from(level: KillLevel) -> Level {
+        match level {
+            KillLevel::Halt => Level::Halt,
+            KillLevel::Cut => Level::Cut,
+        }
+    }
+}
+
+fn refusal(error: OrderError) -> Refusal {
+    match error {
+        OrderError::UnknownScope(nearest) => Refusal::UnknownScope(nearest),
+        OrderError::NoRoom => Refusal::NoRoom,
+        _ => Refusal::Stale,
+    }
+}
+
+/// One line for whoever watches the terminal or the log.
+fn say(line: &str) {
+    eprintln!("breaker: {line}");
+}

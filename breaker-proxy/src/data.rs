@@ -1,0 +1,83 @@
+//! The data plane: all that a request may see; it knows neither ledger, journal, config file nor admin.
+
+pub mod body;
+pub mod counts;
+pub mod flight;
+pub mod front;
+pub mod handle;
+pub mod headers;
+pub mod keys;
+pub mod lane;
+pub mod names;
+pub mod reply;
+pub mod upstream;
+
+use crate::config::{Bounds, Deadlines, Wire};
+use crate::ports::Clock;
+use crate::snapshot::Current;
+use breaker_core::{Breaker, Sender, Senders};
+use counts::Shard;
+use names::Names;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+use tokio::sync::Notify;
+
+/// What all workers share. One is leaked for the life of the process, so that no request counts references.
+pub struct Plane {
+    /// Every cell there is.
+    pub breaker: &'static Breaker,
+    /// One mark for each worker: see [`breaker_core::Senders`].
+    pub senders: &'static Senders,
+    /// The rules and routes in force.
+    pub current: Current,
+    /// The clock.
+    pub clock: &'static dyn Clock,
+    /// Labels of keys and ids of kills, for answers and status.
+    pub names: Names,
+    /// Tells the sweeper that a gate moved; it has no content.
+    pub nudge: Notify,
+    /// Counters, one shard for each worker.
+    pub shards: Box<[Shard]>,
+    /// Upper bounds.
+    pub bounds: Bounds,
+    /// Deadlines.
+    pub deadlines: Deadlines,
+    /// Conventions on the wire.
+    pub wire: Wire,
+    /// Client connections over all workers.
+    pub connections: AtomicU64,
+    /// The address of the built-in origin, where a route uses it.
+    pub origin: Option<std::net::SocketAddr>,
+}
+
+/// One data thread: a runtime, a listener, an upstream pool and one mark.
+pub struct Worker {
+    /// What it shares with the others.
+    pub plane: &'static Plane,
+    /// Its shard of the counters.
+    pub shard: &'static Shard,
+    /// Its mark.
+    pub sender: Sender<'static>,
+    /// Idle upstream connections, by upstream.
+    pub pools: upstream::Pools,
+    /// Its calls in flight.
+    pub flights: RefCell<flight::Flights>,
+    /// Its client connections.
+    pub open: front::Open,
+}
+
+impl Worker {
+    /// The worker with this index; `None` if its mark is taken already.
+    #[must_use]
+    pub fn new(plane: &'static Plane, index: usize) -> Option<Rc<Worker>> {
+        Some(Rc::new(Worker {
+            plane,
+            shard: plane.shards.get(index)?,
+            sender: plane.senders.sender(index)?,
+            pools: upstream::Pools::default(),
+            flights: RefCell::default(),
+            open: front::Open::default(),
+        }))
+    }
+}

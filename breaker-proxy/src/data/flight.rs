@@ -1,0 +1,175 @@
+//! Calls in flight: each is counted to exactly one end, and can be found and ended by a kill; it sends nothing.
+
+use super::Worker;
+use super::counts::Account;
+use breaker_core::{Denial, Mono, Outcome, Pass, Permit};
+use slab::Slab;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+/// A worker's calls in flight.
+#[derive(Default)]
+pub struct Flights {
+    slab: Slab<Flight>,
+}
+
+struct Flight {
+    pass: Pass,
+    /// Set while the request's body still arrives: such a call is severed by a halt too.
+    arriving: bool,
+    waker: Option<Waker>,
+}
+
+/// What a kill found in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Admitted calls of the killed scope that had not ended.
+    pub in_flight: u64,
+    /// Of these, the ones that end now instead of running out.
+    pub severed: u64,
+}
+
+/// How far a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Admitted; no byte has left.
+    Waiting,
+    /// The kernel took a byte of it.
+    Sent,
+    /// A gate refused it at the last look.
+    Halted,
+}
+
+/// One admitted call. Dropping it ends the call: what was never sent counts as failed.
+pub struct Call {
+    worker: Rc<Worker>,
+    route: usize,
+    pass: Pass,
+    permit: Option<Permit<'static>>,
+    slot: usize,
+    stage: Cell<Stage>,
+    arriving: Cell<bool>,
+}
+
+impl Call {
+    /// A call that was just admitted on the route with this index.
+    #[must_use]
+    pub fn new(worker: Rc<Worker>, route: usize, permit: Permit<'static>) -> Call {
+        let pass = permit.pass();
+        let account = worker.shard.account(route);
+        account.in_flight.up();
+        worker.shard.calls.up();
+        let slot =
+            worker.flights.borrow_mut().slab.insert(Flight { pass, arriving: false, waker: None });
+        let (stage, arriving) = (Cell::new(Stage::Waiting), Cell::new(false));
+        Call { worker, route, pass, permit: Some(permit), slot, stage, arriving }
+    }
+
+    /// What the last look needs.
+    #[must_use]
+    pub fn pass(&self) -> Pass {
+        self.pass
+    }
+
+    /// The counters of the call's route.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        self.worker.shard.account(self.route)
+    }
+
+    /// The kernel took the first byte; later calls change nothing.
+    pub fn sent(&self) {
+        if self.stage.get() == Stage::Waiting {
+            self.stage.set(Stage::Sent);
+            self.account().in_flight.down();
+            self.account().forwarded.up();
+        }
+    }
+
+    /// Was a byte of it sent?
+    #[must_use]
+    pub fn was_sent(&self) -> bool {
+        self.stage.get() == Stage::Sent
+    }
+
+    /// A gate refused it before its first byte.
+    pub fn halted(&self) {
+        if self.stage.get() == Stage::Waiting {
+            self.stage.set(Stage::Halted);
+            self.account().in_flight.down();
+            self.account().halted.up();
+        }
+    }
+
+    /// Says whether the request's body is still arriving.
+    pub fn set_arriving(&self, arriving: bool) {
+        if self.arriving.replace(arriving) != arriving
+            && let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot)
+        {
+            flight.arriving = arriving;
+        }
+    }
+
+    /// Where to wake the call should a kill end it.
+    pub fn wake_by(&self, cx: &Context<'_>) {
+        if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot) {
+            match &mut flight.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+        }
+    }
+
+    /// Must it end now? At *cut* everything must, at *halt* (and a trip) what still arrives from the client.
+    #[must_use]
+    pub fn severed(&self, now: Mono) -> Option<Denial> {
+        let breaker = self.worker.plane.breaker;
+        if self.arriving.get() || breaker.is_cut(&self.pass) {
+            return breaker.look(&self.pass, now).err();
+        }
+        None
+    }
+
+    /// Reports what became of it to the gates; true: a gate moved.
+    pub fn settle(&mut self, outcome: Outcome) {
+        if let Some(permit) = self.permit.take() {
+            let plane = self.worker.plane;
+            if permit.settle(outcome, plane.clock.mono()) {
+                plane.nudge.notify_one();
+            }
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.stage.get() == Stage::Waiting {
+            self.account().in_flight.down();
+            self.account().failed.up();
+        }
+        self.worker.shard.calls.down();
+        self.worker.flights.borrow_mut().slab.try_remove(self.slot);
+    }
+}
+
+impl Flights {
+    /// Counts what gates now refuse, and wakes all calls so that each ends itself if it must.
+    pub fn census(&mut self, worker: &Worker, now: Mono) -> Census {
+        let breaker = worker.plane.breaker;
+        let mut census = Census::default();
+        for (_, flight) in &mut self.slab {
+            if breaker.look(&flight.pass, now).is_ok() {
+                continue;
+            }
+            census.in_flight += 1;
+            if flight.arriving || breaker.is_cut(&flight.pass) {
+                census.severed += 1;
+            }
+            if let Some(waker) = flight.waker.take() {
+                waker.wake();
+            }
+        }
+        census
+    }
+}

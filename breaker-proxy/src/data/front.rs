@@ -1,0 +1,311 @@
+//! Accepts client connections and serves HTTP/1.1 or HTTP/2 on each; it looks into no request.
+
+use super::Worker;
+use super::handle::handle;
+use super::upstream::duration;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// What an HTTP/2 client sends first (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Pause after an accept that failed for want of descriptors or memory, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// hyper keeps the fields of a head on the stack up to this number.
+const STACK_FIELDS: u16 = 100;
+
+/// A worker's open connections, so that they can be told to end.
+#[derive(Default)]
+pub struct Open {
+    ending: Cell<bool>,
+    wakers: RefCell<Slab<Option<Waker>>>,
+}
+
+impl Open {
+    /// Tells all connections to end after the answers they owe.
+    pub fn end(&self) {
+        self.ending.set(true);
+        for (_, waker) in self.wakers.borrow_mut().iter_mut() {
+            if let Some(waker) = waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.wakers.borrow().len()
+    }
+}
+
+/// One place in [`Open`].
+struct Seat {
+    worker: Rc<Worker>,
+    slot: usize,
+}
+
+impl Seat {
+    /// A place for one more connection; `None` if all are taken.
+    fn take(worker: &Rc<Worker>) -> Option<Seat> {
+        let plane = worker.plane;
+        // ordering: relaxed, a number on its own; adding first makes the bound exact across workers.
+        let before = plane.connections.fetch_add(1, Ordering::Relaxed);
+        let slot = worker.open.wakers.borrow_mut().insert(None);
+        let seat = Seat { worker: Rc::clone(worker), slot };
+        (before < u64::from(plane.bounds.connections)).then_some(seat)
+    }
+
+    /// Is the connection to end? Wakes it when it is.
+    fn ending(&self, cx: &Context<'_>) -> bool {
+        if self.worker.open.ending.get() {
+            return true;
+        }
+        if let Some(waker @ None) = self.worker.open.wakers.borrow_mut().get_mut(self.slot) {
+            *waker = Some(cx.waker().clone());
+        }
+        false
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // ordering: relaxed, as in `take`.
+        self.worker.plane.connections.fetch_sub(1, Ordering::Relaxed);
+        self.worker.open.wakers.borrow_mut().try_remove(self.slot);
+    }
+}
+
+/// Accepts until the future is dropped.
+pub async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => match Seat::take(&worker) {
+                Some(seat) => {
+                    tokio::task::spawn_local(serve(seat, stream, peer));
+                }
+                None => worker.shard.refused_connections.up(),
+            },
+            Err(error) if per_connection(&error) => {}
+            Err(_) => {
+                worker.shard.refused_connections.up();
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Errors of one connection that ended before it was accepted.
+fn per_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
+    let worker = Rc::clone(&seat.worker);
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let deadline = Instant::now() + duration(worker.plane.deadlines.head);
+    match timeout_at(deadline, speaks_http2(&stream)).await {
+        Ok(Ok(true)) => serve_http2(&seat, stream, peer).await,
+        Ok(Ok(false)) => serve_http1(&seat, stream, peer).await,
+        Ok(Err(_)) => {}
+        Err(_) => worker.shard.slow_heads.up(),
+    }
+}
+
+/// Looks at the first bytes without taking them.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0u8; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        let seen = first.get(..seen).unwrap_or(&[]);
+        if seen.is_empty() || !PREFACE.starts_with(seen) {
+            return Ok(false);
+        }
+        if seen.len() == PREFACE.len() {
+            return Ok(true);
+        }
+        // What is there stays readable, so waiting for readiness would spin.
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn serve_http1(seat: &Seat, stream: TcpStream, peer: SocketAddr) {
+    let worker = &seat.worker;
+    let bounds = &worker.plane.bounds;
+    let head_bytes = usize::try_from(bounds.head_bytes).unwrap_or(usize::MAX);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(duration(worker.plane.deadlines.head))
+        .max_header_size(head_bytes)
+        .max_buf_size(head_bytes.max(8192).saturating_mul(2))
+        .pipeline_flush(true);
+    if bounds.fields != STACK_FIELDS {
+        builder.max_headers(usize::from(bounds.fields));
+    }
+    let state = Rc::new(HeadState::default());
+    let io = Client { io: TokioIo::new(stream), state: Rc::clone(&state) };
+    let service = service_fn(|request| {
+        state.partial.set(false);
+        let worker = Rc::clone(worker);
+        async move { Ok::<_, Infallible>(handle(worker, peer.ip(), request).await) }
+    });
+    let mut conn = pin!(builder.serve_connection(io, service));
+    let mut asked = false;
+    let ended = poll_fn(|cx| {
+        if seat.ending(cx) && !asked {
+            asked = true;
+            conn.as_mut().graceful_shutdown();
+        }
+        conn.as_mut().poll(cx)
+    })
+    .await;
+    let Err(error) = ended else { return };
+    if error.is_parse() {
+        // hyper has answered 400, 414 or 431 and ends the connection: its framing is in doubt.
+        worker.shard.nowhere.offered.up();
+        worker.shard.nowhere.invalid.up();
+    } else if error.is_timeout() {
+        worker.shard.slow_heads.up();
+        if state.partial.get() {
+            worker.shard.nowhere.offered.up();
+            worker.shard.nowhere.invalid.up();
+            state.too_slow.set(true);
+        }
+    }
+}
+
+async fn serve_http2(seat: &Seat, stream: TcpStream, peer: SocketAddr) {
+    let worker = &seat.worker;
+    let bounds = &worker.plane.bounds;
+    let service = service_fn(|request| {
+        let worker = Rc::clone(worker);
+        async move { Ok::<_, Infallible>(handle(worker, peer.ip(), request).await) }
+    });
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.streams)
+        .max_header_list_size(bounds.head_bytes)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let mut conn = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut asked = false;
+    // An error here is the client's: hyper has ended the streams, and each call its account.
+    let _ended = poll_fn(|cx| {
+        if seat.ending(cx) && !asked {
+            asked = true;
+            conn.as_mut().graceful_shutdown();
+        }
+        conn.as_mut().poll(cx)
+    })
+    .await;
+}
+
+/// Runs HTTP/2 streams as tasks of the same thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future<Output: 'static> + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+/// Where a connection is with its next head.
+#[derive(Default)]
+struct HeadState {
+    /// Bytes have come that are not yet a whole head.
+    partial: Cell<bool>,
+    /// The head did not come in time: say so when closing.
+    too_slow: Cell<bool>,
+}
+
+/// A client's socket, with one last word.
+struct Client {
+    io: TokioIo<TcpStream>,
+    state: Rc<HeadState>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.state.too_slow.get() {
+            // hyper ends such a connection without a word. One short write fits any socket buffer that has no answer
+            // waiting in it; if it does not fit, the client does not learn why.
+            let _ = self.io.inner().try_write(
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
+        }
+    }
+}
+
+impl Read for Client {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        if let Poll::Ready(Ok(())) = result {
+            self.state.partial.set(true);
+        }
+        result
+    }
+}
+
+impl Write for Client {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,189 @@
+//! The life of a request, top to bottom: read, route, key, decide, send, answer; it parses no bytes and opens no socket.
+
+use super::Worker;
+use super::body::{Reply, Upload};
+use super::flight::Call;
+use super::reply::Invalid;
+use super::upstream::forward;
+use super::{headers, keys, reply};
+use crate::path;
+use crate::snapshot::{Plan, Snapshot};
+use breaker_core::{Denial, Verdict};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::http::uri::{Authority, PathAndQuery};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// What the six steps before sending came to.
+enum Decision {
+    /// Answer this; the upstream never hears of the request.
+    Answer(Response<Reply>),
+    /// Send it: the call, and the index of its upstream.
+    Send(Call, usize, crate::config::Upstream),
+}
+
+/// Takes one request to its answer. Every request ends in exactly one place of its route's account.
+pub async fn handle(
+    worker: Rc<Worker>,
+    peer: IpAddr,
+    request: Request<Incoming>,
+) -> Response<Reply> {
+    let (mut head, body) = request.into_parts();
+    let (call, upstream, target) = match decide(&worker, peer, &mut head, &body) {
+        Decision::Answer(response) => return response,
+        Decision::Send(call, upstream, target) => (call, upstream, target),
+    };
+    let upload = Upload::new(body, worker.plane.bounds.body_bytes);
+    let request = Request::from_parts(head, upload);
+    match forward(&worker, call, upstream, &target, request).await {
+        Ok(answer) => answered(answer),
+        Err(failure) => {
+            let snapshot = worker.plane.current.load();
+            reply::failed(worker.plane, &snapshot.policy, &failure)
+        }
+    }
+}
+
+/// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
+fn decide(worker: &Rc<Worker>, peer: IpAddr, head: &mut Parts, body: &Incoming) -> Decision {
+    let plane = worker.plane;
+    let snapshot = plane.current.load();
+    let snapshot: &Snapshot = &snapshot;
+    let nowhere = &worker.shard.nowhere;
+
+    let (host, canonical) = match target(head) {
+        Ok(target) => target,
+        Err(why) => {
+            nowhere.offered.up();
+            nowhere.invalid.up();
+            return Decision::Answer(reply::invalid(&why));
+        }
+    };
+    let found = snapshot.router.find(Some(host.host()), &head.method, &canonical);
+    let Some((index, plan)) = found.and_then(|index| Some((index, snapshot.plans.get(index)?)))
+    else {
+        nowhere.offered.up();
+        nowhere.unrouted.up();
+        return Decision::Answer(reply::unrouted());
+    };
+    let account = worker.shard.account(index);
+    account.offered.up();
+
+    if let (Some(most), Some(length)) = (plane.bounds.body_bytes, body.size_hint().exact())
+        && length > most
+    {
+        account.invalid.up();
+        return Decision::Answer(reply::invalid(&Invalid::TooLarge));
+    }
+    let call = breaker_core::Call::new(plan.route);
+    let call = match keys::read(plane.breaker, &plan.keys, &head.headers, peer, call) {
+        Ok(call) => call,
+        Err(error) => {
+            account.invalid.up();
+            return Decision::Answer(reply::invalid(&Invalid::Key(error)));
+        }
+    };
+    match plane.breaker.admit(&snapshot.policy, call, plane.clock.mono()) {
+        Verdict::Deny(denial) => {
+            if matches!(denial.cause, breaker_core::Cause::Limit(_)) {
+                account.throttled.up();
+            } else {
+                account.halted.up();
+            }
+            learn(worker, plan, head, peer, &denial);
+            Decision::Answer(reply::denied(plane, &snapshot.policy, &denial))
+        }
+        Verdict::Allow(permit) => {
+            if let Some(denial) = permit.shadowed() {
+                account.shadowed.up();
+                learn(worker, plan, head, peer, denial);
+            }
+            let call = Call::new(Rc::clone(worker), index, permit);
+            let canonical = canonical.into_owned();
+            rewrite(worker, peer, head, &host, &canonical);
+            let target = snapshot.upstreams.get(plan.upstream).cloned();
+            Decision::Send(call, plan.upstream, target.unwrap_or(crate::config::Upstream::BuiltIn))
+        }
+    }
+}
+
+/// Remembers the label of the key a denial speaks of, and tells the sweeper if a gate moved.
+fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: IpAddr, denial: &Denial) {
+    if let Some((dimension, key)) = denial.place.key {
+        keys::each_label(&plan.keys, &head.headers, peer, |index, label| {
+            if index == dimension {
+                worker.plane.names.learn(key, label);
+            }
+        });
+    }
+    if denial.moved {
+        worker.plane.nudge.notify_one();
+    }
+}
+
+/// The host and the canonical path of a request, or what is wrong with them.
+fn target(head: &Parts) -> Result<(Authority, Cow<'_, str>), Invalid> {
+    if head.method == Method::CONNECT || head.method == Method::TRACE {
+        return Err(Invalid::Method);
+    }
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (named, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err(Invalid::Host);
+    }
+    // The authority of the target replaces Host (RFC 9112, 3.2.2).
+    let host = match (head.uri.authority(), named) {
+        (Some(authority), _) => authority.clone(),
+        (None, Some(named)) => Authority::try_from(named.as_bytes()).map_err(|_| Invalid::Host)?,
+        (None, None) => return Err(Invalid::Host),
+    };
+    if host.as_str().contains('@') || host.host().is_empty() {
+        return Err(Invalid::Host);
+    }
+    let path = path::canonical(head.uri.path()).map_err(Invalid::Path)?;
+    Ok((host, path))
+}
+
+/// Makes of the client's head the one we send: canonical target, our own framing and forwarding fields.
+fn rewrite(worker: &Worker, peer: IpAddr, head: &mut Parts, host: &Authority, canonical: &str) {
+    head.version = Version::HTTP_11;
+    let unchanged = head.uri.path() == canonical;
+    let target = match (unchanged, head.uri.path_and_query()) {
+        (true, Some(whole)) => Some(whole.clone()),
+        _ => {
+            let whole = match head.uri.query() {
+                Some(query) => format!("{canonical}?{query}"),
+                None => canonical.to_owned(),
+            };
+            PathAndQuery::try_from(whole).ok()
+        }
+    };
+    head.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
+    headers::strip_hop_by_hop(&mut head.headers);
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers.remove(header::EXPECT);
+    if let Ok(host) = HeaderValue::from_str(host.as_str()) {
+        headers::own_forwarding(&mut head.headers, worker.plane.wire.forwarded, peer, &host);
+        head.headers.insert(header::HOST, host);
+    }
+}
+
+/// The upstream's answer as ours.
+fn answered(answer: super::upstream::Answer) -> Response<Reply> {
+    let (mut head, (body, exchange)) = answer.into_parts();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        // Nobody asked for another protocol: the field that asks is never forwarded.
+        drop(exchange);
+        return reply::unasked_switch();
+    }
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    headers::strip_hop_by_hop(&mut head.headers);
+    head.version = Version::HTTP_11;
+    Response::from_parts(head, Reply::flow(body, exchange))
+}

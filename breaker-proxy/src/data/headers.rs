@@ -1,0 +1,129 @@
+//! The fields of a head that are ours: hop-by-hop fields go, the forwarding fields are written anew; it routes nothing.
+
+use crate::config::Forwarded;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+/// Fields that belong to one connection (RFC 9110, 7.6.1), and those by which we frame anew.
+const HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Fields a client may not have removed by naming them in `Connection`.
+fn protected(name: &HeaderName) -> bool {
+    *name == header::HOST
+        || *name == header::CONTENT_LENGTH
+        || *name == header::AUTHORIZATION
+        || *name == header::COOKIE
+        || *name == header::FORWARDED
+        || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Takes out what belongs to one connection only, and what `Connection` names.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+            .filter(|name| !protected(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP {
+        headers.remove(name);
+    }
+}
+
+const X_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+
+/// Writes the fields that tell the upstream about the client. What the client sent of them is gone in every case:
+/// whoever stands behind us may trust them.
+pub fn own_forwarding(headers: &mut HeaderMap, how: Forwarded, peer: IpAddr, host: &HeaderValue) {
+    for name in [&X_FOR, &X_PROTO, &X_HOST, &X_PORT, &header::FORWARDED] {
+        headers.remove(name);
+    }
+    let peer = peer.to_canonical();
+    if matches!(how, Forwarded::XForwarded | Forwarded::Both) {
+        let mut text = String::with_capacity(40);
+        let _ = write!(text, "{peer}");
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(X_FOR, value);
+        }
+        headers.insert(X_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_HOST, host.clone());
+    }
+    if matches!(how, Forwarded::Forwarded | Forwarded::Both) {
+        let host = host.to_str().unwrap_or_default();
+        // RFC 7239, 6: an IPv6 address stands in brackets and quotes.
+        let text = match peer {
+            IpAddr::V4(v4) => format!("for={v4};host=\"{host}\";proto=http"),
+            IpAddr::V6(v6) => format!("for=\"[{v6}]\";host=\"{host}\";proto=http"),
+        };
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(header::FORWARDED, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    /// Goal: `Connection` takes its own fields with it, but never one that others rely on.
+    #[test]
+    fn connection_names_fields_but_not_ours() {
+        let mut headers = map(&[
+            ("connection", "close, x-trace, host, x-forwarded-for"),
+            ("x-trace", "1"),
+            ("host", "a"),
+            ("te", "trailers"),
+            ("keep-alive", "timeout=5"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("host", "a"), ("accept", "*/*")]));
+    }
+
+    /// Goal: what a client claims about itself is replaced, whichever of the two forms we write.
+    #[test]
+    fn a_client_cannot_name_itself() {
+        let spoofed = map(&[
+            ("x-forwarded-for", "1.2.3.4"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-host", "evil"),
+        ]);
+        let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 9));
+        let host = HeaderValue::from_static("good");
+        for how in [Forwarded::XForwarded, Forwarded::Forwarded, Forwarded::Both, Forwarded::None] {
+            let mut headers = spoofed.clone();
+            own_forwarding(&mut headers, how, peer, &host);
+            let all = format!("{headers:?}");
+            assert!(!all.contains("1.2.3.4") && !all.contains("evil"), "{how:?}: {all}");
+            assert_eq!(all.contains("10.0.0.9"), how != Forwarded::None);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The last look: an upstream socket that asks the gates inside its own write; it knows nothing of HTTP.
+//!
+//! A request leaves this process only in a write to an upstream's socket, and whatever stands between the decision and
+//! that write (a queue in hyper, a full socket buffer, a task that waits for its turn) may hold it back for any time. So
+//! the gates are looked at once more *inside* the write, between two moves of the worker's mark, without an await: either
+//! the write sees the kill, or the killer sees the worker inside and waits until it is out. After the killer has seen every
+//! worker outside, no byte of a killed call can go out.
+
+use super::Worker;
+use breaker_core::{Denial, Mono, Pass};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio::net::TcpStream;
+
+/// What one upstream connection may send: nothing, or the bytes of one call.
+pub struct Lane {
+    worker: Rc<Worker>,
+    pass: Cell<Option<Pass>>,
+    now: Cell<Mono>,
+    sent: Cell<bool>,
+    refused: Cell<Option<Denial>>,
+}
+
+impl Lane {
+    /// A lane of a worker; nothing may pass yet.
+    #[must_use]
+    pub fn new(worker: Rc<Worker>) -> Rc<Lane> {
+        Rc::new(Lane {
+            worker,
+            pass: Cell::new(None),
+            now: Cell::new(Mono::ZERO),
+            sent: Cell::new(false),
+            refused: Cell::new(None),
+        })
+    }
+
+    /// From now on the bytes of the call with this pass may be written, as long as its gates allow.
+    pub fn arm(&self, pass: Pass, now: Mono) {
+        debug_assert!(self.pass.get().is_none(), "one call at a time");
+        self.pass.set(Some(pass));
+        self.now.set(now);
+        self.sent.set(false);
+    }
+
+    /// The call has ended; nothing may pass until the next one.
+    pub fn disarm(&self) {
+        self.pass.set(None);
+    }
+
+    /// Did the kernel take a byte of the call?
+    #[must_use]
+    pub fn sent(&self) -> bool {
+        self.sent.get()
+    }
+
+    /// The denial the last look met. It stays: the connection can only be dropped.
+    #[must_use]
+    pub fn refused(&self) -> Option<Denial> {
+        self.refused.get()
+    }
+
+    /// Lets `write` happen if the call may pass at this very moment.
+    fn guard(&self, write: impl FnOnce() -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.refused.get().is_some() {
+            return Poll::Ready(Err(refusal()));
+        }
+        let Some(pass) = self.pass.get() else {
+            // Bytes that belong to no call: whatever they are, nobody allowed them.
+            return Poll::Ready(Err(refusal()));
+        };
+        let plane = self.worker.plane;
+        #[cfg(feature = "faults")]
+        if crate::faults::no_last_look() {
+            let result = write();
+            if let Poll::Ready(Ok(1..)) = result {
+                self.sent.set(true);
+            }
+            return result;
+        }
+        match self.worker.sender.send(plane.breaker, &pass, self.now.get(), write) {
+            Ok(result) => {
+                if let Poll::Ready(Ok(1..)) = result {
+                    self.sent.set(true);
+                }
+                result
+            }
+            Err(denial) => {
+                self.refused.set(Some(denial));
+                Poll::Ready(Err(refusal()))
+            }
+        }
+    }
+}
+
+fn refusal() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "a gate refused the write")
+}
+
+/// An upstream's socket behind its lane.
+pub struct Gated {
+    io: TokioIo<TcpStream>,
+    lane: Rc<Lane>,
+}
+
+impl Gated {
+    /// Puts a socket behind a lane.
+    #[must_use]
+    pub fn new(stream: TcpStream, lane: Rc<Lane>) -> Gated {
+        Gated { io: TokioIo::new(stream), lane }
+    }
+}
+
+impl Read for Gated {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Gated {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Gated { io, lane } = &mut *self;
+        lane.guard(|| Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Gated { io, lane } = &mut *self;
+        lane.guard(|| Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,252 @@
+//! Refusals and failures as HTTP: RFC 9457 problem documents; the only file of the data plane that picks a status.
+
+use super::Plane;
+use super::body::Reply;
+use super::keys::KeyError;
+use super::upstream::Failure;
+use crate::path::PathError;
+use breaker_core::{Cause, Denial, KillLevel, LimitKind, Policy, Span};
+use bytes::Bytes;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+/// A problem document (RFC 9457).
+#[derive(Debug, Serialize)]
+struct Problem<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    /// Stable: programs may rely on it.
+    code: &'a str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait_ms: Option<u64>,
+}
+
+/// What is wrong with a request, as far as the request itself goes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Invalid {
+    /// `Host` is missing, doubled or malformed.
+    Host,
+    /// The path has no single meaning.
+    Path(PathError),
+    /// A method that is never forwarded.
+    Method,
+    /// A key could not be read.
+    Key(KeyError),
+    /// `Content-Length` exceeds the bound.
+    TooLarge,
+}
+
+fn problem(problem: &Problem<'_>, headers: HeaderMap) -> Response<Reply> {
+    let text = serde_json::to_vec(problem).unwrap_or_default();
+    let mut response = Response::new(Reply::Whole(Some(Bytes::from(text))));
+    *response.status_mut() =
+        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = headers;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn plain(status: StatusCode, code: &str, title: &str, detail: &str) -> Response<Reply> {
+    let kind = format!("urn:breaker:problem:{code}");
+    let fields = Problem {
+        r#type: &kind,
+        title,
+        status: status.as_u16(),
+        code,
+        detail,
+        scope: None,
+        cause: None,
+        id: None,
+        wait_ms: None,
+    };
+    problem(&fields, HeaderMap::new())
+}
+
+/// No route took the request.
+#[must_use]
+pub fn unrouted() -> Response<Reply> {
+    plain(
+        StatusCode::NOT_FOUND,
+        "unrouted",
+        "No route takes this request",
+        "the configuration has no route for this host, method and path",
+    )
+}
+
+/// The request itself is refused.
+#[must_use]
+pub fn invalid(why: &Invalid) -> Response<Reply> {
+    let bad = StatusCode::BAD_REQUEST;
+    match why {
+        Invalid::Host => plain(
+            bad,
+            "bad-host",
+            "Bad host",
+            "exactly one well-formed Host (or :authority) is needed",
+        ),
+        Invalid::Path(error) => plain(bad, "bad-path", "Bad path", &error.to_string()),
+        Invalid::Method => plain(
+            StatusCode::NOT_IMPLEMENTED,
+            "bad-method",
+            "Method not forwarded",
+            "CONNECT and TRACE are not forwarded",
+        ),
+        Invalid::Key(error) => plain(bad, "bad-key", "Bad key", &error.to_string()),
+        Invalid::TooLarge => too_large(),
+    }
+}
+
+fn too_large() -> Response<Reply> {
+    plain(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body-too-large",
+        "Body too large",
+        "the request body is larger than this proxy allows",
+    )
+}
+
+/// There is no answer from the upstream.
+#[must_use]
+pub fn failed(plane: &Plane, policy: &Policy, failure: &Failure) -> Response<Reply> {
+    let detail = failure.to_string();
+    match failure {
+        Failure::Halted(denial) | Failure::Severed(denial) => denied(plane, policy, denial),
+        Failure::ConnectTimeout | Failure::AnswerTimeout => plain(
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream-timeout",
+            "Upstream did not answer in time",
+            &detail,
+        ),
+        Failure::Connect(_) => plain(
+            StatusCode::BAD_GATEWAY,
+            "upstream-unreachable",
+            "Upstream cannot be reached",
+            "no connection to the upstream could be made",
+        ),
+        Failure::Broken(_) => plain(
+            StatusCode::BAD_GATEWAY,
+            "upstream-broken",
+            "Upstream broke the exchange",
+            "the upstream ended the exchange early or answered no valid HTTP",
+        ),
+        Failure::UploadStalled => plain(
+            StatusCode::REQUEST_TIMEOUT,
+            "request-timeout",
+            "Request body stopped arriving",
+            &detail,
+        ),
+        Failure::UploadTooLarge => too_large(),
+        Failure::UploadBroken => {
+            plain(StatusCode::BAD_REQUEST, "body-broken", "Request body broke off", &detail)
+        }
+    }
+}
+
+/// The upstream switched protocols though nobody asked.
+#[must_use]
+pub fn unasked_switch() -> Response<Reply> {
+    plain(
+        StatusCode::BAD_GATEWAY,
+        "upstream-broken",
+        "Upstream broke the exchange",
+        "the upstream switched protocols without being asked",
+    )
+}
+
+/// The breaker refuses: 429 for a limit, 503 for a gate.
+#[must_use]
+pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply> {
+    let scope = plane.names.scope(policy, denial.place);
+    let id = plane.names.id(denial);
+    let (status, code, title, cause) = match denial.cause {
+        Cause::Limit(_) => (StatusCode::TOO_MANY_REQUESTS, "limited", "Too many requests", "limit"),
+        Cause::Tripped(Some(_)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a limit was exceeded")
+        }
+        Cause::Tripped(None) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "tripped by hand")
+        }
+        Cause::Probing => {
+            (StatusCode::SERVICE_UNAVAILABLE, "probing", "On probation", "all probes are taken")
+        }
+        Cause::Killed(KillLevel::Halt) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "killed", "Killed", "halt")
+        }
+        Cause::Killed(KillLevel::Cut) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "killed", "Killed", "cut")
+        }
+        _ => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stale",
+            "Stopped before sending",
+            "the scope was stopped while the request waited",
+        ),
+    };
+    let detail = match denial.cause {
+        Cause::Limit(_) => "a limit of this scope is used up; slow down",
+        Cause::Killed(_) => "this scope is killed until a person lifts it; do not retry",
+        _ => "this scope is halted",
+    };
+    let mut headers = HeaderMap::new();
+    // A kill has no end that anyone knows. A wait is rounded up: a client that trusts it must not come too early.
+    let killed = matches!(denial.cause, Cause::Killed(_));
+    let wait = denial.wait.filter(|_| !killed);
+    if let Some(wait) = wait {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs_ceil().max(1)));
+    } else if status == StatusCode::TOO_MANY_REQUESTS {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(1));
+    }
+    if plane.wire.rate_limit_fields && status == StatusCode::TOO_MANY_REQUESTS {
+        rate_limit_fields(&mut headers, policy, denial);
+    }
+    let kind = format!("urn:breaker:problem:{code}");
+    let fields = Problem {
+        r#type: &kind,
+        title,
+        status: status.as_u16(),
+        code,
+        detail,
+        scope: Some(scope.as_str()),
+        cause: Some(cause),
+        id: id.as_deref(),
+        wait_ms: wait.map(|wait| wait.as_nanos().div_ceil(1_000_000)),
+    };
+    problem(&fields, headers)
+}
+
+/// `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11.
+fn rate_limit_fields(headers: &mut HeaderMap, policy: &Policy, denial: &Denial) {
+    let (Some(limit), Cause::Limit(index)) = (policy.limit_of(denial), denial.cause) else {
+        return;
+    };
+    let (quota, window) = match limit.kind {
+        LimitKind::Rate { count, per, .. } => (count, per),
+        LimitKind::Window { count, length } => (count, length),
+    };
+    let level = match denial.place.level {
+        breaker_core::Level::Global => "global",
+        breaker_core::Level::Group => "group",
+        breaker_core::Level::Route => "route",
+        breaker_core::Level::Key => "key",
+    };
+    let wait = denial.wait.unwrap_or(Span::ZERO).as_secs_ceil().max(1);
+    let now = format!("\"{level}-{index}\";r=0;t={wait}");
+    let rule = format!("\"{level}-{index}\";q={quota};w={}", window.as_secs_ceil().max(1));
+    if let (Ok(now), Ok(rule)) = (HeaderValue::try_from(now), HeaderValue::try_from(rule)) {
+        headers.insert(HeaderName::from_static("ratelimit"), now);
+        headers.insert(HeaderName::from_static("ratelimit-policy"), rule);
+    }
+}
