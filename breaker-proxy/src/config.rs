@@ -2,6 +2,7 @@
 
 pub mod check;
 mod raw;
+mod value;
 
 use breaker_core::{PolicyError, PolicySpec, Span};
 use std::fmt;

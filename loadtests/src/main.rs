@@ -1,2 +1,53 @@
-//! stub
-fn main() {}
+//! Load and fault scenarios against a real breaker-proxy, one subcommand each; the scenarios themselves are in their
+//! own files.
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+mod accounts;
+mod admin;
+mod clients;
+mod error;
+mod exactness;
+mod judge;
+mod kill;
+mod load;
+mod nginx;
+mod origin;
+mod proxy;
+mod report;
+mod stamp;
+#[cfg(test)]
+mod standin;
+mod wait;
+mod wire;
+
+/// Load and fault scenarios against a real breaker-proxy.
+///
+/// Each prints what it does, a small table, and a last line `PASS …` or `FAIL …`. Exit code 0: passed; 1: failed or
+/// could not run; 2: wrong arguments; 3: a program is not installed (run loadtests/install.sh).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Accounts(accounts::AccountsArgs),
+    Exactness(exactness::ExactnessArgs),
+    Kill(kill::KillArgs),
+}
+
+fn main() -> ExitCode {
+    let ended = match Cli::parse().command {
+        Command::Accounts(args) => accounts::run(&args),
+        Command::Exactness(args) => exactness::run(&args),
+        Command::Kill(args) => kill::run(&args),
+    };
+    ended.unwrap_or_else(|error| {
+        println!("FAIL could not run: {error}");
+        ExitCode::from(error.exit_code())
+    })
+}

@@ -151,8 +151,9 @@ pub(super) fn parse(
             hint: "this is not TOML, so nothing else was checked".to_owned(),
         }
     };
-    let (_, broken) = toml::de::DeTable::parse_recoverable(text);
+    let (_, mut broken) = toml::de::DeTable::parse_recoverable(text);
     if !broken.is_empty() {
+        broken.sort_by_key(|error| error.span().map_or(0, |span| span.start));
         return Err(ConfigErrors(broken.iter().take(MAX_SYNTAX_ERRORS).map(located).collect()));
     }
     let table = text.parse::<Table>().map_err(|error| ConfigErrors(vec![located(&error)]))?;

@@ -1,0 +1,287 @@
+//! An upstream that notes when the kernel received the first byte of each request; it answers 200 to everything
+//! and knows nothing of proxies.
+
+use crate::error::LoadError;
+use crate::stamp::{self, Room, Taken, Wall};
+use crate::wire::{Decoder, Event, Side};
+use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
+use parking_lot::Mutex;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+/// A running origin: one thread of its own.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    addr: SocketAddr,
+    log: Arc<Log>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How an origin reads bodies slowly, so that whoever writes to it must wait with full buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stall {
+    /// The pause before each read of a body.
+    pub(crate) pause: Duration,
+    /// The most bytes one such read takes.
+    pub(crate) bytes: usize,
+    /// What `SO_RCVBUF` is set to, in bytes.
+    pub(crate) buffer: usize,
+}
+
+/// One request as the origin saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// The `x-id` of its head; `None` while, or if, the head is incomplete.
+    pub(crate) id: Option<u64>,
+    /// When the kernel received its first byte (never earlier than it did).
+    pub(crate) first: Wall,
+    /// When the kernel received its newest byte.
+    pub(crate) last: Wall,
+    /// When the origin itself read the first byte.
+    pub(crate) read: Wall,
+    /// Whether `first` is the kernel's; without a stamp it is the time of the read, which is later.
+    pub(crate) stamped: bool,
+    /// Whether it came to its end.
+    pub(crate) whole: bool,
+}
+
+/// What arrived, in the order of first reads.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    arrivals: Mutex<Vec<Arrival>>,
+}
+
+impl Log {
+    /// A copy of the arrivals from the `from`-th on.
+    pub(crate) fn from(&self, from: usize) -> Vec<Arrival> {
+        self.arrivals.lock().get(from..).unwrap_or_default().to_vec()
+    }
+
+    /// How many arrived so far.
+    pub(crate) fn len(&self) -> usize {
+        self.arrivals.lock().len()
+    }
+
+    /// Notes a first byte; `None` when the log is full, which a verdict must not pass over.
+    fn open(&self, arrival: Arrival) -> Option<usize> {
+        let mut arrivals = self.arrivals.lock();
+        if arrivals.len() == MOST_ARRIVALS {
+            return None;
+        }
+        arrivals.push(arrival);
+        Some(arrivals.len() - 1)
+    }
+
+    fn change(&self, place: Option<usize>, change: impl FnOnce(&mut Arrival)) {
+        let mut arrivals = self.arrivals.lock();
+        if let Some(arrival) = place.and_then(|place| arrivals.get_mut(place)) {
+            change(arrival);
+        }
+    }
+
+    /// Whether the log is full and later arrivals went unrecorded.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() == MOST_ARRIVALS
+    }
+}
+
+/// The most arrivals a log holds: 48 bytes each.
+const MOST_ARRIVALS: usize = 8_000_000;
+
+impl Origin {
+    /// Listens on `addr` (port 0: any) and starts answering.
+    ///
+    /// # Errors
+    /// When the system refuses the socket or the thread.
+    pub(crate) fn start(addr: SocketAddr, stall: Option<Stall>) -> Result<Origin, LoadError> {
+        let listener = TcpListener::bind(addr).map_err(LoadError::io("listen as the origin"))?;
+        stamp::enable(&listener).map_err(LoadError::io("ask for receive timestamps"))?;
+        if let Some(stall) = stall {
+            setsockopt(&listener, RcvBuf, &stall.buffer)
+                .map_err(io::Error::from)
+                .map_err(LoadError::io("set the origin's receive buffer"))?;
+        }
+        listener.set_nonblocking(true).map_err(LoadError::io("listen as the origin"))?;
+        let addr = listener.local_addr().map_err(LoadError::io("listen as the origin"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(LoadError::io("start the origin's runtime"))?;
+        let log = Arc::new(Log::default());
+        let (stop, stopped) = oneshot::channel();
+        let thread = {
+            let log = Arc::clone(&log);
+            std::thread::Builder::new().name("origin".to_owned()).spawn(move || {
+                // Leaving this block drops the runtime, and with it every connection.
+                runtime.block_on(async move {
+                    tokio::select! {
+                        () = accept(listener, log, stall) => {}
+                        _ = stopped => {}
+                    }
+                });
+            })
+        }
+        .map_err(LoadError::io("start the origin's thread"))?;
+        Ok(Origin { addr, log, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What arrived.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic over there was printed when it happened, and shows in the verdict as missing answers.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, log: Arc<Log>, stall: Option<Stall>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return eprintln!("origin: cannot listen: {error}"),
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let log = Arc::clone(&log);
+                tokio::spawn(async move {
+                    // A connection that ends in the middle has its arrival in the log already.
+                    let _ = serve(stream, &log, stall).await;
+                });
+            }
+            Err(error) => return eprintln!("origin: cannot accept: {error}"),
+        }
+    }
+}
+
+/// Reads requests one at a time until the end of the connection.
+async fn serve(mut stream: TcpStream, log: &Log, stall: Option<Stall>) -> Result<(), LoadError> {
+    stream.set_nodelay(true).map_err(LoadError::io("set an origin connection up"))?;
+    stamp::enable(&stream).map_err(LoadError::io("set an origin connection up"))?;
+    let mut decoder = Decoder::new(Side::Request);
+    let mut buffer = vec![0; 64 * 1024];
+    let mut room = Room::new();
+    let mut place = None;
+    loop {
+        let most = match stall {
+            // The first byte is read alone, so that its stamp is its own segment's and not that of the request's last.
+            _ if decoder.at_start() => 1,
+            Some(stall) if decoder.in_body() => {
+                tokio::time::sleep(stall.pause).await;
+                stall.bytes.min(buffer.len())
+            }
+            _ => buffer.len(),
+        };
+        let taken = take(&stream, buffer.get_mut(..most).unwrap_or_default(), &mut room).await?;
+        let now = stamp::wall();
+        let mut rest = buffer.get(..taken.bytes).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        loop {
+            if decoder.at_start() && !rest.is_empty() {
+                let first = taken.at.unwrap_or(now);
+                place = log.open(Arrival {
+                    first,
+                    last: first,
+                    read: now,
+                    stamped: taken.at.is_some(),
+                    ..Arrival::default()
+                });
+            }
+            let (used, event) = decoder.push(rest)?;
+            rest = rest.get(used..).unwrap_or_default();
+            match event {
+                Event::More => {
+                    log.change(place, |arrival| arrival.last = taken.at.unwrap_or(now));
+                    break;
+                }
+                Event::Head(head) => log.change(place, |arrival| arrival.id = head.id),
+                Event::End => {
+                    log.change(place, |arrival| {
+                        arrival.last = taken.at.unwrap_or(now);
+                        arrival.whole = true;
+                    });
+                    stream
+                        .write_all(ANSWER)
+                        .await
+                        .map_err(LoadError::io("answer as the origin"))?;
+                    place = None;
+                }
+            }
+        }
+    }
+}
+
+/// The answer to everything.
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// One stamped read, when there is something to read.
+async fn take(stream: &TcpStream, into: &mut [u8], room: &mut Room) -> Result<Taken, LoadError> {
+    stream
+        .async_io(Interest::READABLE, || stamp::read(stream, into, room))
+        .await
+        .map_err(LoadError::io("read as the origin"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpStream as Blocking;
+
+    /// Goal: a request in two segments is noted at its first, answered after its last; a cut-off one is noted too.
+    #[test]
+    fn a_request_is_noted_at_its_first_byte() {
+        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();
+        let mut client = Blocking::connect(origin.addr()).unwrap();
+        client.set_nodelay(true).unwrap();
+        let before = stamp::wall();
+        client.write_all(b"POST / HTTP/1.1\r\nx-id: 41\r\ncontent-length: 2\r\n\r\n").unwrap();
+        // The origin holds the head before the body is sent.
+        crate::wait::until("the head", Duration::from_secs(10), Duration::from_millis(1), || {
+            Ok(origin.log().from(0).first().and_then(|arrival| arrival.id))
+        })
+        .unwrap();
+        let between = stamp::wall();
+        client.write_all(b"ab").unwrap();
+        let mut answer = vec![0; ANSWER.len()];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, ANSWER);
+        client.write_all(b"GET /cut-o").unwrap();
+        drop(client);
+        let seen = crate::wait::until(
+            "the rest",
+            Duration::from_secs(10),
+            Duration::from_millis(1),
+            || {
+                let seen = origin.log().from(0);
+                Ok((seen.len() == 2).then_some(seen))
+            },
+        )
+        .unwrap();
+        let [first, second] = seen.as_slice() else { panic!("{seen:?}") };
+        assert_eq!((first.id, first.whole), (Some(41), true));
+        assert!(before <= first.first && first.first <= between && between <= first.last);
+        assert!(first.first <= first.read);
+        assert_eq!((second.id, second.whole), (None, false));
+    }
+}
