@@ -30,8 +30,7 @@ fn decide(criterion: &mut Criterion) {
         group.bench_function(format!("breaker {name}, clock read by the caller"), |bench| {
             bench.iter(|| {
                 let now = u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                let verdict =
-                    world.breaker.admit(&world.policy, world.call, Mono::from_nanos(now));
+                let verdict = world.breaker.admit(&world.policy, world.call, Mono::from_nanos(now));
                 black_box(matches!(verdict, Verdict::Allow(_)))
             });
         });
@@ -39,8 +38,7 @@ fn decide(criterion: &mut Criterion) {
         group.bench_function(format!("breaker {name}, time given"), |bench| {
             bench.iter(|| {
                 now += 1_500_000;
-                let verdict =
-                    world.breaker.admit(&world.policy, world.call, Mono::from_nanos(now));
+                let verdict = world.breaker.admit(&world.policy, world.call, Mono::from_nanos(now));
                 black_box(matches!(verdict, Verdict::Allow(_)))
             });
         });

@@ -61,7 +61,9 @@ mod tests {
         let world = world(vec![limit], Vec::new());
         let now = Mono::from_nanos(1_000_000_000);
         let verdicts: Vec<bool> = (0..3)
-            .map(|_| matches!(world.breaker.admit(&world.policy, world.call, now), Verdict::Allow(_)))
+            .map(|_| {
+                matches!(world.breaker.admit(&world.policy, world.call, now), Verdict::Allow(_))
+            })
             .collect();
         assert_eq!(verdicts, [true, true, false]);
     }

@@ -17,6 +17,7 @@ use crate::ports::{Clock, SystemClock};
 use crate::snapshot::{Current, Snapshot};
 use crate::state::{StateDir, StateError};
 use breaker_core::{Breaker, Capacity, KillLevel, PolicyError, Scope, Seed, Senders, Stamp};
+use socket2::{Domain, Socket, Type};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -213,10 +214,8 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
     }));
 
     // Open: the admin plane first, the data plane last.
-    let admin_listener = bind(config.listen.admin, false).map_err(|error| StartError::Bind {
-        key: "listen.admin",
-        address: config.listen.admin,
-        error,
+    let admin_listener = bind(config.listen.admin, false).and_then(listen).map_err(|error| {
+        StartError::Bind { key: "listen.admin", address: config.listen.admin, error }
     })?;
     let data_listeners = bind_all(config.listen.data, facts.workers).map_err(|error| {
         StartError::Bind { key: "listen.data", address: config.listen.data, error }
@@ -331,14 +330,17 @@ fn restore(
     Ok(stamps)
 }
 
-fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
@@ -348,11 +350,11 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     // Without sharing first: another process on the port must be an error, not a silent division of its traffic.
     drop(bind(address, false)?);
-    let first = bind(address, true)?;
+    let first = listen(bind(address, true)?)?;
     let port = first.local_addr()?.port();
     let mut listeners = vec![first];
     for _ in 1..count {
-        listeners.push(bind(SocketAddr::new(address.ip(), port), true)?);
+        listeners.push(listen(bind(SocketAddr::new(address.ip(), port), true)?)?);
     }
     Ok(listeners)
 }

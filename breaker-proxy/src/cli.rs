@@ -144,8 +144,8 @@ fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
 /// Puts a real upstream where the built-in origin stood.
 fn aim(mut config: Config, upstream: Option<&str>) -> Result<Config, ConfigErrors> {
     let Some(url) = upstream else { return Ok(config) };
-    let target =
-        check::parse_upstream(url).map_err(|(problem, hint)| one("--upstream", &problem, &hint))?;
+    let target = crate::config::check::parse_upstream(url)
+        .map_err(|(problem, hint)| one("--upstream", &problem, &hint))?;
     let mut aimed = false;
     for route in &mut config.routes {
         if route.upstream == Upstream::BuiltIn {

@@ -274,14 +274,11 @@ impl Control {
     ) -> Result<LiftAnswer, Refusal> {
         let plane = self.plane;
         let until = Instant::now() + ANSWER_WITHIN;
-        let (plan, stamp) = {
-            let ledger = self.ledger.borrow();
-            let plan = ledger.plan_lift(scope.as_str(), kills).map_err(|error| match error {
+        let plan =
+            self.ledger.borrow().plan_lift(scope.as_str(), kills).map_err(|error| match error {
                 LiftError::NotKilled => Refusal::NotKilled,
                 LiftError::Unknown(ids) => Refusal::UnknownKills(ids),
             })?;
-            (plan, ledger.stamp(scope.as_str()).ok_or(Refusal::NotKilled)?)
-        };
         let record = Record::Lift {
             ids: plan.ids.clone(),
             scope: scope.as_str().to_owned(),
@@ -293,10 +290,11 @@ impl Control {
             return Err(Refusal::NotDurable);
         }
         // Others may have killed or lifted while the disk worked: look at what is left now.
-        let remains = {
+        let (stamp, remains) = {
             let mut ledger = self.ledger.borrow_mut();
+            let stamp = ledger.stamp(scope.as_str()).ok_or(Refusal::NotKilled)?;
             ledger.lifted(scope.as_str(), &plan.ids);
-            ledger.highest(scope.as_str()).map(|kill| kill.level)
+            (stamp, ledger.highest(scope.as_str()).map(|kill| kill.level))
         };
         let now = plane.clock.mono();
         let snapshot = plane.current.load();
@@ -308,7 +306,7 @@ impl Control {
         };
         if let Some(target) = target {
             match plane.breaker.lift(&snapshot.policy, stamp, target, now) {
-                // A kill that came in between re-stamped the gate: it stays killed, as that kill wants.
+                // A kill that the ledger has not seen stamped the gate: it stays killed.
                 Ok(_) | Err(OrderError::Stale) => {}
                 Err(error) => return Err(refusal(error)),
             }

@@ -123,10 +123,10 @@ impl Call {
 
     /// Must it end now? At *cut* everything must, at *halt* (and a trip) what still arrives from the client.
     #[must_use]
-    pub fn severed(&self, now: Mono) -> Option<Denial> {
-        let breaker = self.worker.plane.breaker;
-        if self.arriving.get() || breaker.is_cut(&self.pass) {
-            return breaker.look(&self.pass, now).err();
+    pub fn severed(&self) -> Option<Denial> {
+        let plane = self.worker.plane;
+        if self.arriving.get() || plane.breaker.is_cut(&self.pass) {
+            return plane.breaker.look(&self.pass, plane.clock.mono()).err();
         }
         None
     }

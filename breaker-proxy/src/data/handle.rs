@@ -174,7 +174,7 @@ fn rewrite(worker: &Worker, peer: IpAddr, head: &mut Parts, host: &Authority, ca
 
 /// The upstream's answer as ours.
 fn answered(answer: super::upstream::Answer) -> Response<Reply> {
-    let (mut head, (body, exchange)) = answer.into_parts();
+    let (mut head, (body, mut exchange)) = answer.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked for another protocol: the field that asks is never forwarded.
         drop(exchange);
@@ -185,5 +185,10 @@ fn answered(answer: super::upstream::Answer) -> Response<Reply> {
     }
     headers::strip_hop_by_hop(&mut head.headers);
     head.version = Version::HTTP_11;
+    if body.is_end_stream() {
+        // Nobody polls a body that is at its end.
+        exchange.finish();
+        return Response::from_parts(head, Reply::Whole(None));
+    }
     Response::from_parts(head, Reply::flow(body, exchange))
 }

@@ -151,13 +151,20 @@ pub struct Exchange {
     progress: Option<Rc<Progress>>,
     /// When the last byte moved, as far as deadlines care.
     moved: Instant,
+    /// The connection came to its end; it must not be polled again.
+    ended: bool,
+    /// What the last look said, once the connection is gone.
+    refused: Option<Denial>,
 }
 
 impl Exchange {
     /// Lets the connection read and write.
-    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(link) = &mut self.link else { return Poll::Ready(()) };
-        let ended = Pin::new(&mut link.conn).poll(cx).map(|_| ());
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        let Some(link) = &mut self.link else { return };
+        if !self.ended {
+            // How it ended shows in the answer or its body.
+            self.ended = Pin::new(&mut link.conn).poll(cx).is_ready();
+        }
         if link.lane.sent() {
             self.call.sent();
         }
@@ -165,7 +172,13 @@ impl Exchange {
             self.call.set_arriving(!progress.done());
             self.moved = self.moved.max(progress.last());
         }
-        ended
+    }
+
+    /// Ends the connection, and remembers what the last look said.
+    fn close(&mut self) {
+        if let Some(link) = self.link.take() {
+            self.refused = link.lane.refused();
+        }
     }
 
     fn arriving(&self) -> bool {
@@ -177,7 +190,8 @@ impl Exchange {
     }
 
     fn why(&self, error: hyper::Error) -> Failure {
-        if let Some(denial) = self.link.as_ref().and_then(|link| link.lane.refused()) {
+        let refused = self.link.as_ref().map_or(self.refused, |link| link.lane.refused());
+        if let Some(denial) = refused {
             return if self.call.was_sent() {
                 Failure::Severed(denial)
             } else {
@@ -192,10 +206,11 @@ impl Exchange {
     }
 
     /// The answer is complete: the connection goes back to the pool if it can carry another call.
-    fn finish(&mut self, cx: &mut Context<'_>) {
-        let ended = self.drive(cx).is_ready();
+    pub fn finish(&mut self) {
+        // Nobody waits for an idle connection, so nobody need be woken for it.
+        self.drive(&mut Context::from_waker(Waker::noop()));
         if let Some(mut link) = self.link.take()
-            && !ended
+            && !self.ended
             && !self.arriving()
             && link.sender.is_ready()
         {
@@ -226,7 +241,7 @@ impl Exchange {
             match Pin::new(&mut *answer).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     if answer.is_end_stream() {
-                        self.finish(cx);
+                        self.finish();
                     } else {
                         self.moved = Instant::now();
                     }
@@ -239,11 +254,11 @@ impl Exchange {
                     return Poll::Ready(Some(Err(failure)));
                 }
                 Poll::Ready(None) => {
-                    self.finish(cx);
+                    self.finish();
                     return Poll::Ready(None);
                 }
                 // What ended the connection shows in the second poll of the body.
-                Poll::Pending if attempt == 0 => drop(self.drive(cx)),
+                Poll::Pending if attempt == 0 => self.drive(cx),
                 Poll::Pending => {}
             }
         }
@@ -257,17 +272,17 @@ impl Exchange {
     }
 
     fn severed(&self) -> Option<Denial> {
-        let denial = self.call.severed(self.worker.plane.clock.mono())?;
+        let denial = self.call.severed()?;
         self.call.account().severed.up();
         Some(denial)
     }
 
-    /// Waits for the head of the answer.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Failure> {
+    /// One step towards the head of the answer.
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         self.call.wake_by(cx);
-        let ended = self.drive(cx);
-        if ended.is_ready() {
-            return Ok(Poll::Ready(()));
+        self.drive(cx);
+        if self.ended {
+            return Ok(());
         }
         if self.call.was_sent()
             && let Some(denial) = self.severed()
@@ -281,7 +296,7 @@ impl Exchange {
             (deadlines.answer, Failure::AnswerTimeout)
         };
         let deadline = self.moved + duration(limit);
-        if self.passed(deadline, cx) { Err(failure) } else { Ok(Poll::Pending) }
+        if self.passed(deadline, cx) { Err(failure) } else { Ok(()) }
     }
 }
 
@@ -329,23 +344,22 @@ pub async fn forward(
             link: Some(link),
             progress: progress.clone(),
             moved: Instant::now(),
+            ended: false,
+            refused: None,
         };
         let Some(link) = &mut exchange.link else { return Err(Failure::ConnectTimeout) };
         let mut answer = pin!(link.sender.try_send_request(request));
         let head = poll_fn(|cx| {
-            let state = exchange.poll_answer(cx);
+            let step = exchange.step(cx);
             if let Poll::Ready(head) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Ok(head));
             }
-            match state {
-                Err(failure) => Poll::Ready(Err(failure)),
-                // hyper answers the sender before it ends the connection; should it not, wake once more and see.
-                Ok(Poll::Ready(())) => {
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                }
-                Ok(Poll::Pending) => Poll::Pending,
+            if exchange.ended {
+                // hyper answers before it ends a connection; should it ever not, its pieces do when they are dropped.
+                exchange.close();
+                return answer.as_mut().poll(cx).map(Ok);
             }
+            step.map_or_else(|failure| Poll::Ready(Err(failure)), |()| Poll::Pending)
         })
         .await;
         match head {
