@@ -1,6 +1,7 @@
 //! The verbs of the command line: run, check, demo; only this file reads arguments and the environment.
 
 use crate::app::{self, Running};
+use crate::config::advice::advice;
 use crate::config::check;
 use crate::config::{Config, ConfigError, ConfigErrors, Upstream};
 use crate::demo;
@@ -60,6 +61,9 @@ pub fn main() -> ExitCode {
         Verb::Run { config, upstream } => run(config.as_deref(), upstream.as_deref()),
         Verb::Check { file } => match read(Some(&file)).and_then(compiles) {
             Ok(config) => {
+                for advice in advice(&config) {
+                    println!("advice: {advice}");
+                }
                 println!(
                     "{}: good: {} groups, {} routes",
                     file.display(),
@@ -144,8 +148,8 @@ fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
 /// Puts a real upstream where the built-in origin stood.
 fn aim(mut config: Config, upstream: Option<&str>) -> Result<Config, ConfigErrors> {
     let Some(url) = upstream else { return Ok(config) };
-    let target = crate::config::check::parse_upstream(url)
-        .map_err(|(problem, hint)| one("--upstream", &problem, &hint))?;
+    let target =
+        check::upstream_at("--upstream", url).map_err(|error| ConfigErrors(vec![error]))?;
     let mut aimed = false;
     for route in &mut config.routes {
         if route.upstream == Upstream::BuiltIn {

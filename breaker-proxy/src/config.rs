@@ -1,5 +1,6 @@
 //! The configuration as the rest of the program sees it: only valid values; it reads no file and binds nothing.
 
+pub mod advice;
 pub mod check;
 mod raw;
 mod value;

@@ -3,7 +3,7 @@
 //! A tree of path segments, each step of which tries a literal, then a parameter, then a catch-all. Where a path ends, those
 //! who take it stand in one list, and one that does not take the host and method lets the search go on. So a narrow pattern
 //! of another method shadows nothing. A ready-made tree of patterns knows neither hosts nor methods, would need a copy for
-//! each pair of them, and refuses `/{id}` beside `/{*rest}`.
+//! each pair of them, and refuses `/{id}` beside `/{*rest}`, and collects parameters that nobody reads.
 
 use crate::config::Match;
 use http::Method;
@@ -15,12 +15,15 @@ const MAX_DEPTH: usize = 64;
 
 /// Finds the route of a request.
 ///
-/// Among the routes that take it, the path decides first: segment by segment a literal beats a parameter, and that beats a
-/// catch-all. Of those with the same path a named host beats any host, then a named method beats any method.
+/// Among the routes that take it the host decides first, as virtual hosts do everywhere: a route that names the host beats all
+/// that name none. Then the path: segment by segment a literal beats a parameter, and that beats a catch-all. Of those with
+/// the same path a named method beats any method.
 #[derive(Debug)]
 pub struct Router {
     /// The first is the root; children stand after their parents.
     nodes: Vec<Node>,
+    /// Does any route name a host?
+    names_hosts: bool,
 }
 
 /// Why no router can be built. A checked configuration gives no cause for it.
@@ -58,26 +61,27 @@ impl Router {
     ///
     /// Two routes that take the same requests, and patterns that [`crate::config::check::load`] would have refused.
     pub fn build(routes: &[(usize, &Match)]) -> Result<Router, RouterError> {
-        let mut router = Router { nodes: vec![Node::default()] };
+        let names_hosts = routes.iter().any(|(_, matches)| matches.host.is_some());
+        let mut router = Router { nodes: vec![Node::default()], names_hosts };
         for &(route, matches) in routes {
             router.insert(route, matches)?;
         }
         Ok(router)
     }
 
-    /// The route that takes a request to `host` (without port, in any case; a trailing dot is no difference) with `method`
-    /// and `path`, which must be canonical.
+    /// The route that takes a request to `host` with `method` and `path`. The host may be in any case, with or without a
+    /// port or a trailing dot: such spellings must not lead around its routes. The path must be canonical.
     #[must_use]
     pub fn find(&self, host: Option<&str>, method: &Method, path: &str) -> Option<usize> {
-        let host = host.map(|host| host.strip_suffix('.').unwrap_or(host));
         let root = self.nodes.first()?;
         let rest = path.strip_prefix('/')?;
-        self.descend(root, rest, host, method)
-            // A catch-all takes at least one byte, except at the root: `/{*rest}` means every path.
-            .or_else(|| root.rest.pick(host, method).filter(|_| rest.is_empty()))
+        let named = host.filter(|_| self.names_hosts).map(bare_host);
+        named
+            .and_then(|host| self.descend(root, rest, Some(host), method))
+            .or_else(|| self.descend(root, rest, None, method))
     }
 
-    /// As deep as the patterns are, and each node is looked at once at most, since its depth fixes the segment it meets.
+    /// Among the routes that name this host, or among those that name none. As deep as the patterns are, and each node is looked at once at most, since its depth fixes the segment it meets.
     fn descend(
         &self,
         node: &Node,
@@ -101,7 +105,7 @@ impl Router {
             .and_then(|at| node.literals.get(at))
             .and_then(|(_, index)| child(*index))
             .or_else(|| node.parameter.filter(|_| !segment.is_empty()).and_then(child))
-            .or_else(|| node.rest.pick(host, method).filter(|_| !rest.is_empty()))
+            .or_else(|| node.rest.pick(host, method))
     }
 
     fn insert(&mut self, route: usize, matches: &Match) -> Result<(), RouterError> {
@@ -176,11 +180,9 @@ struct Takers {
 
 impl Takers {
     fn pick(&self, host: Option<&str>, method: &Method) -> Option<usize> {
-        host.and_then(|host| {
-            let at = self.hosts.binary_search_by(|(name, _)| compare_lower(name, host)).ok()?;
-            self.hosts.get(at)?.1.pick(method)
-        })
-        .or_else(|| self.any.pick(method))
+        let Some(host) = host else { return self.any.pick(method) };
+        let at = self.hosts.binary_search_by(|(name, _)| compare_lower(name, host)).ok()?;
+        self.hosts.get(at)?.1.pick(method)
     }
 
     fn add(&mut self, route: usize, matches: &Match) -> Result<(), RouterError> {
@@ -233,6 +235,16 @@ impl Methods {
         }
         Ok(())
     }
+}
+
+/// A host without its port and trailing dot. IPv6 stands in brackets, so a colon beyond them begins the port.
+fn bare_host(host: &str) -> &str {
+    let end = match host.find(']') {
+        Some(bracket) => bracket.saturating_add(1),
+        None => host.find(':').unwrap_or(host.len()),
+    };
+    let bare = host.get(..end).unwrap_or(host);
+    bare.strip_suffix('.').unwrap_or(bare)
 }
 
 /// Orders a lower-case name against text in any case.
@@ -294,13 +306,13 @@ mod tests {
                 ("", "GET", "/orders", Some(3)),
                 ("", "GET", "/orders/7/else", Some(0)),
                 ("", "GET", "/files/a/b", Some(4)),
-                ("", "GET", "/files/", Some(0)),
+                ("", "GET", "/files/", Some(4)),
                 ("", "GET", "/files", Some(3)),
             ],
         );
     }
 
-    /// Goal: without a route for it, a request is not routed; a root catch-all is the only one that takes an empty rest.
+    /// Goal: without a route for it, a request is not routed; a catch-all takes an empty rest, but not a missing slash.
     #[test]
     fn what_no_route_takes_is_not_found() {
         check(
@@ -308,7 +320,7 @@ mod tests {
             &[
                 ("", "GET", "/", None),
                 ("", "GET", "/a", None),
-                ("", "GET", "/a/", None),
+                ("", "GET", "/a/", Some(0)),
                 ("", "GET", "/a/x", Some(0)),
                 ("", "HEAD", "/b", None),
                 ("", "GET", "/b/", None),
@@ -320,13 +332,17 @@ mod tests {
         );
     }
 
-    /// Goal: `/{*rest}` takes `/`, but an own route for `/` is narrower.
+    /// Goal: `/{*rest}` takes `/`, but an own route for `/` is narrower; a named host comes before either.
     #[test]
     fn the_root_catch_all_takes_the_root() {
         check(&[takes("", "", "/{*rest}")], &[("", "GET", "/", Some(0))]);
         check(
+            &[takes("", "", "/{*rest}"), takes("", "GET", "/")],
+            &[("", "GET", "/", Some(1)), ("", "PUT", "/", Some(0))],
+        );
+        check(
             &[takes("h", "", "/{*rest}"), takes("", "GET", "/")],
-            &[("h", "GET", "/", Some(1)), ("h", "PUT", "/", Some(0)), ("", "PUT", "/", None)],
+            &[("h", "GET", "/", Some(0)), ("", "GET", "/", Some(1)), ("", "PUT", "/", None)],
         );
     }
 
@@ -374,15 +390,25 @@ mod tests {
         );
     }
 
-    /// Goal: a host in another case or with a trailing dot is the same host, so neither is a way around its route.
+    /// Goal: a host in another case, with a port or a trailing dot is the same host, so none is a way around its route.
     #[test]
     fn spellings_of_a_host_are_one_host() {
-        let routes = [takes("a.example", "", "/{*rest}"), takes("", "", "/{*rest}")];
+        let routes = [
+            takes("a.example", "", "/{*rest}"),
+            takes("", "", "/{*rest}"),
+            takes("[::1]", "", "/{*rest}"),
+        ];
         check(
             &routes,
             &[
                 ("A.Example", "GET", "/", Some(0)),
                 ("a.example.", "GET", "/", Some(0)),
+                ("a.example:8080", "GET", "/", Some(0)),
+                ("A.example.:8080", "GET", "/", Some(0)),
+                ("[::1]", "GET", "/", Some(2)),
+                ("[::1]:8080", "GET", "/", Some(2)),
+                ("[::2]:8080", "GET", "/", Some(1)),
+                (":8080", "GET", "/", Some(1)),
                 ("a.example.x", "GET", "/", Some(1)),
                 ("a.exampl", "GET", "/", Some(1)),
             ],
@@ -408,7 +434,7 @@ mod tests {
 
     /// The rules once more, slowly: ask each route, then sort those that take the request.
     fn slow(routes: &[Match], host: Option<&str>, method: &Method, path: &str) -> Option<usize> {
-        let rank = |matches: &Match| -> Option<(Vec<u8>, bool, bool)> {
+        let rank = |matches: &Match| -> Option<(bool, Vec<u8>, bool)> {
             let fits_host = matches.host.is_none() || matches.host.as_deref() == host;
             let fits_method = matches.methods.is_empty() || matches.methods.contains(method);
             if !fits_host || !fits_method {
@@ -419,14 +445,10 @@ mod tests {
             let mut at = 0;
             for piece in matches.path.split('/').skip(1) {
                 if piece.starts_with("{*") {
-                    let rest = segments.get(at..)?.join("/");
-                    if rest.is_empty() && (at > 0 || segments.len() > 1) {
-                        return None;
-                    }
                     ranks.push(1);
                     return (at < segments.len()).then_some((
-                        ranks,
                         matches.host.is_some(),
+                        ranks,
                         !matches.methods.is_empty(),
                     ));
                 }
@@ -441,8 +463,8 @@ mod tests {
                 at += 1;
             }
             (at == segments.len()).then_some((
-                ranks,
                 matches.host.is_some(),
+                ranks,
                 !matches.methods.is_empty(),
             ))
         };

@@ -5,7 +5,7 @@ pub use super::{ConfigError, ConfigErrors};
 
 use super::raw::{
     ADMIN, BOUNDS, DEADLINES, FROM, GLOBAL, GROUP, KEY, LIMIT, LISTEN, MATCH, RECOVER, ROUTE,
-    Report, STATE, Section, Text, WIRE, WordOrTable, nearest_hint, parse, quoted,
+    Report, STATE, Section, Text, WIRE, WordOrTable, nearest_hint, parse, printable, quoted,
 };
 use super::value::{
     Flaw, collide, flaw, parse_address, parse_body_bytes, parse_deadline, parse_head_bytes,
@@ -37,7 +37,29 @@ pub fn load(
     let mut report = Report::new(env);
     let root = parse(text, source, &mut report)?;
     let config = whole(root, &mut report);
-    if report.errors.is_empty() { Ok(config) } else { Err(ConfigErrors(report.errors)) }
+    let mut errors = report.errors;
+    if errors.is_empty() {
+        return Ok(config);
+    }
+    if let Some(more) = errors.len().checked_sub(MAX_ERRORS).filter(|more| *more > 0) {
+        errors.truncate(MAX_ERRORS);
+        let problem = format!("has {more} errors more");
+        errors.push(ConfigError { path: printable(source), problem, hint: String::new() });
+    }
+    Err(ConfigErrors(errors))
+}
+
+/// Reads an upstream as it stands in a configuration: `http://host:port` or `builtin:origin`.
+///
+/// # Errors
+///
+/// What is wrong with it, under the given path.
+pub fn upstream_at(path: &str, text: &str) -> Result<Upstream, ConfigError> {
+    parse_upstream(text).map_err(|(problem, hint)| ConfigError {
+        path: path.to_owned(),
+        problem: format!("{} {problem}", quoted(text)),
+        hint,
+    })
 }
 
 /// The configuration that is built in: the defaults, with a route to try things on.
@@ -48,6 +70,10 @@ pub fn default_text() -> &'static str {
 
 /// The group of routes that name none.
 const DEFAULT_GROUP: &str = "default";
+/// Errors told at once; nobody reads more.
+const MAX_ERRORS: usize = 1000;
+/// Groups, and routes; the core has cells for as many of both together.
+const MAX_SCOPES: usize = 4096;
 /// Limits of one scope, and key dimensions of one call.
 const MAX_LIMITS: usize = 4;
 const MAX_DIMENSIONS: usize = 4;
@@ -78,9 +104,9 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
         Some(mut section) => rules(&mut section, report),
         None => Rules::default(),
     };
-    let groups = groups(root.sections("groups", GROUP, report), report);
+    let groups = groups(root.sections("groups", GROUP, MAX_SCOPES, report), report);
     let before = report.errors.len();
-    let routes = routes(root.sections("routes", ROUTE, report), &listen, report);
+    let routes = routes(root.sections("routes", ROUTE, MAX_SCOPES, report), &listen, report);
     if routes.is_empty() && report.errors.len() == before {
         report.wrong("routes", "there is none", "declare at least one [[routes]]");
     }
@@ -185,10 +211,12 @@ fn admin(section: Option<Section>, report: &mut Report<'_>) -> (Admin, bool) {
     {
         admin.token = TokenSource::File(path);
     }
-    if let Some(token) =
-        section.text("token", report).and_then(|text| judged(&text, parse_token, report))
-    {
-        admin.token = TokenSource::Value(token);
+    if let Some(text) = section.text("token", report) {
+        match parse_token(&text.value) {
+            Ok(token) => admin.token = TokenSource::Value(token),
+            // A token is not repeated, not even a wrong one.
+            Err((problem, hint)) => report.wrong(text.path, problem, hint),
+        }
     }
     (admin, section.flag("expose", report).unwrap_or(false))
 }
@@ -313,7 +341,7 @@ fn rules(section: &mut Section, report: &mut Report<'_>) -> Rules {
         ..Rules::default()
     };
     let mut seen = BTreeSet::new();
-    for mut key in section.sections("keys", KEY, report) {
+    for mut key in section.sections("keys", KEY, MAX_DIMENSIONS, report) {
         let (spec, source) = dimension(&mut key, report);
         if !spec.name.is_empty() && !seen.insert(spec.name.clone()) {
             report.wrong(
@@ -371,19 +399,11 @@ fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource)
 }
 
 fn limits(section: &mut Section, report: &mut Report<'_>) -> Vec<LimitSpec> {
-    let path = section.path_of("limit");
     let mut limits: Vec<(String, LimitSpec)> = Vec::new();
-    for mut one in section.sections("limit", LIMIT, report) {
+    for mut one in section.sections("limit", LIMIT, MAX_LIMITS, report) {
         if let Some(spec) = limit(&mut one, report) {
             limits.push((one.path, spec));
         }
-    }
-    if limits.len() > MAX_LIMITS {
-        report.wrong(
-            path,
-            format!("{} limits are too many for one scope", limits.len()),
-            format!("keep {MAX_LIMITS}, or spread them over route, group and global"),
-        );
     }
     for (index, (path, spec)) in limits.iter().enumerate() {
         let stricter = limits.iter().enumerate().find(|(other, (_, stricter))| {
@@ -693,21 +713,34 @@ fn upstream(section: &mut Section, listen: &Listen, report: &mut Report<'_>) -> 
     }
     let text = section.text("upstream", report)?;
     let upstream = judged(&text, parse_upstream, report)?;
-    if let Upstream::Http { host, port } = &upstream
-        && let Ok(ip) = host.parse::<IpAddr>()
-    {
-        let address = SocketAddr::new(ip, *port);
-        for (plane, own) in [("data", listen.data), ("admin", listen.admin)] {
-            if collide(address, own) {
-                report.wrong(
-                    &text.path,
-                    format!("{} leads back to our own {plane} plane at {own}", text.shown),
-                    "name the server behind us",
-                );
-            }
+    for (plane, own) in [("data", listen.data), ("admin", listen.admin)] {
+        if leads_to(&upstream, own) {
+            report.wrong(
+                &text.path,
+                format!("{} leads back to our own {plane} plane at {own}", text.shown),
+                "name the server behind us",
+            );
         }
     }
     Some(upstream)
+}
+
+/// Whether an upstream is one of our own sockets, as far as that can be seen without asking the network.
+fn leads_to(upstream: &Upstream, own: SocketAddr) -> bool {
+    let Upstream::Http { host, port } = upstream else {
+        return false;
+    };
+    let ip = match host.as_str() {
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        other => other.parse::<IpAddr>().ok(),
+    };
+    let own_ip = own.ip().to_canonical();
+    ip.map(|ip| ip.to_canonical()).is_some_and(|ip| {
+        // A connection to the unspecified address goes to this host's loopback.
+        let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+        let either_is_any = ip.is_unspecified() || own_ip.is_unspecified();
+        *port == own.port() && (ip == own_ip || (either_is_any && is_here(ip) && is_here(own_ip)))
+    })
 }
 
 /// Adds the group that routes without one are in, and looks for groups and routes that miss each other.
@@ -851,11 +884,7 @@ fn judged<T>(
     match parse(&text.value) {
         Ok(value) => Some(value),
         Err((problem, hint)) => {
-            // A token is not repeated, wherever it came from.
-            let problem = match text.path.ends_with(".token") {
-                true => problem,
-                false => format!("{} {problem}", text.shown),
-            };
+            let problem = format!("{} {problem}", text.shown);
             report.wrong(&text.path, problem, hint);
             None
         }

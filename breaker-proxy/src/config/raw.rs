@@ -5,6 +5,7 @@
 //! them. [`SHAPES`] is the one list of keys: reading, hints and the check of the documentation use it.
 
 use super::{ConfigError, ConfigErrors};
+use std::collections::HashMap;
 use toml::{Table, Value};
 
 /// The largest text that is read, in bytes.
@@ -306,11 +307,13 @@ impl Section {
         }
     }
 
-    /// A list of tables. Their paths carry their names where these are valid and tell them apart, else their places.
+    /// A list of at most `most` tables. Their paths carry their names where these are valid and tell them apart, else their
+    /// places.
     pub(super) fn sections(
         &mut self,
         key: &str,
         shape: Shape,
+        most: usize,
         report: &mut Report<'_>,
     ) -> Vec<Section> {
         let Some((path, value)) = self.take(key) else {
@@ -321,18 +324,25 @@ impl Section {
         } else {
             format!("write [[{}]] with two brackets", key_path(&self.path, key))
         };
-        let Value::Array(values) = value else {
+        let Value::Array(mut values) = value else {
             report.wrong_type(path, &value, "a list of tables", &hint);
             return Vec::new();
         };
+        if values.len() > most {
+            let problem = format!("{} of them are too many", values.len());
+            report.wrong(&path, problem, format!("use at most {most}"));
+            // What is checked below grows with the square of some of these lists.
+            values.truncate(most);
+        }
         let names: Vec<Option<String>> =
             values.iter().map(|value| label_of(value, report.env)).collect();
+        let mut times: HashMap<&str, u32> = HashMap::new();
+        for name in names.iter().flatten() {
+            *times.entry(name).or_default() += 1;
+        }
         let mut sections = Vec::with_capacity(values.len());
-        for (index, value) in values.into_iter().enumerate() {
-            let name = names
-                .get(index)
-                .and_then(Option::as_ref)
-                .filter(|name| names.iter().flatten().filter(|other| other == name).count() == 1);
+        for ((index, value), name) in values.into_iter().enumerate().zip(&names) {
+            let name = name.as_deref().filter(|name| times.get(name) == Some(&1));
             let path = match name {
                 Some(name) => format!("{path}.{name}"),
                 None => format!("{path}[{index}]"),
@@ -384,13 +394,16 @@ fn key_path(path: &str, key: &str) -> String {
 }
 
 /// One line, whatever stands in the file.
-fn printable(text: &str) -> String {
-    text.chars()
-        .take(MAX_SHOWN * 2)
-        .flat_map(char::escape_debug)
-        .collect::<String>()
-        .replace("\\'", "'")
-        .replace("\\\"", "\"")
+pub(super) fn printable(text: &str) -> String {
+    let mut line = String::new();
+    for character in text.chars().take(MAX_SHOWN * 2) {
+        if character == ' ' || character.is_ascii_graphic() {
+            line.push(character);
+        } else {
+            line.extend(character.escape_debug());
+        }
+    }
+    line
 }
 
 fn label_of(value: &Value, env: &dyn Fn(&str) -> Option<String>) -> Option<String> {

@@ -6,6 +6,8 @@ use crate::config::{
     Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, State, TokenSource, Upstream, Wire,
 };
 use breaker_core::{Class, Counting, LimitKind, Mode, OnBreach, Recover, Span};
+use proptest::prelude::{ProptestConfig, any, proptest};
+use proptest::sample::Index;
 use std::path::PathBuf;
 
 const ROUTE: &str =
@@ -731,10 +733,7 @@ fn limits_are_checked() {
         "routes.a.limit[0].window: \"9999999999/1s\" is more than can be counted; use at most 4294967295 calls",
     );
     let five = "limit = [{ window = \"1/1s\" }, { window = \"2/3s\" }, { window = \"3/7s\" }, { window = \"4/13s\" }, { window = \"5/31s\" }]";
-    one_in_route(
-        five,
-        "routes.a.limit: 5 limits are too many for one scope; keep 4, or spread them over route, group and global",
-    );
+    one_in_route(five, "routes.a.limit: 5 of them are too many; use at most 4");
 }
 
 /// Goal: a limit that another always meets first is told, with that other.
@@ -865,6 +864,17 @@ fn routes_for_the_same_requests_are_told() {
             bad(&routes(one, other)),
             [format!("routes.b.match: takes {what} as routes.a; {hint}")]
         );
+    }
+}
+
+/// Goal: one wrong value is one error: a route whose match is wrong is not compared with others as if it took any host.
+#[test]
+fn a_wrong_match_is_compared_with_none() {
+    for wrong in ["host = \"a:1\"", "method = \"get\""] {
+        let route = format!(
+            "[[routes]]\nname = \"b\"\nmatch = {{ path = \"/{{*rest}}\", {wrong} }}\nupstream = \"http://h\"\n"
+        );
+        assert_eq!(bad(&format!("{ROUTE}{route}")).len(), 1, "{wrong}");
     }
 }
 
@@ -1028,6 +1038,54 @@ fn upstreams_are_checked() {
     }
 }
 
+/// Goal: an upstream that is one of our own sockets is told, also by another of its names; a neighbour's port is not ours.
+#[test]
+fn an_upstream_that_leads_back_is_told() {
+    let at = |data: &str, upstream: &str| {
+        let listen = format!("[listen]\ndata = \"{data}\"\n");
+        let route = ROUTE.replace("builtin:origin", upstream);
+        load(&format!("{listen}{route}"), "test.toml", &env)
+    };
+    for (data, upstream) in [
+        ("0.0.0.0:80", "http://127.0.0.1"),
+        ("[::]:8000", "http://[::1]:8000"),
+        ("10.0.0.7:8000", "http://10.0.0.7:8000"),
+        ("127.0.0.1:8000", "http://localhost:8000"),
+        ("127.0.0.1:8000", "http://LOCALHOST:8000"),
+        ("127.0.0.1:8000", "http://0.0.0.0:8000"),
+        ("127.0.0.1:8000", "http://[::ffff:127.0.0.1]:8000"),
+    ] {
+        let errors = at(data, upstream).unwrap_err();
+        assert_eq!(errors.0.len(), 1, "{data} {upstream}");
+        assert_eq!(errors.0[0].path, "routes.a.upstream");
+        assert!(errors.0[0].problem.contains("leads back to our own data plane"), "{errors}");
+    }
+    for (data, upstream) in [
+        ("0.0.0.0:8000", "http://10.0.0.7:8000"),
+        ("127.0.0.1:8000", "http://127.0.0.1:8001"),
+        ("127.0.0.1:8000", "http://127.0.0.2:8000"),
+        ("10.0.0.7:8000", "http://127.0.0.1:8000"),
+        ("10.0.0.7:8000", "http://0.0.0.0:8000"),
+    ] {
+        assert!(at(data, upstream).is_ok(), "{data} {upstream}");
+    }
+}
+
+/// Goal: no file, however long, makes a reading long: lists have an end, and so have errors.
+#[test]
+fn lists_and_errors_have_an_end() {
+    let routes: String = (0..4097)
+        .map(|number| {
+            format!("[[routes]]\nname = \"r{number}\"\nmatch = {{ path = \"/{number}\" }}\nupstream = \"http://h\"\n")
+        })
+        .collect();
+    assert_eq!(bad(&routes), ["routes: 4097 of them are too many; use at most 4096"]);
+    let lines =
+        bad(&format!("{}{ROUTE}", (0..1500).map(|n| format!("key{n} = 1\n")).collect::<String>()));
+    assert_eq!(lines.len(), 1001);
+    assert_eq!(lines[1000], "test.toml: has 500 errors more");
+}
+
 /// Goal: dimensions that name nobody, can be tripped by a stranger, or can be left out by everyone are told.
 #[test]
 fn dimensions_are_checked() {
@@ -1063,9 +1121,24 @@ fn dimensions_are_checked() {
     let many: String = (0..5)
         .map(|number| format!("[[routes.keys]]\nname = \"k{number}\"\nfrom = \"peer\"\n"))
         .collect();
+    one_in_route(&many, "routes.a.keys: 5 of them are too many; use at most 4");
+    let spread: String = (0..5)
+        .map(|number| {
+            let table = if number < 2 { "global" } else { "routes" };
+            format!("[[{table}.keys]]\nname = \"k{number}\"\nfrom = \"peer\"\n")
+        })
+        .collect();
     one_in_route(
-        &many,
+        &spread,
         "routes.a.keys: a call meets 5 dimensions here, with those of wider scopes; a call carries 4 at most; drop some",
+    );
+    // A skip of a wider scope is told once, however many routes it is in.
+    let other = "[[routes]]\nname = \"b\"\nmatch = { path = \"/b\" }\nupstream = \"http://h\"\n";
+    one_in_route(
+        &format!(
+            "{other}[[global.keys]]\nname = \"k\"\nfrom = {{ header = \"x\" }}\nmissing = \"skip\""
+        ),
+        "global.keys.k.missing: with \"skip\", nothing counts a call of routes.a that lacks the key; add a dimension that does not skip, such as from = \"peer\", or refuse such calls",
     );
 }
 
@@ -1088,5 +1161,32 @@ fn every_key_is_documented() {
         }
         let rows = section.lines().filter(|line| line.starts_with("| `")).count();
         assert_eq!(rows, shape.keys.len(), "{heading} documents what is not there");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Goal: no text makes a reading panic, and every error has a path, a problem and one line.
+    /// Method: a good file with a piece torn out and another put in, so that it still looks like one.
+    #[test]
+    fn any_text_is_read_or_refused(
+        from in any::<Index>(),
+        length in 0_usize..40,
+        piece in "[\\PC\n\"\\[\\]{}=$0-9]{0,6}",
+    ) {
+        let lines: Vec<char> = EVERYTHING.chars().collect();
+        let from = from.index(lines.len());
+        let to = (from + length).min(lines.len());
+        let text: String =
+            lines[..from].iter().copied().chain(piece.chars()).chain(lines[to..].iter().copied()).collect();
+        if let Err(errors) = load(&text, "test.toml", &env) {
+            assert!(!errors.0.is_empty());
+            assert_eq!(errors.to_string().lines().count(), errors.0.len(), "{errors}");
+            for error in errors.0 {
+                assert!(!error.path.is_empty() && !error.problem.is_empty(), "{error}");
+                assert!(!error.to_string().contains("horse"));
+            }
+        }
     }
 }
