@@ -1,0 +1,121 @@
+//! What the core says: denials, states, transitions, and their causes, as plain values; it decides nothing.
+
+use crate::scope::{KeyHash, Level};
+use crate::time::{Mono, Span};
+
+/// What a call does to risk. It comes from policy alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// May add risk: anything blocks it.
+    Normal,
+    /// Cancels, reads, health: passes a trip and a halt, but not a cut, and charges no limit.
+    Reducing,
+}
+
+/// How hard a kill is. A cut is higher than a halt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KillLevel {
+    /// New work is refused; reducing calls pass.
+    Halt,
+    /// Everything is refused.
+    Cut,
+}
+
+/// Whether a scope's limits and trips deny, or are only recorded. A kill always denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// They deny.
+    Enforce,
+    /// They are recorded: limits charge, gates trip, calls go on.
+    Shadow,
+}
+
+/// Where a gate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Calls pass.
+    Armed,
+    /// Normal calls are refused, until a hold has elapsed or a person decides.
+    Tripped,
+    /// On probation: a few probes pass and decide.
+    HalfOpen,
+    /// Refused by order, until lifted.
+    Killed(KillLevel),
+}
+
+/// Why a call was denied, or why a gate stands where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// A limit refused: its index among the limits of its scope.
+    Limit(u8),
+    /// The gate is tripped: by that limit of its scope, or by hand.
+    Tripped(Option<u8>),
+    /// The gate is half-open and all its probes are taken.
+    Probing,
+    /// The gate is killed.
+    Killed(KillLevel),
+    /// The gate moved between the decision and the send (a kill and its lift, say), or the route
+    /// is not one of the policy at hand: what was decided no longer counts.
+    Stale,
+}
+
+/// The place of one gate. Two places are the same gate only within one breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// How wide the scope is.
+    pub level: Level,
+    /// Which named scope; for a key, which dimension. Opaque: `Policy::scope_of` reads it.
+    pub index: u32,
+    /// For a key: its dimension's index in `Policy::dimensions`, and its hash.
+    pub key: Option<(u8, KeyHash)>,
+}
+
+/// The answer to a call that may not pass.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// Whose gate or limit denied.
+    pub place: Place,
+    /// Why.
+    pub cause: Cause,
+    /// The exact wait until the same call could pass if no other took its place, where one is
+    /// known; never for a kill.
+    pub wait: Option<Span>,
+    /// This very call tripped a gate: nudge the sweeper.
+    pub moved: bool,
+    /// The gate's epoch when it was looked at; with `place` it identifies one trip or one kill.
+    /// Zero for a key that shares the overflow cell, which has no gate.
+    pub epoch: u16,
+}
+
+/// How a call that passed went. A permit dropped unsettled is none of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// As it should.
+    Good,
+    /// Answered, too late: a probe that is slow has failed.
+    Slow,
+    /// Failed.
+    Fault,
+}
+
+/// The fact that a gate moved, as a sweep saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Which gate.
+    pub place: Place,
+    /// Where it stood at the last sweep.
+    pub from: State,
+    /// Where it stands.
+    pub to: State,
+    /// Why it stands there; `None` for armed.
+    pub cause: Option<Cause>,
+    /// When the sweep saw it.
+    pub at: Mono,
+    /// When its hold ends, if it is tripped and has an end.
+    pub until: Option<Mono>,
+    /// The gate's epoch now.
+    pub epoch: u16,
+    /// Moves in between that this sweep did not see one by one.
+    pub skipped: u16,
+}

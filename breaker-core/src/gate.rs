@@ -1,0 +1,517 @@
+//! The trip machine: one 64-bit word, and one pure function that moves it; it holds no atomic and reads no clock.
+//!
+//! | bits | field | meaning |
+//! | --- | --- | --- |
+//! | 2 | phase | armed, tripped, half-open, killed |
+//! | 1 | cut | the kill's level |
+//! | 2 | mode | empty (the policy's), enforce, shadow: an operator's override |
+//! | 5 | cause | what tripped it |
+//! | 4 | strikes | trips in the present bad spell |
+//! | 6 | left | probes that may still be given out |
+//! | 6 | owed | probes that must still pass; of a tripped gate: 1 if its hold has no end |
+//! | 12 | epoch | grows with every move, and wraps |
+//! | 26 | until | end of the hold; of an armed gate with strikes: when they are forgiven |
+//!
+//! *Owed* is counted down, not up, so that a policy swapped in the middle of a probation cannot
+//! leave it waiting for probes that nobody gives out.
+//!
+//! `until` counts units of 2²⁴ ns (about 17 ms), rounded up: a hold is never shorter than told. It wraps after 13
+//! days and is compared by half ranges, so holds are at most `MAX_HOLD` (about 6.5 days).
+
+use std::num::NonZeroU64;
+
+use crate::facts::{Cause, KillLevel, Mode, State};
+use crate::policy::Recover;
+use crate::time::{Mono, Span};
+
+/// A gate's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Word(u64);
+
+/// What can happen to a gate. An input with an epoch acts only on the move it knows of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// By that limit, or by hand.
+    Trip(Option<u8>),
+    /// Time passed: ends a hold, forgives strikes.
+    Elapsed,
+    ProbeTaken,
+    ProbePassed(u16),
+    ProbeFailed(u16),
+    ProbeAbandoned(u16),
+    Kill(KillLevel),
+    Lift(u16, LiftTo),
+    Reset,
+    Mode(Option<Mode>),
+}
+
+/// Where a lift leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LiftTo {
+    /// From cut down to halt.
+    Halt,
+    /// To probation: the default.
+    HalfOpen,
+    /// Straight back.
+    Armed,
+}
+
+/// How a gate trips and recovers: [`Recover`] in the gate's units, in one word, for a permit carries one for each probe.
+///
+/// 26 bits each for the first hold (zero: never comes back by itself) and for the longest, which is also how long an
+/// armed gate stays calm before its strikes are forgiven; then the probes, never zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TripRule(NonZeroU64);
+
+/// What a gate says to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Pass.
+    Free,
+    /// Pass with a probe.
+    Probe,
+    /// Do not pass.
+    Blocked(Cause, Option<Span>),
+}
+
+/// A hold, at most: half the range of `until` less a minute for clocks that disagree.
+pub(crate) const MAX_HOLD: Span = Span::from_nanos(((HALF - 4_096) as u64) << UNIT_BITS);
+/// A hold, at least: ten sweeps.
+pub(crate) const MIN_HOLD: Span = Span::from_millis(200);
+/// Probes, at most.
+pub(crate) const MAX_PROBES: u8 = 63;
+
+impl TripRule {
+    /// The rule in units, rounded up. Numbers out of range are the compiler's to refuse; here they saturate.
+    pub(crate) const fn new(recover: Recover) -> TripRule {
+        let (probes, after, at_most) = match recover {
+            Recover::Manual { probes } => (probes, 0, 0),
+            Recover::Probe { probes, after, at_most } => (probes, units(after), units(at_most)),
+        };
+        let probes = match probes {
+            0 => 1,
+            1..=MAX_PROBES => probes as u64,
+            _ => MAX_PROBES as u64,
+        };
+        let word = probes << (UNTIL * 2) | (after as u64) << UNTIL | at_most as u64;
+        match NonZeroU64::new(word) {
+            Some(word) => TripRule(word),
+            None => TripRule(NonZeroU64::MIN),
+        }
+    }
+
+    const fn probes(self) -> u8 {
+        byte(self.0.get(), UNTIL * 2, LEFT)
+    }
+
+    const fn after(self) -> u32 {
+        (self.0.get() >> UNTIL & 0x03ff_ffff) as u32
+    }
+
+    const fn at_most(self) -> u32 {
+        (self.0.get() & 0x03ff_ffff) as u32
+    }
+
+    /// How long a gate with so many strikes holds.
+    const fn hold(self, strikes: u8) -> u32 {
+        let doublings = strikes.saturating_sub(1) as u32;
+        let long = (self.after() as u64) << doublings;
+        if long < self.at_most() as u64 { self.after() << doublings } else { self.at_most() }
+    }
+}
+
+impl Word {
+    pub(crate) const fn from_bits(word: u64) -> Word {
+        Word(word)
+    }
+
+    pub(crate) const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// The word after `input`; `None` where the input means nothing to it. Total.
+    pub(crate) const fn step(self, input: Input, rule: &TripRule, now: Mono) -> Option<Word> {
+        let at = self.fields();
+        let next = match (input, at.phase) {
+            (Input::Trip(limit), Phase::Armed) => {
+                let calm = at.strikes > 0 && has_passed(at.until, now);
+                let strikes = if calm { 0 } else { at.strikes };
+                at.tripped(strikes, trip_code(limit), rule, now)
+            }
+            (Input::Trip(limit), Phase::HalfOpen) => {
+                at.tripped(at.strikes, trip_code(limit), rule, now)
+            }
+            (Input::Elapsed, Phase::Tripped) if at.is_over(rule, now) => at.half_open(rule),
+            (Input::Elapsed, Phase::Armed) if at.strikes > 0 && has_passed(at.until, now) => {
+                Fields { strikes: 0, until: 0, ..at }
+            }
+            (Input::ProbeTaken, Phase::HalfOpen) if at.left > 0 => {
+                Fields { left: at.left - 1, ..at }
+            }
+            (Input::ProbePassed(epoch), Phase::HalfOpen) if epoch == at.epoch => {
+                if at.owed <= 1 {
+                    at.armed_with_strikes(rule, now)
+                } else {
+                    let owed = at.owed - 1;
+                    Fields { owed, left: smaller(at.left, owed), ..at }
+                }
+            }
+            (Input::ProbeFailed(epoch), Phase::HalfOpen) if epoch == at.epoch => {
+                at.tripped(at.strikes, at.cause, rule, now)
+            }
+            (Input::ProbeAbandoned(epoch), Phase::HalfOpen)
+                if epoch == at.epoch && at.left < at.owed =>
+            {
+                Fields { left: at.left + 1, ..at }
+            }
+            (Input::Kill(level), phase) => {
+                let was_cut = matches!(phase, Phase::Killed) && at.cut;
+                at.killed(was_cut || matches!(level, KillLevel::Cut))
+            }
+            (Input::Lift(epoch, to), Phase::Killed) if epoch == at.epoch => match to {
+                LiftTo::Halt if at.cut => at.killed(false),
+                LiftTo::Halt => return None,
+                LiftTo::HalfOpen => at.half_open(rule),
+                LiftTo::Armed => at.armed(),
+            },
+            (Input::Lift(epoch, LiftTo::HalfOpen), Phase::Tripped) if epoch == at.epoch => {
+                at.half_open(rule)
+            }
+            (Input::Lift(epoch, LiftTo::Armed), Phase::Tripped | Phase::HalfOpen)
+                if epoch == at.epoch =>
+            {
+                at.armed()
+            }
+            (Input::Reset, Phase::Tripped | Phase::HalfOpen) => Fields { mode: 0, ..at.armed() },
+            (Input::Reset, Phase::Armed) if at.mode != 0 || at.strikes != 0 => {
+                Fields { mode: 0, strikes: 0, until: 0, ..at }
+            }
+            (Input::Mode(mode), _) => Fields { mode: mode_code(mode), ..at },
+            _ => return None,
+        };
+        let next = next.word();
+        if next.0 == self.0 { None } else { Some(next) }
+    }
+
+    /// What the gate says to a call. An elapsed hold counts as half-open.
+    pub(crate) const fn look(self, reducing: bool, rule: &TripRule, now: Mono) -> Look {
+        let at = self.fields();
+        match at.phase {
+            Phase::Armed => Look::Free,
+            Phase::Killed if at.cut => Look::Blocked(Cause::Killed(KillLevel::Cut), None),
+            _ if reducing => Look::Free,
+            Phase::Killed => Look::Blocked(Cause::Killed(KillLevel::Halt), None),
+            Phase::Tripped if at.is_over(rule, now) => Look::Probe,
+            Phase::Tripped => Look::Blocked(at.trip_cause(), at.wait(rule, now)),
+            Phase::HalfOpen if at.left > 0 => Look::Probe,
+            Phase::HalfOpen => Look::Blocked(Cause::Probing, None),
+        }
+    }
+
+    /// The last look: what was decided at `epoch` against what the gate says now.
+    ///
+    /// A reducing call asks only for a cut, a call that shadow mode let through only for a kill: an epoch cannot
+    /// tell them which kind of move they missed, and neither may be refused for a trip.
+    pub(crate) const fn look_again(
+        self,
+        epoch: u16,
+        reducing: bool,
+        shadow: bool,
+    ) -> Option<Cause> {
+        let at = self.fields();
+        match at.phase {
+            Phase::Killed if at.cut => Some(Cause::Killed(KillLevel::Cut)),
+            _ if reducing => None,
+            Phase::Killed => Some(Cause::Killed(KillLevel::Halt)),
+            _ if shadow => None,
+            Phase::Tripped => Some(at.trip_cause()),
+            Phase::Armed | Phase::HalfOpen if at.epoch != epoch => Some(Cause::Stale),
+            Phase::Armed | Phase::HalfOpen => None,
+        }
+    }
+
+    pub(crate) const fn is_cut(self) -> bool {
+        let at = self.fields();
+        matches!(at.phase, Phase::Killed) && at.cut
+    }
+
+    pub(crate) const fn is_armed(self) -> bool {
+        matches!(self.fields().phase, Phase::Armed)
+    }
+
+    /// Whether nothing but the epoch tells it from a new gate.
+    pub(crate) const fn is_fresh(self) -> bool {
+        self.0 & !(bits(EPOCH) << EPOCH_AT) == 0
+    }
+
+    /// Whether time alone may move it.
+    pub(crate) const fn awaits_time(self, rule: &TripRule) -> bool {
+        let at = self.fields();
+        match at.phase {
+            Phase::Armed => at.strikes > 0,
+            Phase::Tripped => !at.is_endless(rule),
+            Phase::HalfOpen | Phase::Killed => false,
+        }
+    }
+
+    pub(crate) const fn epoch(self) -> u16 {
+        self.fields().epoch
+    }
+
+    pub(crate) const fn strikes(self) -> u8 {
+        self.fields().strikes
+    }
+
+    /// The operator's override, if there is one.
+    pub(crate) const fn mode(self) -> Option<Mode> {
+        match self.fields().mode {
+            MODE_ENFORCE => Some(Mode::Enforce),
+            MODE_SHADOW => Some(Mode::Shadow),
+            _ => None,
+        }
+    }
+
+    /// The state as the word has it.
+    pub(crate) const fn state(self) -> State {
+        let at = self.fields();
+        match at.phase {
+            Phase::Armed => State::Armed,
+            Phase::Tripped => State::Tripped,
+            Phase::HalfOpen => State::HalfOpen,
+            Phase::Killed if at.cut => State::Killed(KillLevel::Cut),
+            Phase::Killed => State::Killed(KillLevel::Halt),
+        }
+    }
+
+    /// Why the gate stands where it stands; `None` if armed, or on probation after a kill.
+    pub(crate) const fn cause(self) -> Option<Cause> {
+        let at = self.fields();
+        match at.phase {
+            Phase::Armed => None,
+            Phase::Tripped => Some(at.trip_cause()),
+            Phase::HalfOpen if at.cause == 0 => None,
+            Phase::HalfOpen => Some(at.trip_cause()),
+            Phase::Killed if at.cut => Some(Cause::Killed(KillLevel::Cut)),
+            Phase::Killed => Some(Cause::Killed(KillLevel::Halt)),
+        }
+    }
+
+    /// When a tripped gate's hold ends; `None` if it has no end or the gate is not tripped.
+    pub(crate) const fn until(self, rule: &TripRule, now: Mono) -> Option<Mono> {
+        let at = self.fields();
+        if !matches!(at.phase, Phase::Tripped) || at.is_endless(rule) {
+            return None;
+        }
+        // Both are points on the wrapped circle; the nearer way round is the true one.
+        let unit = now.as_nanos() >> UNIT_BITS;
+        let ahead = at.until.wrapping_sub(wrapped(now)) & RANGE;
+        let until = if ahead < HALF {
+            unit.saturating_add(ahead as u64)
+        } else {
+            unit.saturating_sub((RANGE - ahead + 1) as u64)
+        };
+        Some(Mono::from_nanos(until.saturating_mul(1 << UNIT_BITS)))
+    }
+
+    const fn fields(self) -> Fields {
+        let word = self.0;
+        Fields {
+            phase: match (word >> PHASE_AT) & bits(PHASE) {
+                0 => Phase::Armed,
+                1 => Phase::Tripped,
+                2 => Phase::HalfOpen,
+                _ => Phase::Killed,
+            },
+            cut: (word >> CUT_AT) & bits(CUT) == 1,
+            mode: byte(word, MODE_AT, MODE),
+            cause: byte(word, CAUSE_AT, CAUSE),
+            strikes: byte(word, STRIKES_AT, STRIKES),
+            left: byte(word, LEFT_AT, LEFT),
+            owed: byte(word, OWED_AT, OWED),
+            epoch: ((word >> EPOCH_AT) & 0xfff) as u16,
+            until: (word & 0x03ff_ffff) as u32,
+        }
+    }
+}
+
+/// The word, taken apart.
+#[derive(Clone, Copy)]
+struct Fields {
+    phase: Phase,
+    cut: bool,
+    mode: u8,
+    cause: u8,
+    strikes: u8,
+    left: u8,
+    owed: u8,
+    epoch: u16,
+    until: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    Armed,
+    Tripped,
+    HalfOpen,
+    Killed,
+}
+
+impl Fields {
+    const fn word(self) -> Word {
+        let phase = match self.phase {
+            Phase::Armed => 0,
+            Phase::Tripped => 1,
+            Phase::HalfOpen => 2,
+            Phase::Killed => 3_u64,
+        };
+        Word(
+            phase << PHASE_AT
+                | (self.cut as u64) << CUT_AT
+                | (self.mode as u64) << MODE_AT
+                | (self.cause as u64) << CAUSE_AT
+                | (self.strikes as u64) << STRIKES_AT
+                | (self.left as u64) << LEFT_AT
+                | (self.owed as u64) << OWED_AT
+                | (self.epoch as u64) << EPOCH_AT
+                | self.until as u64,
+        )
+    }
+
+    /// One move on, with everything emptied that a phase does not use.
+    const fn moved(self, phase: Phase) -> Fields {
+        let epoch = (self.epoch + 1) & 0xfff;
+        Fields { phase, cut: false, left: 0, owed: 0, until: 0, epoch, ..self }
+    }
+
+    const fn tripped(self, strikes: u8, cause: u8, rule: &TripRule, now: Mono) -> Fields {
+        let strikes = if strikes < MAX_STRIKES { strikes + 1 } else { strikes };
+        let owed = (rule.after() == 0) as u8;
+        let until = deadline(now, rule.hold(strikes));
+        Fields { strikes, cause, owed, until, ..self.moved(Phase::Tripped) }
+    }
+
+    const fn half_open(self, rule: &TripRule) -> Fields {
+        Fields { left: rule.probes(), owed: rule.probes(), ..self.moved(Phase::HalfOpen) }
+    }
+
+    const fn killed(self, cut: bool) -> Fields {
+        Fields { cut, cause: 0, ..self.moved(Phase::Killed) }
+    }
+
+    const fn armed(self) -> Fields {
+        Fields { cause: 0, strikes: 0, ..self.moved(Phase::Armed) }
+    }
+
+    /// Armed by its probes: what it did is remembered for as long as its longest hold.
+    const fn armed_with_strikes(self, rule: &TripRule, now: Mono) -> Fields {
+        if rule.at_most() == 0 || self.strikes == 0 {
+            return self.armed();
+        }
+        let until = deadline(now, rule.at_most());
+        Fields { cause: 0, until, ..self.moved(Phase::Armed) }
+    }
+
+    /// Of a tripped gate: the trip or the rule at hand says that it never comes back by itself.
+    const fn is_endless(self, rule: &TripRule) -> bool {
+        self.owed > 0 || rule.after() == 0
+    }
+
+    const fn is_over(self, rule: &TripRule, now: Mono) -> bool {
+        !self.is_endless(rule) && has_passed(self.until, now)
+    }
+
+    const fn wait(self, rule: &TripRule, now: Mono) -> Option<Span> {
+        match self.word().until(rule, now) {
+            Some(until) => Some(until.since(now)),
+            None => None,
+        }
+    }
+
+    const fn trip_cause(self) -> Cause {
+        if self.cause < FIRST_LIMIT {
+            Cause::Tripped(None)
+        } else {
+            Cause::Tripped(Some(self.cause - FIRST_LIMIT))
+        }
+    }
+}
+
+/// 1 is by hand, and from 2 on the limits; 0 is nothing.
+const fn trip_code(limit: Option<u8>) -> u8 {
+    match limit {
+        None => 1,
+        Some(limit) if limit > 29 => 31,
+        Some(limit) => limit + FIRST_LIMIT,
+    }
+}
+
+const fn mode_code(mode: Option<Mode>) -> u8 {
+    match mode {
+        None => 0,
+        Some(Mode::Enforce) => MODE_ENFORCE,
+        Some(Mode::Shadow) => MODE_SHADOW,
+    }
+}
+
+/// The instant, in units rounded down, on the wrapped circle.
+#[expect(clippy::cast_possible_truncation, reason = "the mask keeps 26 bits")]
+const fn wrapped(now: Mono) -> u32 {
+    (now.as_nanos() >> UNIT_BITS) as u32 & RANGE
+}
+
+/// The end of a hold that starts now. One unit is added because now was rounded down.
+const fn deadline(now: Mono, hold: u32) -> u32 {
+    wrapped(now).wrapping_add(hold).wrapping_add(1) & RANGE
+}
+
+/// Half-range comparison: the half behind now has passed, the half ahead has not.
+const fn has_passed(until: u32, now: Mono) -> bool {
+    wrapped(now).wrapping_sub(until) & RANGE < HALF
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "compared with the largest value just before")]
+const fn units(span: Span) -> u32 {
+    let units = span.as_nanos().div_ceil(1 << UNIT_BITS);
+    if units < (HALF - 4_096) as u64 { units as u32 } else { HALF - 4_096 }
+}
+
+const fn smaller(a: u8, b: u8) -> u8 {
+    if a < b { a } else { b }
+}
+
+const fn bits(width: u32) -> u64 {
+    (1 << width) - 1
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "no field read by it is wider than 6 bits")]
+const fn byte(word: u64, at: u32, width: u32) -> u8 {
+    ((word >> at) & bits(width)) as u8
+}
+
+const UNTIL: u32 = 26;
+const EPOCH: u32 = 12;
+const OWED: u32 = 6;
+const LEFT: u32 = 6;
+const STRIKES: u32 = 4;
+const CAUSE: u32 = 5;
+const MODE: u32 = 2;
+const CUT: u32 = 1;
+const PHASE: u32 = 2;
+
+const EPOCH_AT: u32 = UNTIL;
+const OWED_AT: u32 = EPOCH_AT + EPOCH;
+const LEFT_AT: u32 = OWED_AT + OWED;
+const STRIKES_AT: u32 = LEFT_AT + LEFT;
+const CAUSE_AT: u32 = STRIKES_AT + STRIKES;
+const MODE_AT: u32 = CAUSE_AT + CAUSE;
+const CUT_AT: u32 = MODE_AT + MODE;
+const PHASE_AT: u32 = CUT_AT + CUT;
+const _: () = assert!(PHASE_AT + PHASE == 64, "the fields fill the word");
+
+const UNIT_BITS: u32 = 24;
+const RANGE: u32 = (1 << UNTIL) - 1;
+const HALF: u32 = 1 << (UNTIL - 1);
+const MAX_STRIKES: u8 = 15;
+const FIRST_LIMIT: u8 = 2;
+const MODE_ENFORCE: u8 = 1;
+const MODE_SHADOW: u8 = 2;

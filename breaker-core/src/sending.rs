@@ -1,0 +1,183 @@
+//! The handshake that makes a kill's silence provable: senders mark, look, write, unmark; a watcher waits for the marks. It moves no gate and never blocks.
+//!
+//! A sender stores its mark (odd: inside), then loads the gates. A killer stores a gate, then loads
+//! the marks. Both stand a sequentially consistent fence in between, so not both can miss:
+//! either the sender sees the kill and does not write, or the watcher sees it inside and waits
+//! until its mark has changed. The sender's fence stands in [`Sender::send`], **the killer's in
+//! [`Senders::watch`]**: kill first, then watch.
+
+use std::cell::Cell;
+
+use crate::breaker::Breaker;
+use crate::facts::Denial;
+use crate::permit::Pass;
+use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
+use crate::time::Mono;
+
+/// One mark for each sending thread.
+pub struct Senders {
+    marks: Box<[Mark]>,
+}
+
+/// The one writer of one mark. It may move to another thread, but not be shared.
+pub struct Sender<'s> {
+    mark: &'s AtomicU64,
+    /// Sends inside one another: only the outermost marks. Also keeps the type off other threads.
+    depth: Cell<u32>,
+}
+
+/// What is left to wait for after a gate moved.
+pub struct Watch<'s> {
+    senders: &'s Senders,
+    /// The marks as first seen; even once seen outside.
+    seen: Box<[u64]>,
+}
+
+/// On its own cache line: it is written at every send.
+#[repr(align(128))]
+struct Mark {
+    /// Odd while its sender is between the look and the end of the write.
+    count: AtomicU64,
+    taken: AtomicBool,
+}
+
+impl Senders {
+    /// Marks for so many sending threads.
+    #[must_use]
+    pub fn new(count: usize) -> Senders {
+        let mark = |_| Mark { count: AtomicU64::new(0), taken: AtomicBool::new(false) };
+        Senders { marks: (0..count).map(mark).collect() }
+    }
+
+    /// The sender of an index; each at most once: `None` when it is out of range or taken.
+    #[must_use]
+    pub fn sender(&self, index: usize) -> Option<Sender<'_>> {
+        let mark = self.marks.get(index)?;
+        // ordering: relaxed, for the swap alone decides who has it, and nothing was written before.
+        if mark.taken.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        Some(Sender { mark: &mark.count, depth: Cell::new(0) })
+    }
+
+    /// After a gate moved: which senders are inside a send that may have begun before. Contains
+    /// the killer's fence. Allocates one word for each sender.
+    #[must_use]
+    pub fn watch(&self) -> Watch<'_> {
+        self.watch_as::<true>()
+    }
+
+    fn watch_as<const FENCED: bool>(&self) -> Watch<'_> {
+        if FENCED {
+            // ordering: sequentially consistent, the killer's half of the handshake: the gate was
+            // stored, the marks are loaded next.
+            fence(Ordering::SeqCst);
+        }
+        // ordering: acquire, so that the write of a section that is over happened before silence.
+        let seen = self.marks.iter().map(|mark| mark.count.load(Ordering::Acquire)).collect();
+        Watch { senders: self, seen }
+    }
+}
+
+impl Sender<'_> {
+    /// Marks, looks once more at the gates of a pass, runs `write` if they still allow, unmarks
+    /// (also if `write` panics). What `write` does must be over when it returns.
+    ///
+    /// `write` may itself send on the same sender; the mark then covers both.
+    ///
+    /// # Errors
+    /// The denial of the last look; nothing was written.
+    pub fn send<R>(
+        &self,
+        breaker: &Breaker,
+        pass: &Pass,
+        now: Mono,
+        write: impl FnOnce() -> R,
+    ) -> Result<R, Denial> {
+        self.section::<true, R, Denial>(|| breaker.look(pass, now), write)
+    }
+
+    /// As [`Sender::send`], for a write that carries several calls at once: it runs only if
+    /// the gates of all passes still allow.
+    ///
+    /// # Errors
+    /// The denial of the first pass that was denied; nothing was written.
+    pub fn send_all<'p, R>(
+        &self,
+        breaker: &Breaker,
+        passes: impl IntoIterator<Item = &'p Pass>,
+        now: Mono,
+        write: impl FnOnce() -> R,
+    ) -> Result<R, Denial> {
+        let look = || passes.into_iter().try_for_each(|pass| breaker.look(pass, now));
+        self.section::<true, R, Denial>(look, write)
+    }
+
+    fn section<const FENCED: bool, R, E>(
+        &self,
+        look: impl FnOnce() -> Result<(), E>,
+        write: impl FnOnce() -> R,
+    ) -> Result<R, E> {
+        let _inside = Inside::enter::<FENCED>(self);
+        look()?;
+        Ok(write())
+    }
+}
+
+/// The mark is odd while this lives.
+struct Inside<'a, 's>(&'a Sender<'s>);
+
+impl<'a, 's> Inside<'a, 's> {
+    fn enter<const FENCED: bool>(sender: &'a Sender<'s>) -> Inside<'a, 's> {
+        let depth = sender.depth.get();
+        sender.depth.set(depth.saturating_add(1));
+        if depth == 0 {
+            // ordering: relaxed load, for nobody else writes this mark; relaxed store, for the
+            // fence below orders it before the looks.
+            let count = sender.mark.load(Ordering::Relaxed);
+            sender.mark.store(count.wrapping_add(1), Ordering::Relaxed);
+            if FENCED {
+                // ordering: sequentially consistent, the sender's half of the handshake: the mark
+                // was stored, the gates are loaded next. A send inside a send needs none of its own:
+                // if this fence came before the killer's, the killer waits for the whole
+                // of it; if after, the kill is seen.
+                fence(Ordering::SeqCst);
+            }
+        }
+        Inside(sender)
+    }
+}
+
+impl Drop for Inside<'_, '_> {
+    fn drop(&mut self) {
+        let depth = self.0.depth.get().saturating_sub(1);
+        self.0.depth.set(depth);
+        if depth == 0 {
+            // ordering: relaxed load, for nobody else writes this mark.
+            let count = self.0.mark.load(Ordering::Relaxed);
+            // ordering: release, so that whoever sees the sender outside sees its write done.
+            self.0.mark.store(count.wrapping_add(1), Ordering::Release);
+        }
+    }
+}
+
+impl Watch<'_> {
+    /// Indexes of the senders not yet seen outside. Never blocks and never allocates.
+    pub fn pending(&mut self) -> impl Iterator<Item = usize> + '_ {
+        let marks = self.senders.marks.iter();
+        self.seen.iter_mut().zip(marks).enumerate().filter_map(|(index, (seen, mark))| {
+            // ordering: acquire, so that the write of a section that is over happened before
+            // silence.
+            if *seen % 2 == 1 && mark.count.load(Ordering::Acquire) != *seen {
+                *seen = 0;
+            }
+            (*seen % 2 == 1).then_some(index)
+        })
+    }
+
+    /// Whether every sender was seen outside since the gate moved.
+    pub fn is_silent(&mut self) -> bool {
+        // Not `next().is_none()`: every mark is looked at, so that each is let go as soon as it may be.
+        self.pending().count() == 0
+    }
+}

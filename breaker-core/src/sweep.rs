@@ -1,0 +1,184 @@
+//! Timers, and the facts of what moved: it compares each gate with what it saw last. It trips nothing and keeps no queue.
+
+use crate::breaker::Breaker;
+use crate::cell::Gate;
+use crate::facts::{Place, Transition};
+use crate::gate::{Input, TripRule, Word};
+use crate::policy::Policy;
+use crate::scope::Level;
+use crate::time::Mono;
+
+/// One reader of all gates. A breaker has one sweeper; a second one would take half of its news,
+/// and get the other half late.
+#[derive(Default)]
+pub struct Sweeper {
+    /// The last word seen of each cell: the named ones first, then a list for each table.
+    seen: Vec<Vec<Word>>,
+    /// Where the next walk over the dirty words begins: area and word.
+    next_word: (usize, usize),
+    /// Where the slow walk over all cells goes on: area and cell.
+    next_cell: (usize, usize),
+}
+
+impl Sweeper {
+    /// A sweeper that has seen nothing: what is not armed is news to it.
+    #[must_use]
+    pub fn new() -> Sweeper {
+        Sweeper::default()
+    }
+
+    /// Steps elapsed holds to half-open, forgives strikes, and appends what moved since the last
+    /// sweep. Call it every 20 ms, or when nudged.
+    ///
+    /// Its work is bounded: at most 4 096 cells that are known to have moved or to wait, round
+    /// robin, and 512 others, so that nothing is overlooked for ever.
+    pub fn sweep(
+        &mut self,
+        breaker: &Breaker,
+        policy: &Policy,
+        now: Mono,
+        out: &mut Vec<Transition>,
+    ) {
+        let areas = breaker.areas();
+        self.seen.resize_with(areas, Vec::new);
+        for (area, seen) in self.seen.iter_mut().enumerate() {
+            seen.resize(breaker.cells_of(area), Word::default());
+        }
+        self.sweep_dirty(breaker, policy, now, out);
+        self.sweep_some(breaker, policy, now, out);
+    }
+
+    fn sweep_dirty(
+        &mut self,
+        breaker: &Breaker,
+        policy: &Policy,
+        now: Mono,
+        out: &mut Vec<Transition>,
+    ) {
+        let mut budget = MOVED_CELLS;
+        let words: usize = (0..breaker.areas()).map(|area| breaker.dirty_words(area)).sum();
+        let (mut area, mut word) = self.next_word;
+        for _ in 0..words + breaker.areas() {
+            if word >= breaker.dirty_words(area) {
+                (area, word) = ((area + 1) % breaker.areas(), 0);
+                continue;
+            }
+            if budget == 0 {
+                break;
+            }
+            let mut bits = breaker.take_dirty(area, word);
+            while bits != 0 {
+                let bit = usize::try_from(bits.trailing_zeros()).unwrap_or(0);
+                bits &= bits - 1;
+                budget = budget.saturating_sub(1);
+                self.look(breaker, policy, now, out, (area, word * 64 + bit));
+            }
+            word += 1;
+        }
+        self.next_word = (area, word);
+    }
+
+    fn sweep_some(
+        &mut self,
+        breaker: &Breaker,
+        policy: &Policy,
+        now: Mono,
+        out: &mut Vec<Transition>,
+    ) {
+        for _ in 0..OTHER_CELLS {
+            let (area, cell) = self.next_cell;
+            if cell >= breaker.cells_of(area) {
+                self.next_cell = ((area + 1) % breaker.areas(), 0);
+                continue;
+            }
+            self.next_cell = (area, cell + 1);
+            self.look(breaker, policy, now, out, (area, cell));
+        }
+    }
+
+    fn look(
+        &mut self,
+        breaker: &Breaker,
+        policy: &Policy,
+        now: Mono,
+        out: &mut Vec<Transition>,
+        (area, cell): (usize, usize),
+    ) {
+        let Some(gate) = breaker.gate_of(area, cell) else { return };
+        let word = gate.word();
+        let Some(seen) = self.seen.get_mut(area).and_then(|cells| cells.get_mut(cell)) else {
+            return;
+        };
+        if word.is_fresh() && word.epoch() == seen.epoch() {
+            return;
+        }
+        let Some((place, rule)) = placed(breaker, policy, area, cell) else { return };
+        let fact = |from: Word, to: Word| Transition {
+            place,
+            from: from.state(),
+            to: to.state(),
+            cause: to.cause(),
+            at: now,
+            until: rule.as_ref().and_then(|rule| to.until(rule, now)),
+            epoch: to.epoch(),
+            skipped: moves(from, to).saturating_sub(1),
+        };
+        if moves(*seen, word) > 0 {
+            out.push(fact(*seen, word));
+        }
+        *seen = word;
+        // Without a rule (its scope is in this policy no more) a gate stays as it is.
+        let Some(trip) = &rule else { return };
+        if let Some(moved) = step_elapsed(gate, trip, now) {
+            if moves(word, moved) > 0 {
+                out.push(fact(word, moved));
+            }
+            *seen = moved;
+        }
+        if seen.awaits_time(trip) {
+            breaker.mark(area, cell);
+        }
+    }
+}
+
+impl std::fmt::Debug for Sweeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sweeper").field("areas", &self.seen.len()).finish_non_exhaustive()
+    }
+}
+
+/// Moves between two words of one gate.
+fn moves(from: Word, to: Word) -> u16 {
+    to.epoch().wrapping_sub(from.epoch()) & 0xfff
+}
+
+fn step_elapsed(gate: &Gate, rule: &TripRule, now: Mono) -> Option<Word> {
+    gate.step(Input::Elapsed, rule, now).map(|moved| moved.after)
+}
+
+/// Whose cell it is, and the rule of its gate if this policy has one.
+fn placed(
+    breaker: &Breaker,
+    policy: &Policy,
+    area: usize,
+    cell: usize,
+) -> Option<(Place, Option<TripRule>)> {
+    let number = |index: usize| u32::try_from(index).ok();
+    let Some(table) = area.checked_sub(1) else {
+        let index = number(cell)?;
+        let rules = policy.scope_rules(index);
+        let level = rules.map_or(Level::Route, |rules| rules.scope.level());
+        return Some((Place { level, index, key: None }, rules.map(|rules| rules.rules.trip)));
+    };
+    let key = breaker.table(table)?.tag(cell)?;
+    let index = number(table)?;
+    let rules = policy.key_rules(index);
+    let position = rules.map_or(u8::MAX, |rules| rules.index);
+    let place = Place { level: Level::Key, index, key: Some((position, key)) };
+    Some((place, rules.map(|rules| rules.rules.trip)))
+}
+
+/// Cells known to have moved or to wait that one sweep looks at.
+const MOVED_CELLS: usize = 4_096;
+/// Other cells that one sweep looks at.
+const OTHER_CELLS: usize = 512;

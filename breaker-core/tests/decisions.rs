@@ -1,0 +1,586 @@
+//! Decisions and orders through the public door, each rule once; no randomness here.
+
+use breaker_core::{
+    Breaker, Call, Capacity, Cause, Class, Counting, GroupSpec, KeySpec, KillLevel, Level, LiftTo,
+    LimitSpec, Mode, Mono, OrderError, Outcome, Permit, Policy, PolicySpec, Recover, RouteSpec,
+    Scope, ScopeSpec, Seed, Span, State, Sweeper, Verdict,
+};
+
+const SECOND: Span = Span::from_secs(1);
+const PROBE: Recover = Recover::Probe { probes: 2, after: SECOND, at_most: Span::from_secs(8) };
+
+fn at(millis: u64) -> Mono {
+    Mono::ZERO.plus(Span::from_millis(millis))
+}
+
+fn scope(path: &str) -> Scope {
+    Scope::parse(path).unwrap()
+}
+
+fn breaker() -> Breaker {
+    Breaker::new(Capacity { scopes: 8, keys: 64 }, Seed([1, 2]))
+}
+
+fn limits(limits: Vec<LimitSpec>) -> ScopeSpec {
+    ScopeSpec { limits, recover: PROBE, ..ScopeSpec::default() }
+}
+
+fn key(name: &str, limits: Vec<LimitSpec>) -> KeySpec {
+    KeySpec { name: name.into(), limits, recover: PROBE, mode: Mode::Enforce }
+}
+
+/// `/pay/orders` (normal) and `/pay/cancel` (reducing).
+fn spec(group: ScopeSpec, route: ScopeSpec) -> PolicySpec {
+    let cancel = ScopeSpec { limits: vec![LimitSpec::window(1, SECOND)], ..ScopeSpec::default() };
+    PolicySpec {
+        global: ScopeSpec::default(),
+        groups: vec![GroupSpec { name: "pay".into(), scope: group }],
+        routes: vec![
+            RouteSpec {
+                name: "orders".into(),
+                group: "pay".into(),
+                class: Class::Normal,
+                scope: route,
+            },
+            RouteSpec {
+                name: "cancel".into(),
+                group: "pay".into(),
+                class: Class::Reducing,
+                scope: cancel,
+            },
+        ],
+    }
+}
+
+fn call(policy: &Policy, path: &str) -> Call {
+    Call::new(policy.route(&scope(path)).unwrap())
+}
+
+fn orders(policy: &Policy) -> Call {
+    call(policy, "/pay/orders")
+}
+
+fn cancel(policy: &Policy) -> Call {
+    call(policy, "/pay/cancel")
+}
+
+fn allowed(verdict: Verdict<'_>) -> Permit<'_> {
+    match verdict {
+        Verdict::Allow(permit) => permit,
+        Verdict::Deny(denial) => panic!("denied: {denial:?}"),
+    }
+}
+
+fn denied(verdict: Verdict<'_>) -> breaker_core::Denial {
+    match verdict {
+        Verdict::Allow(_) => panic!("allowed"),
+        Verdict::Deny(denial) => denial,
+    }
+}
+
+/// Goal: a window refuses above its count, names itself, and tells the exact wait.
+#[test]
+fn a_window_refuses_and_tells_the_wait() {
+    let breaker = breaker();
+    let spec = spec(ScopeSpec::default(), limits(vec![LimitSpec::window(2, SECOND)]));
+    let policy = breaker.compile(&spec).unwrap();
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(0))));
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(400))));
+    let denial = denied(breaker.admit(&policy, orders(&policy), at(700)));
+    assert_eq!(denial.cause, Cause::Limit(0));
+    assert_eq!(denial.place.level, Level::Route);
+    assert_eq!(denial.wait, Some(Span::from_millis(300)));
+    assert_eq!(policy.limit_of(&denial), Some(&LimitSpec::window(2, SECOND)));
+    assert_eq!(policy.scope_of(denial.place), Some((&scope("/pay/orders"), None)));
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(1_000))));
+    let _ = denied(breaker.admit(&policy, orders(&policy), at(1_000)));
+}
+
+/// Goal: a kill at any level of the lineage denies, a lift brings probation, probes bring it back.
+#[test]
+fn kill_lift_probation() {
+    for path in ["/", "/pay", "/pay/orders"] {
+        let breaker = breaker();
+        let policy = breaker.compile(&spec(limits(vec![]), limits(vec![]))).unwrap();
+        let stamp = breaker.kill(&policy, &scope(path), KillLevel::Halt, at(0)).unwrap();
+        let denial = denied(breaker.admit(&policy, orders(&policy), at(1)));
+        assert_eq!(denial.cause, Cause::Killed(KillLevel::Halt));
+        assert_eq!((denial.place, denial.epoch), (stamp.place, stamp.epoch));
+        assert_eq!(denial.wait, None);
+        breaker.lift(&policy, stamp, LiftTo::HalfOpen, at(2)).unwrap();
+        let probes = match path {
+            "/" => 5,
+            _ => 2,
+        };
+        let permits: Vec<_> =
+            (0..probes).map(|_| allowed(breaker.admit(&policy, orders(&policy), at(3)))).collect();
+        let denial = denied(breaker.admit(&policy, orders(&policy), at(3)));
+        assert_eq!(denial.cause, Cause::Probing);
+        let moved: Vec<_> =
+            permits.into_iter().map(|permit| permit.settle(Outcome::Good, at(4))).collect();
+        assert_eq!(moved.iter().filter(|moved| **moved).count(), 1, "the last one arms");
+        drop(allowed(breaker.admit(&policy, orders(&policy), at(5))));
+    }
+}
+
+/// Goal: a lift that has not seen the newest kill does nothing.
+#[test]
+fn a_lift_names_its_kill() {
+    let breaker = breaker();
+    let policy = breaker.compile(&spec(limits(vec![]), limits(vec![]))).unwrap();
+    let first = breaker.kill(&policy, &scope("/pay"), KillLevel::Halt, at(0)).unwrap();
+    let second = breaker.kill(&policy, &scope("/pay"), KillLevel::Halt, at(0)).unwrap();
+    assert_ne!(first, second);
+    let stale = breaker.lift(&policy, first, LiftTo::Armed, at(0));
+    assert_eq!(stale, Err(OrderError::Stale));
+    breaker.lift(&policy, second, LiftTo::Armed, at(0)).unwrap();
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(0))));
+}
+
+/// Goal: reducing calls pass a trip and a halt, charge nothing, and stop at a cut; cut goes down
+/// to halt by a lift, and a weaker kill does not lower it.
+#[test]
+fn reducing_calls_stop_at_a_cut_only() {
+    let breaker = breaker();
+    let policy = breaker.compile(&spec(limits(vec![]), limits(vec![]))).unwrap();
+    breaker.trip(&policy, &scope("/pay"), at(0)).unwrap();
+    for _ in 0..3 {
+        drop(allowed(breaker.admit(&policy, cancel(&policy), at(0))));
+    }
+    breaker.kill(&policy, &scope("/pay"), KillLevel::Halt, at(0)).unwrap();
+    let permit = allowed(breaker.admit(&policy, cancel(&policy), at(0)));
+    assert!(!breaker.is_cut(&permit.pass()));
+    breaker.kill(&policy, &scope("/pay"), KillLevel::Cut, at(0)).unwrap();
+    let stamp = breaker.kill(&policy, &scope("/pay"), KillLevel::Halt, at(0)).unwrap();
+    assert!(breaker.is_cut(&permit.pass()));
+    assert_eq!(
+        breaker.look(&permit.pass(), at(0)).unwrap_err().cause,
+        Cause::Killed(KillLevel::Cut)
+    );
+    let denial = denied(breaker.admit(&policy, cancel(&policy), at(0)));
+    assert_eq!(denial.cause, Cause::Killed(KillLevel::Cut));
+    let halted = breaker.lift(&policy, stamp, LiftTo::Halt, at(0)).unwrap();
+    drop(allowed(breaker.admit(&policy, cancel(&policy), at(0))));
+    let _ = denied(breaker.admit(&policy, orders(&policy), at(0)));
+    assert_eq!(breaker.lift(&policy, halted, LiftTo::Halt, at(0)), Ok(halted));
+}
+
+/// Goal: a breach trips within the call, holds, doubles its hold with each strike, and forgets after
+/// a calm as long as the longest hold.
+#[test]
+fn a_breach_trips_and_holds_double() {
+    let breaker = breaker();
+    let limit = LimitSpec::window(1, Span::from_millis(10)).tripping();
+    let policy = breaker.compile(&spec(ScopeSpec::default(), limits(vec![limit]))).unwrap();
+    let mut now = 0;
+    for strike in 0..5 {
+        let hold = (1_000_u64 << strike).min(8_000);
+        drop(allowed(breaker.admit(&policy, orders(&policy), at(now))));
+        let denial = denied(breaker.admit(&policy, orders(&policy), at(now)));
+        assert_eq!(denial.cause, Cause::Tripped(Some(0)));
+        assert!(denial.moved);
+        let wait = denial.wait.unwrap().as_nanos() / 1_000_000;
+        // Rounded up to the gate's unit of 17 ms before it is doubled.
+        assert!(wait >= hold && wait <= hold + (17 << strike) + 17, "{wait} for {hold}");
+        let standing = breaker.standing(&policy, &scope("/pay/orders"), at(now)).unwrap();
+        assert_eq!(standing.state, State::Tripped);
+        let _ = denied(breaker.admit(&policy, orders(&policy), at(now + hold)));
+        now += wait;
+        let standing = breaker.standing(&policy, &scope("/pay/orders"), at(now + 1)).unwrap();
+        assert_eq!(standing.state, State::HalfOpen, "computed on read");
+        now += 1;
+        for probe in [now, now + 20] {
+            let permit = allowed(breaker.admit(&policy, orders(&policy), at(probe)));
+            permit.settle(Outcome::Good, at(probe));
+        }
+        now += 40;
+        let standing = breaker.standing(&policy, &scope("/pay/orders"), at(now)).unwrap();
+        assert_eq!(standing.state, State::Armed);
+    }
+    now += 8_050;
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(now))));
+    let denial = denied(breaker.admit(&policy, orders(&policy), at(now)));
+    assert!(denial.wait.unwrap() < Span::from_millis(1_050), "calm forgives");
+}
+
+/// Goal: probation never sticks: a permit dropped unsettled gives its probe back, a fault or a slow
+/// answer trips again, and an answer from an earlier probation counts for nothing.
+#[test]
+fn probation_never_sticks() {
+    let breaker = breaker();
+    let policy = breaker.compile(&spec(limits(vec![]), limits(vec![]))).unwrap();
+    let path = scope("/pay/orders");
+    breaker.trip(&policy, &path, at(0)).unwrap();
+    for _ in 0..10 {
+        drop(allowed(breaker.admit(&policy, orders(&policy), at(1_100))));
+    }
+    let old = allowed(breaker.admit(&policy, orders(&policy), at(1_100)));
+    let bad = allowed(breaker.admit(&policy, orders(&policy), at(1_100)));
+    assert!(bad.settle(Outcome::Slow, at(1_200)));
+    assert_eq!(breaker.standing(&policy, &path, at(1_200)).unwrap().strikes, 2);
+    let one = allowed(breaker.admit(&policy, orders(&policy), at(4_000)));
+    assert!(!old.settle(Outcome::Fault, at(4_000)));
+    assert!(!one.settle(Outcome::Good, at(4_000)));
+    let two = allowed(breaker.admit(&policy, orders(&policy), at(4_000)));
+    assert!(two.settle(Outcome::Good, at(4_000)));
+    assert_eq!(breaker.standing(&policy, &path, at(4_000)).unwrap().state, State::Armed);
+}
+
+/// Goal: manual recovery never comes back by itself; a lift leads to probation, a reset back.
+#[test]
+fn manual_waits_for_a_person() {
+    let breaker = breaker();
+    let policy = breaker.compile(&spec(ScopeSpec::default(), ScopeSpec::default())).unwrap();
+    let path = scope("/pay/orders");
+    let stamp = breaker.trip(&policy, &path, at(0)).unwrap();
+    let mut sweeper = Sweeper::new();
+    for days in 0..40 {
+        let now = at(days * 86_400_000);
+        sweeper.sweep(&breaker, &policy, now, &mut Vec::new());
+        let denial = denied(breaker.admit(&policy, orders(&policy), now));
+        assert_eq!((denial.cause, denial.wait), (Cause::Tripped(None), None));
+    }
+    breaker.lift(&policy, stamp, LiftTo::HalfOpen, at(0)).unwrap();
+    assert_eq!(breaker.standing(&policy, &path, at(0)).unwrap().state, State::HalfOpen);
+    assert_eq!(breaker.reset(&policy, &path, at(0)), Ok(true));
+    assert_eq!(breaker.reset(&policy, &path, at(0)), Ok(false));
+    breaker.kill(&policy, &path, KillLevel::Halt, at(0)).unwrap();
+    assert_eq!(breaker.reset(&policy, &path, at(0)), Err(OrderError::Killed));
+    assert_eq!(breaker.trip(&policy, &path, at(0)), Err(OrderError::Killed));
+}
+
+/// Goal: what a narrower scope refuses is not offered to a wider one, and charges nothing there;
+/// what the same scope's throttle refuses is offered to its trip limit.
+#[test]
+fn offered_means_not_refused_by_anything_narrower() {
+    let breaker = breaker();
+    let trip = LimitSpec::window(4, SECOND).offered().tripping();
+    let group = limits(vec![trip]);
+    let route = limits(vec![LimitSpec::window(1, SECOND)]);
+    let policy = breaker.compile(&spec(group, route)).unwrap();
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(0))));
+    for _ in 0..20 {
+        let denial = denied(breaker.admit(&policy, orders(&policy), at(0)));
+        assert_eq!((denial.cause, denial.place.level), (Cause::Limit(0), Level::Route));
+    }
+    let breaker = self::breaker();
+    let both =
+        vec![LimitSpec::window(1, SECOND), LimitSpec::window(4, SECOND).offered().tripping()];
+    let policy = breaker.compile(&spec(ScopeSpec::default(), limits(both))).unwrap();
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(0))));
+    for _ in 0..3 {
+        let denial = denied(breaker.admit(&policy, orders(&policy), at(0)));
+        assert_eq!(denial.cause, Cause::Limit(0));
+    }
+    let denial = denied(breaker.admit(&policy, orders(&policy), at(0)));
+    assert_eq!((denial.cause, denial.moved), (Cause::Tripped(Some(1)), true));
+}
+
+/// Goal: a refusal by a wider scope leaves the narrower ones as they were.
+#[test]
+fn a_wider_refusal_charges_nothing_narrower() {
+    let breaker = breaker();
+    let group = limits(vec![LimitSpec::window(1, Span::from_millis(100))]);
+    let route = limits(vec![LimitSpec::window(2, SECOND), LimitSpec::rate(1, SECOND, 2).offered()]);
+    let policy = breaker.compile(&spec(group, route)).unwrap();
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(0))));
+    let denial = denied(breaker.admit(&policy, orders(&policy), at(0)));
+    assert_eq!(denial.place.level, Level::Group);
+    // The offered rate keeps the offer that the group refused, so it is spent; the window is not.
+    let denial = denied(breaker.admit(&policy, orders(&policy), at(200)));
+    assert_eq!((denial.place.level, denial.cause), (Level::Route, Cause::Limit(1)));
+    drop(allowed(breaker.admit(&policy, orders(&policy), at(1_000))));
+}
+
+/// Goal: shadow mode charges, trips and records, and denies nothing but a kill.
+#[test]
+fn shadow_denies_nothing_but_a_kill() {
+    let breaker = breaker();
+    let route =
+        ScopeSpec { mode: Mode::Shadow, ..limits(vec![LimitSpec::window(1, SECOND).tripping()]) };
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let path = scope("/pay/orders");
+    assert!(allowed(breaker.admit(&policy, orders(&policy), at(0))).shadowed().is_none());
+    let permit = allowed(breaker.admit(&policy, orders(&policy), at(0)));
+    let shadowed = *permit.shadowed().unwrap();
+    assert_eq!((shadowed.cause, shadowed.moved), (Cause::Tripped(Some(0)), true));
+    assert_eq!(breaker.standing(&policy, &path, at(0)).unwrap().state, State::Tripped);
+    let permit = allowed(breaker.admit(&policy, orders(&policy), at(0)));
+    assert_eq!(permit.shadowed().unwrap().cause, Cause::Tripped(Some(0)));
+    assert!(breaker.look(&permit.pass(), at(0)).is_ok());
+    let probes =
+        [2_000, 4_000].map(|now| allowed(breaker.admit(&policy, orders(&policy), at(now))));
+    assert!(probes.iter().all(|probe| probe.shadowed().is_none()));
+    let permit = allowed(breaker.admit(&policy, orders(&policy), at(6_000)));
+    assert_eq!(permit.shadowed().unwrap().cause, Cause::Probing);
+    breaker.kill(&policy, &path, KillLevel::Halt, at(6_000)).unwrap();
+    let _ = denied(breaker.admit(&policy, orders(&policy), at(6_000)));
+    assert!(breaker.look(&permit.pass(), at(6_000)).is_err());
+}
+
+/// Goal: an operator's mode overrides the policy's until reset, also through a kill.
+#[test]
+fn an_operators_mode_lasts_until_reset() {
+    let breaker = breaker();
+    let spec = spec(ScopeSpec::default(), limits(vec![LimitSpec::window(1, SECOND)]));
+    let policy = breaker.compile(&spec).unwrap();
+    let path = scope("/pay/orders");
+    breaker.set_mode(&policy, &path, Some(Mode::Shadow), at(0)).unwrap();
+    let stamp = breaker.kill(&policy, &path, KillLevel::Halt, at(0)).unwrap();
+    breaker.lift(&policy, stamp, LiftTo::Armed, at(0)).unwrap();
+    for _ in 0..3 {
+        drop(allowed(breaker.admit(&policy, orders(&policy), at(0))));
+    }
+    assert_eq!(breaker.standing(&policy, &path, at(0)).unwrap().mode, Mode::Shadow);
+    assert_eq!(breaker.reset(&policy, &path, at(0)), Ok(true));
+    let _ = denied(breaker.admit(&policy, orders(&policy), at(0)));
+}
+
+/// Goal: each key has its own limits and gate; a kill hits its own key only; dimensions come in
+/// the order global, group, route.
+#[test]
+fn keys_are_apart() {
+    let breaker = breaker();
+    let mut group = limits(vec![]);
+    group.keys.push(key("account", vec![LimitSpec::window(1, SECOND)]));
+    let mut route = limits(vec![]);
+    route.keys.push(key("symbol", vec![]));
+    let mut spec = spec(group, route);
+    spec.global.keys.push(key("desk", vec![]));
+    let policy = breaker.compile(&spec).unwrap();
+    let id = policy.route(&scope("/pay/orders")).unwrap();
+    let names: Vec<_> = policy.dimensions(id).map(|d| (d.name, d.level)).collect();
+    let expected = [("desk", Level::Global), ("account", Level::Group), ("symbol", Level::Route)];
+    assert_eq!(names, expected);
+
+    let with = |account: &str| orders(&policy).with_key(1, breaker.hash(account.as_bytes()));
+    drop(allowed(breaker.admit(&policy, with("a"), at(0))));
+    let denial = denied(breaker.admit(&policy, with("a"), at(0)));
+    assert_eq!(denial.place.level, Level::Key);
+    assert_eq!(denial.place.key, Some((1, breaker.hash(b"a"))));
+    assert_eq!(policy.scope_of(denial.place), Some((&scope("/pay"), Some("account"))));
+    drop(allowed(breaker.admit(&policy, with("b"), at(0))));
+    let permit =
+        allowed(breaker.admit(&policy, with("c").with_key(2, breaker.hash(b"EXC")), at(0)));
+    let stamp =
+        breaker.kill(&policy, &scope("/pay/orders/symbol=EXC"), KillLevel::Cut, at(0)).unwrap();
+    assert!(breaker.look(&permit.pass(), at(0)).is_err(), "a key that had no cell is found");
+    assert!(breaker.is_cut(&permit.pass()));
+    let _ =
+        denied(breaker.admit(&policy, orders(&policy).with_key(2, breaker.hash(b"EXC")), at(0)));
+    drop(allowed(breaker.admit(&policy, orders(&policy).with_key(2, breaker.hash(b"EXD")), at(0))));
+    let standings = breaker.standings(&policy, at(0));
+    assert_eq!(standings.len(), 5, "four named scopes and one key");
+    breaker.lift(&policy, stamp, LiftTo::Armed, at(0)).unwrap();
+    drop(allowed(breaker.admit(&policy, orders(&policy).with_key(2, breaker.hash(b"EXC")), at(0))));
+    assert_eq!(breaker.standings(&policy, at(0)).len(), 4);
+}
+
+/// Goal: a noisy key does not trip its route, and trips itself if told.
+#[test]
+fn a_noisy_key_is_stopped_at_its_own_cell() {
+    let breaker = breaker();
+    let mut route = limits(vec![LimitSpec::window(3, SECOND).offered().tripping()]);
+    route.keys.push(key("account", vec![LimitSpec::window(2, SECOND).tripping()]));
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let noisy = orders(&policy).with_key(0, breaker.hash(b"noisy"));
+    for _ in 0..2 {
+        drop(allowed(breaker.admit(&policy, noisy, at(0))));
+    }
+    let denial = denied(breaker.admit(&policy, noisy, at(0)));
+    assert_eq!((denial.cause, denial.moved), (Cause::Tripped(Some(0)), true));
+    for _ in 0..20 {
+        let denial = denied(breaker.admit(&policy, noisy, at(0)));
+        assert_eq!((denial.place.level, denial.moved), (Level::Key, false));
+    }
+    let quiet = orders(&policy).with_key(0, breaker.hash(b"quiet"));
+    drop(allowed(breaker.admit(&policy, quiet, at(0))));
+}
+
+/// Goal: a full bucket makes newcomers share a throttle that never trips; a kill still finds room;
+/// quiet keys give up their cells; blocked ones never.
+#[test]
+fn a_full_table_throttles_and_still_kills() {
+    let breaker = Breaker::new(Capacity { scopes: 8, keys: 1 }, Seed([1, 2]));
+    let mut route = limits(vec![]);
+    route.keys.push(key("account", vec![LimitSpec::window(3, SECOND).tripping()]));
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let path = |label: u32| scope(&format!("/pay/orders/account={label}"));
+    let with = |label: u32| orders(&policy).with_key(0, breaker.hash(label.to_string().as_bytes()));
+    for label in 0..16 {
+        drop(allowed(breaker.admit(&policy, with(label), at(0))));
+    }
+    for label in 16..19 {
+        drop(allowed(breaker.admit(&policy, with(label), at(0))));
+    }
+    for label in 19..30 {
+        let denial = denied(breaker.admit(&policy, with(label), at(0)));
+        assert_eq!((denial.cause, denial.moved), (Cause::Limit(0), false));
+    }
+    let usage = breaker.key_usage();
+    assert_eq!((usage.held, usage.cells, usage.overflowed), (16, 16, 14));
+    let permit = allowed(breaker.admit(&policy, with(100), at(1_000)));
+    for label in 200..216 {
+        breaker.kill(&policy, &path(label), KillLevel::Halt, at(1_000)).unwrap();
+    }
+    assert!(breaker.look(&permit.pass(), at(1_000)).is_ok(), "evicted, not killed");
+    let full = breaker.kill(&policy, &path(300), KillLevel::Halt, at(1_000));
+    assert_eq!(full, Err(OrderError::NoRoom));
+    for label in 200..216 {
+        let denial = denied(breaker.admit(&policy, with(label), at(9_000)));
+        assert_eq!(denial.cause, Cause::Killed(KillLevel::Halt));
+    }
+    assert_eq!(breaker.standings(&policy, at(9_000)).len(), 4 + 16);
+}
+
+/// Goal: the sweep tells each move once, with what it skipped, and ends a hold by itself.
+#[test]
+fn the_sweep_tells_what_moved() {
+    let breaker = breaker();
+    let mut route = limits(vec![]);
+    route.keys.push(key("account", vec![]));
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let mut sweeper = Sweeper::new();
+    let mut out = Vec::new();
+    let mut sweep = |now| {
+        sweeper.sweep(&breaker, &policy, now, &mut out);
+        std::mem::take(&mut out)
+    };
+    assert!(sweep(at(0)).is_empty());
+    breaker.trip(&policy, &scope("/pay/orders"), at(0)).unwrap();
+    breaker.kill(&policy, &scope("/pay/orders/account=7"), KillLevel::Cut, at(0)).unwrap();
+    let stamp = breaker.kill(&policy, &scope("/pay"), KillLevel::Halt, at(0)).unwrap();
+    breaker.lift(&policy, stamp, LiftTo::Armed, at(0)).unwrap();
+    let told = sweep(at(20));
+    assert_eq!(told.len(), 3);
+    let of = |level| told.iter().find(|fact| fact.place.level == level).unwrap();
+    let (route, group, key) = (of(Level::Route), of(Level::Group), of(Level::Key));
+    assert_eq!((route.from, route.to), (State::Armed, State::Tripped));
+    assert_eq!((route.cause, route.skipped), (Some(Cause::Tripped(None)), 0));
+    assert!(route.until.unwrap() >= at(1_000));
+    assert_eq!((group.from, group.to, group.skipped), (State::Armed, State::Armed, 1));
+    assert_eq!(
+        (key.to, key.cause),
+        (State::Killed(KillLevel::Cut), Some(Cause::Killed(KillLevel::Cut)))
+    );
+    assert_eq!(key.place.key, Some((0, breaker.hash(b"7"))));
+    assert!(sweep(at(40)).is_empty());
+    let told = sweep(at(1_100));
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].from, told[0].to), (State::Tripped, State::HalfOpen));
+    assert!(sweep(at(1_200)).is_empty());
+}
+
+/// Goal: recompiling keeps gates by name and debts by equal limit; a failed compile changes nothing.
+#[test]
+fn recompiling_keeps_gates_and_debts() {
+    let breaker = breaker();
+    let mut route = limits(vec![LimitSpec::window(1, SECOND)]);
+    route.keys.push(key("account", vec![LimitSpec::rate(1, SECOND, 1)]));
+    let mut first_spec = spec(ScopeSpec::default(), route);
+    let first = breaker.compile(&first_spec).unwrap();
+    let with = |policy: &Policy| orders(policy).with_key(0, breaker.hash(b"a"));
+    drop(allowed(breaker.admit(&first, with(&first), at(0))));
+    breaker.kill(&first, &scope("/pay"), KillLevel::Halt, at(0)).unwrap();
+    let mut broken = first_spec.clone();
+    broken.routes[0].group = "nowhere".into();
+    assert!(breaker.compile(&broken).is_err());
+    drop(first);
+
+    first_spec.groups.push(GroupSpec { name: "more".into(), scope: ScopeSpec::default() });
+    first_spec.routes[0].scope.limits.insert(0, LimitSpec::window(5, Span::from_secs(60)));
+    let second = breaker.compile(&first_spec).unwrap();
+    let denial = denied(breaker.admit(&second, with(&second), at(0)));
+    assert_eq!(denial.cause, Cause::Killed(KillLevel::Halt));
+    let stamp = breaker.standing(&second, &scope("/pay"), at(0)).unwrap();
+    let stamp = breaker_core::Stamp { place: stamp.place, epoch: stamp.epoch };
+    breaker.lift(&second, stamp, LiftTo::Armed, at(0)).unwrap();
+    let denial = denied(breaker.admit(&second, with(&second), at(0)));
+    assert_eq!(denial.place.level, Level::Key, "the key's debt is kept");
+    let denial = denied(breaker.admit(&second, orders(&second), at(0)));
+    assert_eq!(denial.cause, Cause::Limit(1), "the route's window is kept, the new one is empty");
+    drop(allowed(breaker.admit(&second, orders(&second), at(1_000))));
+}
+
+/// Goal: every mistake of a spec is told at once, with its path.
+#[test]
+fn all_errors_of_a_spec_are_told() {
+    let limit = LimitSpec::window;
+    let mut route = limits(vec![
+        limit(0, SECOND),
+        limit(5, SECOND),
+        limit(6, SECOND),
+        LimitSpec::rate(1, SECOND, 0),
+        limit(65_537, SECOND),
+    ]);
+    route.recover = Recover::Probe {
+        probes: 0,
+        after: Span::from_millis(1),
+        at_most: Span::from_secs(900_000),
+    };
+    route.keys = vec![
+        key("a", vec![limit(9, Span::ZERO)]),
+        key("a", vec![]),
+        key("b", vec![]),
+        key("c", vec![]),
+        key("bad name", vec![]),
+        key("big", vec![limit(65_536, SECOND), limit(65_535, Span::from_millis(1))]),
+    ];
+    let mut spec = spec(ScopeSpec::default(), route);
+    spec.global.recover = Recover::Manual { probes: 64 };
+    spec.global.keys = vec![key("b", vec![])];
+    spec.groups.push(GroupSpec { name: "pay".into(), scope: ScopeSpec::default() });
+    spec.groups.push(GroupSpec { name: "".into(), scope: ScopeSpec::default() });
+    spec.routes.push(RouteSpec {
+        name: "lost".into(),
+        group: "pya".into(),
+        class: Class::Normal,
+        scope: limits(vec![limit(0, SECOND)]),
+    });
+    spec.routes.push(spec.routes[1].clone());
+    let breaker = Breaker::new(Capacity { scopes: 2, keys: 4_096 }, Seed([0, 0]));
+    let errors = breaker.compile(&spec).unwrap_err();
+    let paths: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
+    let expected = [
+        "global.recover",
+        "groups.pay",
+        "groups[2]",
+        "routes.orders",
+        "routes.orders.limit[0]",
+        "routes.orders.limit[2]",
+        "routes.orders.limit[3]",
+        "routes.orders.limit[4]",
+        "routes.orders.recover",
+        "routes.orders.recover",
+        "routes.orders.recover",
+        "routes.orders.keys.a.limit[0]",
+        "routes.orders.keys.a",
+        "routes.orders.keys[4]",
+        "routes.orders.keys.big",
+        "routes.orders",
+        "routes.orders.keys.b",
+        "routes.lost.group",
+        "routes.lost.limit[0]",
+        "routes.cancel",
+        "routes",
+    ];
+    for path in expected {
+        assert!(paths.contains(&path), "{path} is missing among {paths:#?}");
+    }
+    let near = errors.iter().find(|error| error.path == "routes.lost.group").unwrap();
+    assert!(near.hint.contains("`pay`"));
+}
+
+/// Goal: an unknown scope is told with the nearest names, an unknown route denies.
+#[test]
+fn unknown_names_are_told() {
+    let breaker = breaker();
+    let policy = breaker.compile(&spec(limits(vec![]), limits(vec![]))).unwrap();
+    let error = breaker.kill(&policy, &scope("/pay/order"), KillLevel::Halt, at(0)).unwrap_err();
+    let OrderError::UnknownScope(near) = error else { panic!("{error:?}") };
+    assert_eq!(near[0], scope("/pay/orders"));
+    let small = self::breaker();
+    let empty = small.compile(&PolicySpec::default()).unwrap();
+    assert_eq!(denied(small.admit(&empty, orders(&policy), at(0))).cause, Cause::Stale);
+    assert_eq!(Counting::Admitted, LimitSpec::window(1, SECOND).of);
+}
