@@ -180,6 +180,7 @@ async fn serve(mut stream: TcpStream, log: &Log, stall: Option<Stall>) -> Result
     let mut buffer = vec![0; 64 * 1024];
     let mut room = Room::new();
     let mut place = None;
+    let mut last = false;
     loop {
         let most = match stall {
             // The first byte is read alone, so that its stamp is its own segment's and not that of the request's last.
@@ -214,16 +215,22 @@ async fn serve(mut stream: TcpStream, log: &Log, stall: Option<Stall>) -> Result
                     log.change(place, |arrival| arrival.last = taken.at.unwrap_or(now));
                     break;
                 }
-                Event::Head(head) => log.change(place, |arrival| arrival.id = head.id),
+                Event::Head(head) => {
+                    last = head.id.is_some_and(|id| id % CLOSE_EVERY == 0);
+                    log.change(place, |arrival| arrival.id = head.id);
+                }
                 Event::End => {
                     log.change(place, |arrival| {
                         arrival.last = taken.at.unwrap_or(now);
                         arrival.whole = true;
                     });
                     stream
-                        .write_all(ANSWER)
+                        .write_all(if last { LAST_ANSWER } else { ANSWER })
                         .await
                         .map_err(LoadError::io("answer as the origin"))?;
+                    if last {
+                        return Ok(());
+                    }
                     place = None;
                 }
             }
@@ -233,6 +240,13 @@ async fn serve(mut stream: TcpStream, log: &Log, stall: Option<Stall>) -> Result
 
 /// The answer to everything.
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// The answer that ends its connection.
+const LAST_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
+
+/// Of so many requests one ends its connection, so that at any moment some calls wait for a new one: admitted, and not
+/// yet written.
+const CLOSE_EVERY: u64 = 4;
 
 /// One stamped read, when there is something to read.
 async fn take(stream: &TcpStream, into: &mut [u8], room: &mut Room) -> Result<Taken, LoadError> {

@@ -15,6 +15,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// What one upstream connection may send: nothing, or the bytes of one call.
@@ -82,6 +83,11 @@ impl Lane {
             }
             return result;
         }
+        #[cfg(feature = "faults")]
+        let write = || {
+            crate::faults::stall();
+            write()
+        };
         match self.worker.sender.send(plane.breaker, &pass, self.now.get(), write) {
             Ok(result) => {
                 if let Poll::Ready(Ok(1..)) = result {
@@ -112,6 +118,13 @@ impl Gated {
     #[must_use]
     pub fn new(stream: TcpStream, lane: Rc<Lane>) -> Gated {
         Gated { io: TokioIo::new(stream), lane }
+    }
+
+    /// Ends the connection at once. What the kernel took but has not sent is thrown away, and the upstream is told by a
+    /// reset: a plain close would still deliver it, and look like the end of a request that is none.
+    pub fn abort(self) {
+        // Without the option the close is a plain one: later, not less final.
+        let _ = socket2::SockRef::from(self.io.inner()).set_linger(Some(Duration::ZERO));
     }
 }
 

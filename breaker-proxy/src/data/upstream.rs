@@ -174,6 +174,13 @@ impl Exchange {
         }
     }
 
+    /// Ends the connection so that nothing more of the call arrives, not even what the kernel holds.
+    fn abort(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.conn.into_parts().io.abort();
+        }
+    }
+
     /// Ends the connection, and remembers what the last look said.
     fn close(&mut self) {
         if let Some(link) = self.link.take() {
@@ -234,7 +241,7 @@ impl Exchange {
         }
         self.call.wake_by(cx);
         if let Some(denial) = self.severed() {
-            self.link = None;
+            self.abort();
             return Poll::Ready(Some(Err(Failure::Severed(denial))));
         }
         for attempt in 0..2 {
@@ -250,6 +257,9 @@ impl Exchange {
                 Poll::Ready(Some(Err(error))) => {
                     self.call.account().upstream_errors.up();
                     let failure = self.why(error);
+                    if let Failure::Severed(_) = failure {
+                        self.abort();
+                    }
                     self.link = None;
                     return Poll::Ready(Some(Err(failure)));
                 }
@@ -287,6 +297,7 @@ impl Exchange {
         if self.call.was_sent()
             && let Some(denial) = self.severed()
         {
+            self.abort();
             return Err(Failure::Severed(denial));
         }
         let deadlines = &self.worker.plane.deadlines;
@@ -398,6 +409,7 @@ fn end(mut exchange: Exchange, failure: Failure) -> Failure {
             exchange.call.account().upstream_errors.up();
             exchange.call.settle(Outcome::Fault);
         }
+        Failure::Severed(_) => exchange.abort(),
         // A client's slow or broken upload is no fault of the upstream.
         _ => {}
     }
