@@ -540,6 +540,7 @@ impl Running {
     }
 
     /// Stops accepting, lets what is in flight run out within the drain deadline, writes the last record.
+    #[must_use]
     pub fn stop(mut self) -> Stopped {
         self.end()
     }

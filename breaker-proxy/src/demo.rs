@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn play(dir: &PathBuf) -> Result<bool, String> {
+fn play(dir: &Path) -> Result<bool, String> {
     let arrivals = Arc::new(Mutex::new(Arrivals::default()));
     let seen = Arc::clone(&arrivals);
     let origin = Origin::start_with(Arc::new(move |fields| {
@@ -180,8 +180,7 @@ fn play(dir: &PathBuf) -> Result<bool, String> {
     let good = runtime
         .block_on(script(&running, &arrivals))
         .map_err(|error: io::Error| error.to_string())?;
-    running.stop();
-    Ok(good)
+    Ok(good && running.stop().durable)
 }
 
 async fn script(running: &Running, arrivals: &Mutex<Arrivals>) -> io::Result<bool> {
@@ -232,13 +231,14 @@ async fn script(running: &Running, arrivals: &Mutex<Arrivals>) -> io::Result<boo
         .await?;
     let answered = Instant::now();
     let facts: serde_json::Value = serde_json::from_slice(&kill.body).unwrap_or_default();
+    let fact = |name| facts.get(name).and_then(serde_json::Value::as_u64).unwrap_or_default();
     println!(
         "     {} in {:?}: in force after {} us, silent after {} us, durable after {} us",
         kill.status,
         asked.elapsed(),
-        facts["in_force_us"],
-        facts["silent_us"],
-        facts["durable_us"],
+        fact("in_force_us"),
+        fact("silent_us"),
+        fact("durable_us"),
     );
     narrator.until(at(9.0)).await;
     let after_kill = arrivals.lock().polite.filter(|arrival| *arrival > answered);

@@ -162,6 +162,7 @@ pub struct Pen {
 
 impl Pen {
     /// Hands a record over. The receiver yields true once it is durable, false (or an error) if it will never be.
+    #[must_use]
     pub fn write(&self, at: Wall, record: Record) -> oneshot::Receiver<bool> {
         let (done, durable) = oneshot::channel();
         // A full queue drops `done`, and the receiver says so.

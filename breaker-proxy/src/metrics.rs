@@ -15,7 +15,10 @@ pub fn render(control: &Control) -> String {
     handle.render()
 }
 
-const RESULTS: [(&str, fn(&Account) -> u64); 7] = [
+/// Reads one number of an account.
+type Read = fn(&Account) -> u64;
+
+const RESULTS: [(&str, Read); 7] = [
     ("offered", |account| account.offered.get()),
     ("forwarded", |account| account.forwarded.get()),
     ("throttled", |account| account.throttled.get()),

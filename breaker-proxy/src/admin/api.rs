@@ -45,18 +45,15 @@ impl Reply {
     }
 
     fn problem_near(status: StatusCode, code: &str, detail: &str, nearest: &[Scope]) -> Reply {
-        let mut value = serde_json::json!({
-            "type": format!("urn:breaker:problem:{code}"),
-            "title": status.canonical_reason().unwrap_or("Problem"),
-            "status": status.as_u16(),
-            "code": code,
-            "detail": detail,
-        });
-        if !nearest.is_empty() {
-            let nearest: Vec<&str> = nearest.iter().map(Scope::as_str).collect();
-            value["nearest"] = serde_json::json!(nearest);
-        }
-        Reply { kind: "application/problem+json", ..Reply::json(status, &value) }
+        let problem = ProblemView {
+            r#type: format!("urn:breaker:problem:{code}"),
+            title: status.canonical_reason().unwrap_or("Problem"),
+            status: status.as_u16(),
+            code,
+            detail,
+            nearest: nearest.iter().map(Scope::as_str).collect(),
+        };
+        Reply { kind: "application/problem+json", ..Reply::json(status, &problem) }
     }
 
     /// The method is not the one this path takes; nothing was done.
@@ -66,6 +63,18 @@ impl Reply {
         let reply = Reply::problem(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", &detail);
         Reply { allow: Some(allow), ..reply }
     }
+}
+
+#[derive(Serialize)]
+struct ProblemView<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    /// Stable: programs may rely on it.
+    code: &'a str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nearest: Vec<&'a str>,
 }
 
 /// Carries out `POST /v1/{verb}{path}`.

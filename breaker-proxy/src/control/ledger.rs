@@ -109,7 +109,8 @@ impl Ledger {
             kills: ledger.kills.values().cloned().collect(),
             tripped: blocked
                 .into_iter()
-                .filter_map(|(scope, blocked)| blocked.then(|| scope.to_owned()))
+                .filter(|(_, blocked)| *blocked)
+                .map(|(scope, _)| scope.to_owned())
                 .collect(),
             boot: ledger.boot,
         };

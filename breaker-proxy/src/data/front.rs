@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::handle::handle;
+use super::headers::Peer;
 use super::upstream::duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
@@ -123,6 +124,7 @@ fn per_connection(error: &io::Error) -> bool {
 }
 
 async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
+    let peer = Rc::new(Peer::new(peer.ip()));
     let worker = Rc::clone(&seat.worker);
     if stream.set_nodelay(true).is_err() {
         return;
@@ -153,7 +155,7 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn serve_http1(seat: &Seat, stream: TcpStream, peer: SocketAddr) {
+async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>) {
     let worker = &seat.worker;
     let bounds = &worker.plane.bounds;
     let head_bytes = usize::try_from(bounds.head_bytes).unwrap_or(usize::MAX);
@@ -171,8 +173,8 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: SocketAddr) {
     let io = Client { io: TokioIo::new(stream), state: Rc::clone(&state) };
     let service = service_fn(|request| {
         state.partial.set(false);
-        let worker = Rc::clone(worker);
-        async move { Ok::<_, Infallible>(handle(worker, peer.ip(), request).await) }
+        let (worker, peer) = (Rc::clone(worker), Rc::clone(&peer));
+        async move { Ok::<_, Infallible>(handle(worker, peer, request).await) }
     });
     let mut conn = pin!(builder.serve_connection(io, service));
     let mut asked = false;
@@ -199,12 +201,12 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
-async fn serve_http2(seat: &Seat, stream: TcpStream, peer: SocketAddr) {
+async fn serve_http2(seat: &Seat, stream: TcpStream, peer: Rc<Peer>) {
     let worker = &seat.worker;
     let bounds = &worker.plane.bounds;
     let service = service_fn(|request| {
-        let worker = Rc::clone(worker);
-        async move { Ok::<_, Infallible>(handle(worker, peer.ip(), request).await) }
+        let (worker, peer) = (Rc::clone(worker), Rc::clone(&peer));
+        async move { Ok::<_, Infallible>(handle(worker, peer, request).await) }
     });
     let mut builder = http2::Builder::new(LocalExecutor);
     builder

@@ -3,6 +3,7 @@
 use super::Worker;
 use super::body::{Reply, Upload};
 use super::flight::Call;
+use super::headers::Peer;
 use super::reply::Invalid;
 use super::upstream::forward;
 use super::{headers, keys, reply};
@@ -15,31 +16,26 @@ use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::rc::Rc;
 
-/// What the six steps before sending came to.
-enum Decision {
-    /// Answer this; the upstream never hears of the request.
-    Answer(Response<Reply>),
-    /// Send it: the call, and the index of its upstream.
-    Send(Call, usize, crate::config::Upstream),
-}
+/// What the steps before sending came to. `Ok` sends: the call, and the index of its upstream. `Err` answers; the upstream
+/// never hears of the request.
+type Decision = Result<(Call, usize), Response<Reply>>;
 
 /// Takes one request to its answer. Every request ends in exactly one place of its route's account.
 pub async fn handle(
     worker: Rc<Worker>,
-    peer: IpAddr,
+    peer: Rc<Peer>,
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let (mut head, body) = request.into_parts();
-    let (call, upstream, target) = match decide(&worker, peer, &mut head, &body) {
-        Decision::Answer(response) => return response,
-        Decision::Send(call, upstream, target) => (call, upstream, target),
+    let (call, upstream) = match decide(&worker, &peer, &mut head, &body) {
+        Ok(sent) => sent,
+        Err(response) => return response,
     };
     let upload = Upload::new(body, worker.plane.bounds.body_bytes);
     let request = Request::from_parts(head, upload);
-    match forward(&worker, call, upstream, &target, request).await {
+    match forward(&worker, call, upstream, request).await {
         Ok(answer) => answered(answer),
         Err(failure) => {
             let snapshot = worker.plane.current.load();
@@ -49,7 +45,8 @@ pub async fn handle(
 }
 
 /// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
-fn decide(worker: &Rc<Worker>, peer: IpAddr, head: &mut Parts, body: &Incoming) -> Decision {
+#[expect(clippy::result_large_err, reason = "an answer is made once and moved once")]
+fn decide(worker: &Rc<Worker>, peer: &Peer, head: &mut Parts, body: &Incoming) -> Decision {
     let plane = worker.plane;
     let snapshot = plane.current.load();
     let snapshot: &Snapshot = &snapshot;
@@ -60,7 +57,7 @@ fn decide(worker: &Rc<Worker>, peer: IpAddr, head: &mut Parts, body: &Incoming) 
         Err(why) => {
             nowhere.offered.up();
             nowhere.invalid.up();
-            return Decision::Answer(reply::invalid(&why));
+            return Err(reply::invalid(&why));
         }
     };
     let found = snapshot.router.find(Some(host.host()), &head.method, &canonical);
@@ -68,7 +65,7 @@ fn decide(worker: &Rc<Worker>, peer: IpAddr, head: &mut Parts, body: &Incoming) 
     else {
         nowhere.offered.up();
         nowhere.unrouted.up();
-        return Decision::Answer(reply::unrouted());
+        return Err(reply::unrouted());
     };
     let account = worker.shard.account(index);
     account.offered.up();
@@ -77,14 +74,14 @@ fn decide(worker: &Rc<Worker>, peer: IpAddr, head: &mut Parts, body: &Incoming) 
         && length > most
     {
         account.invalid.up();
-        return Decision::Answer(reply::invalid(&Invalid::TooLarge));
+        return Err(reply::invalid(&Invalid::TooLarge));
     }
     let call = breaker_core::Call::new(plan.route);
-    let call = match keys::read(plane.breaker, &plan.keys, &head.headers, peer, call) {
+    let call = match keys::read(plane.breaker, &plan.keys, &head.headers, peer.ip, call) {
         Ok(call) => call,
         Err(error) => {
             account.invalid.up();
-            return Decision::Answer(reply::invalid(&Invalid::Key(error)));
+            return Err(reply::invalid(&Invalid::Key(error)));
         }
     };
     match plane.breaker.admit(&snapshot.policy, call, plane.clock.mono()) {
@@ -95,7 +92,7 @@ fn decide(worker: &Rc<Worker>, peer: IpAddr, head: &mut Parts, body: &Incoming) 
                 account.halted.up();
             }
             learn(worker, plan, head, peer, &denial);
-            Decision::Answer(reply::denied(plane, &snapshot.policy, &denial))
+            Err(reply::denied(plane, &snapshot.policy, &denial))
         }
         Verdict::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
@@ -103,18 +100,20 @@ fn decide(worker: &Rc<Worker>, peer: IpAddr, head: &mut Parts, body: &Incoming) 
                 learn(worker, plan, head, peer, denial);
             }
             let call = Call::new(Rc::clone(worker), index, permit);
-            let canonical = canonical.into_owned();
-            rewrite(worker, peer, head, &host, &canonical);
-            let target = snapshot.upstreams.get(plan.upstream).cloned();
-            Decision::Send(call, plan.upstream, target.unwrap_or(crate::config::Upstream::BuiltIn))
+            let canonical = match canonical {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(path) => Some(path),
+            };
+            rewrite(worker, peer, head, &host, canonical.as_deref());
+            Ok((call, plan.upstream))
         }
     }
 }
 
 /// Remembers the label of the key a denial speaks of, and tells the sweeper if a gate moved.
-fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: IpAddr, denial: &Denial) {
+fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: &Peer, denial: &Denial) {
     if let Some((dimension, key)) = denial.place.key {
-        keys::each_label(&plan.keys, &head.headers, peer, |index, label| {
+        keys::each_label(&plan.keys, &head.headers, peer.ip, |index, label| {
             if index == dimension {
                 worker.plane.names.learn(key, label);
             }
@@ -148,13 +147,18 @@ fn target(head: &Parts) -> Result<(Authority, Cow<'_, str>), Invalid> {
     Ok((host, path))
 }
 
-/// Makes of the client's head the one we send: canonical target, our own framing and forwarding fields.
-fn rewrite(worker: &Worker, peer: IpAddr, head: &mut Parts, host: &Authority, canonical: &str) {
+/// Makes of the client's head the one we send: canonical target (where it is not canonical already), our own framing and forwarding fields.
+fn rewrite(
+    worker: &Worker,
+    peer: &Peer,
+    head: &mut Parts,
+    host: &Authority,
+    canonical: Option<&str>,
+) {
     head.version = Version::HTTP_11;
-    let unchanged = head.uri.path() == canonical;
-    let target = match (unchanged, head.uri.path_and_query()) {
-        (true, Some(whole)) => Some(whole.clone()),
-        _ => {
+    let target = match canonical {
+        None => head.uri.path_and_query().cloned(),
+        Some(canonical) => {
             let whole = match head.uri.query() {
                 Some(query) => format!("{canonical}?{query}"),
                 None => canonical.to_owned(),

@@ -2,7 +2,6 @@
 
 use crate::config::Forwarded;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 /// Fields that belong to one connection (RFC 9110, 7.6.1), and those by which we frame anew.
@@ -16,6 +15,26 @@ const HOP: [HeaderName; 8] = [
     header::UPGRADE,
     HeaderName::from_static("http2-settings"),
 ];
+
+/// Who is at the other end of a client connection: looked up and written down once, not with every request.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its address; an IPv4 address mapped into IPv6 is itself.
+    pub ip: IpAddr,
+    /// The same as the value of a field.
+    pub field: HeaderValue,
+}
+
+impl Peer {
+    /// The peer with this address.
+    #[must_use]
+    pub fn new(ip: IpAddr) -> Peer {
+        let ip = ip.to_canonical();
+        // The text of an address is always a valid value.
+        let unknown = HeaderValue::from_static("unknown");
+        Peer { ip, field: HeaderValue::try_from(ip.to_string()).unwrap_or(unknown) }
+    }
+}
 
 /// Fields a client may not have removed by naming them in `Connection`.
 fn protected(name: &HeaderName) -> bool {
@@ -54,24 +73,19 @@ const X_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// Writes the fields that tell the upstream about the client. What the client sent of them is gone in every case:
 /// whoever stands behind us may trust them.
-pub fn own_forwarding(headers: &mut HeaderMap, how: Forwarded, peer: IpAddr, host: &HeaderValue) {
+pub fn own_forwarding(headers: &mut HeaderMap, how: Forwarded, peer: &Peer, host: &HeaderValue) {
     for name in [&X_FOR, &X_PROTO, &X_HOST, &X_PORT, &header::FORWARDED] {
         headers.remove(name);
     }
-    let peer = peer.to_canonical();
     if matches!(how, Forwarded::XForwarded | Forwarded::Both) {
-        let mut text = String::with_capacity(40);
-        let _ = write!(text, "{peer}");
-        if let Ok(value) = HeaderValue::try_from(text) {
-            headers.insert(X_FOR, value);
-        }
+        headers.insert(X_FOR, peer.field.clone());
         headers.insert(X_PROTO, HeaderValue::from_static("http"));
         headers.insert(X_HOST, host.clone());
     }
     if matches!(how, Forwarded::Forwarded | Forwarded::Both) {
         let host = host.to_str().unwrap_or_default();
         // RFC 7239, 6: an IPv6 address stands in brackets and quotes.
-        let text = match peer {
+        let text = match peer.ip {
             IpAddr::V4(v4) => format!("for={v4};host=\"{host}\";proto=http"),
             IpAddr::V6(v6) => format!("for=\"[{v6}]\";host=\"{host}\";proto=http"),
         };
@@ -116,11 +130,11 @@ mod tests {
             ("forwarded", "for=1.2.3.4"),
             ("x-forwarded-host", "evil"),
         ]);
-        let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 9));
+        let peer = Peer::new(IpAddr::from(Ipv4Addr::new(10, 0, 0, 9)));
         let host = HeaderValue::from_static("good");
         for how in [Forwarded::XForwarded, Forwarded::Forwarded, Forwarded::Both, Forwarded::None] {
             let mut headers = spoofed.clone();
-            own_forwarding(&mut headers, how, peer, &host);
+            own_forwarding(&mut headers, how, &peer, &host);
             let all = format!("{headers:?}");
             assert!(!all.contains("1.2.3.4") && !all.contains("evil"), "{how:?}: {all}");
             assert_eq!(all.contains("10.0.0.9"), how != Forwarded::None);

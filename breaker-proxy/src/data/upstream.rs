@@ -72,8 +72,11 @@ impl fmt::Display for Failure {
 /// The idle connections of one worker, by index of the upstream.
 #[derive(Default)]
 pub struct Pools {
-    idle: RefCell<Vec<Vec<Box<Link>>>>,
+    idle: RefCell<Vec<Idle>>,
 }
+
+/// Boxed, since a connection of hyper's is large and moves with every call.
+type Idle = Vec<Box<Link>>;
 
 impl Pools {
     fn take(&self, upstream: usize) -> Option<Box<Link>> {
@@ -325,7 +328,6 @@ pub async fn forward(
     worker: &Rc<Worker>,
     call: Call,
     upstream: usize,
-    target: &Upstream,
     mut request: Request<Upload>,
 ) -> Result<Answer, Failure> {
     let resendable = *request.method() == Method::GET && request.body().is_end_stream();
@@ -338,7 +340,7 @@ pub async fn forward(
             Some(link) => link,
             None => {
                 fresh = true;
-                match connect(worker, upstream, target).await {
+                match connect(worker, upstream).await {
                     Ok(link) => link,
                     Err(failure) => {
                         call.settle(Outcome::Fault);
@@ -427,19 +429,17 @@ fn idle(worker: &Rc<Worker>, upstream: usize) -> Option<Box<Link>> {
     None
 }
 
-async fn connect(
-    worker: &Rc<Worker>,
-    upstream: usize,
-    target: &Upstream,
-) -> Result<Box<Link>, Failure> {
+async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Box<Link>, Failure> {
+    let target = worker.plane.current.load().upstreams.get(upstream).cloned();
     let limit = duration(worker.plane.deadlines.connect);
     let stream = timeout(limit, async {
         match target {
-            Upstream::BuiltIn => match worker.plane.origin {
+            Some(Upstream::BuiltIn) => match worker.plane.origin {
                 Some(address) => TcpStream::connect(address).await,
                 None => Err(io::Error::other("the built-in origin is not running")),
             },
-            Upstream::Http { host, port } => TcpStream::connect((host.as_str(), *port)).await,
+            Some(Upstream::Http { host, port }) => TcpStream::connect((host.as_str(), port)).await,
+            None => Err(io::Error::other("the route was taken away")),
         }
     })
     .await
