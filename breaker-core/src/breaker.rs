@@ -469,7 +469,7 @@ impl Breaker {
     }
 
     fn step_named(&self, cell: u32, input: Input, rule: &TripRule, now: Mono) -> Option<Moved> {
-        let moved = self.named_gate(cell)?.step(input, rule, now)?;
+        let moved = self.named_gate(cell)?.order(input, rule, now)?;
         if moved.before.epoch() != moved.after.epoch() {
             self.dirty.mark(count(cell));
         }

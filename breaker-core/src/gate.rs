@@ -515,3 +515,293 @@ const MAX_STRIKES: u8 = 15;
 const FIRST_LIMIT: u8 = 2;
 const MODE_ENFORCE: u8 = 1;
 const MODE_SHADOW: u8 = 2;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{
+        EPOCH_AT, HALF, Input, LEFT_AT, LiftTo, Look, MAX_HOLD, OWED_AT, PHASE_AT, RANGE,
+        STRIKES_AT, TripRule, UNIT_BITS, Word, has_passed,
+    };
+    use crate::facts::{Cause, KillLevel, Mode, State};
+    use crate::policy::Recover;
+    use crate::time::{Mono, Span};
+
+    const SECOND: Span = Span::from_secs(1);
+
+    fn rules() -> [TripRule; 3] {
+        [
+            TripRule::new(Recover::Manual { probes: 2 }),
+            TripRule::new(Recover::Probe { probes: 2, after: SECOND, at_most: Span::from_secs(4) }),
+            TripRule::new(Recover::Probe { probes: 63, after: MAX_HOLD, at_most: MAX_HOLD }),
+        ]
+    }
+
+    fn inputs(epoch: u16) -> Vec<Input> {
+        let mut all = vec![
+            Input::Trip(None),
+            Input::Trip(Some(3)),
+            Input::Elapsed,
+            Input::ProbeTaken,
+            Input::Kill(KillLevel::Halt),
+            Input::Kill(KillLevel::Cut),
+            Input::Reset,
+            Input::Mode(None),
+            Input::Mode(Some(Mode::Shadow)),
+        ];
+        for epoch in [epoch, epoch.wrapping_sub(1) & 0xfff] {
+            all.extend([
+                Input::ProbePassed(epoch),
+                Input::ProbeFailed(epoch),
+                Input::ProbeAbandoned(epoch),
+                Input::Lift(epoch, LiftTo::Halt),
+                Input::Lift(epoch, LiftTo::HalfOpen),
+                Input::Lift(epoch, LiftTo::Armed),
+            ]);
+        }
+        all
+    }
+
+    fn left(word: Word) -> u64 {
+        word.0 >> LEFT_AT & 63
+    }
+
+    fn owed(word: Word) -> u64 {
+        word.0 >> OWED_AT & 63
+    }
+
+    /// Is this a move from one state to another that the table of states has?
+    fn may_move(from: State, input: Input, to: State) -> bool {
+        use State::{Armed, HalfOpen, Killed, Tripped};
+        match (from, input, to) {
+            (_, Input::Kill(level), Killed(now)) => {
+                let was = if let Killed(was) = from { was } else { KillLevel::Halt };
+                now == level.max(was)
+            }
+            (Killed(KillLevel::Cut), Input::Lift(_, LiftTo::Halt), Killed(KillLevel::Halt)) => true,
+            (Killed(_) | Tripped, Input::Lift(_, LiftTo::HalfOpen), HalfOpen) => true,
+            (Killed(_) | Tripped | HalfOpen, Input::Lift(_, LiftTo::Armed), Armed) => true,
+            (Armed | HalfOpen, Input::Trip(_), Tripped) => true,
+            (Tripped, Input::Elapsed, HalfOpen) => true,
+            (HalfOpen, Input::ProbePassed(_), Armed) => true,
+            (HalfOpen, Input::ProbeFailed(_), Tripped) => true,
+            (Tripped | HalfOpen, Input::Reset, Armed) => true,
+            _ => false,
+        }
+    }
+
+    /// Goal: over all shapes of words and all inputs: every move is in the table and bumps the
+    /// epoch by one; what is no move leaves state and epoch alone; a wrong epoch does nothing;
+    /// probes never grow beyond what is owed.
+    #[test]
+    fn every_word_and_every_input() {
+        let now = Mono::from_nanos(1_000 << UNIT_BITS);
+        let mut steps = 0_u64;
+        let mut moves = 0_u64;
+        for shape in 0..32_u64 * 4 {
+            // Phase, cut and mode are the top five bits; four causes.
+            let top = (shape / 4) << (PHASE_AT - 3) | [0, 1, 2, 31][(shape % 4) as usize] << 54;
+            for strikes in [0_u64, 1, 15] {
+                for (left, owed) in [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (63, 63), (63, 0)] {
+                    for epoch in [0_u16, 1, 4_094, 4_095] {
+                        for until in [0, 999, 1_000, 1_001, u64::from(HALF), u64::from(RANGE)] {
+                            let word = Word(
+                                top | strikes << STRIKES_AT
+                                    | left << LEFT_AT
+                                    | owed << OWED_AT
+                                    | u64::from(epoch) << EPOCH_AT
+                                    | until,
+                            );
+                            for rule in rules() {
+                                for input in inputs(epoch) {
+                                    steps += 1;
+                                    moves += u64::from(one_step(word, input, &rule, now));
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(steps > 4_000_000 && moves > steps / 10, "{moves} of {steps}");
+    }
+
+    fn one_step(word: Word, input: Input, rule: &TripRule, now: Mono) -> bool {
+        let Some(after) = word.step(input, rule, now) else { return false };
+        let (from, to) = (word.state(), after.state());
+        assert_ne!(word, after);
+        let moved = after.epoch() != word.epoch();
+        if moved {
+            assert_eq!(after.epoch(), (word.epoch() + 1) & 0xfff);
+            assert!(may_move(from, input, to), "{from:?} {input:?} {to:?}");
+        } else {
+            assert_eq!(from, to, "{input:?}");
+        }
+        if let Input::ProbePassed(epoch)
+        | Input::ProbeFailed(epoch)
+        | Input::ProbeAbandoned(epoch)
+        | Input::Lift(epoch, _) = input
+        {
+            assert_eq!(epoch, word.epoch());
+        }
+        if to == State::HalfOpen {
+            assert!(left(after) <= owed(after).max(left(word)), "{word:?} {input:?} {after:?}");
+            assert!(!moved || left(after) > 0, "a probation begins with probes");
+        }
+        if !matches!(input, Input::Mode(_) | Input::Reset) {
+            assert_eq!(word.mode(), after.mode());
+        }
+        moved
+    }
+
+    /// Goal: in all sequences of six inputs, with and without time passing, blocked becomes armed
+    /// only through half-open, or by a reset or a lift to armed; and half-open becomes armed by
+    /// probes only after as many passed as the rule asks.
+    #[test]
+    fn every_sequence_of_six() {
+        fn walk(word: Word, passed: u32, depth: u32, now: Mono, rule: &TripRule) -> u64 {
+            if depth == 0 {
+                return 1;
+            }
+            let epoch = word.epoch();
+            let by_hand = [
+                Input::Reset,
+                Input::Lift(epoch, LiftTo::Armed),
+                Input::Lift(epoch, LiftTo::HalfOpen),
+            ];
+            let others = [
+                Input::Trip(Some(0)),
+                Input::Elapsed,
+                Input::ProbeTaken,
+                Input::ProbePassed(epoch),
+                Input::ProbeFailed(epoch),
+                Input::ProbeAbandoned(epoch),
+                Input::Kill(KillLevel::Halt),
+                Input::Kill(KillLevel::Cut),
+                Input::Lift(epoch, LiftTo::Halt),
+            ];
+            let mut walked = 0;
+            for input in by_hand.into_iter().chain(others) {
+                let now = if input == Input::Elapsed { now.plus(Span::from_secs(5)) } else { now };
+                let after = word.step(input, rule, now).unwrap_or(word);
+                let (from, to) = (word.state(), after.state());
+                // A probe passes only if it was given out.
+                if matches!(
+                    input,
+                    Input::ProbePassed(_) | Input::ProbeFailed(_) | Input::ProbeAbandoned(_)
+                ) && (from != State::HalfOpen || left(word) >= owed(word))
+                {
+                    continue;
+                }
+                let passed = match input {
+                    Input::ProbePassed(_) => passed + 1,
+                    _ if from == State::HalfOpen && to == State::HalfOpen => passed,
+                    _ => 0,
+                };
+                if to == State::Armed && from != State::Armed {
+                    let by_hand = matches!(input, Input::Reset | Input::Lift(_, LiftTo::Armed));
+                    assert!(
+                        by_hand || (from == State::HalfOpen && passed == 2),
+                        "{from:?} {input:?}"
+                    );
+                }
+                walked += walk(after, passed, depth - 1, now, rule);
+            }
+            walked
+        }
+        for rule in rules().iter().take(2) {
+            let walked = walk(Word::default(), 0, 6, Mono::ZERO, rule);
+            assert!(walked > 500_000, "{walked}");
+        }
+    }
+
+    /// Goal: a hold is never shorter than told, ends within a unit and a rounding, and does so also where `until`
+    /// and the epoch wrap; over all of it the promised wait is exact.
+    #[test]
+    fn holds_end_also_at_the_wrap() {
+        let wrap = u64::from(RANGE) + 1;
+        for hold in [Span::from_millis(200), SECOND, MAX_HOLD] {
+            let rule = TripRule::new(Recover::Probe { probes: 1, after: hold, at_most: hold });
+            for unit in [0, 1, 77, wrap - 20, wrap - 1, wrap, wrap + 1, wrap / 2, wrap * 5 - 3] {
+                for offset in [0, 1, (1 << UNIT_BITS) - 1] {
+                    let now = Mono::from_nanos((unit << UNIT_BITS) + offset);
+                    let word = Word(0xfff << EPOCH_AT);
+                    let word = word.step(Input::Trip(None), &rule, now).unwrap();
+                    assert_eq!(word.epoch(), 0, "the epoch wraps");
+                    let Look::Blocked(Cause::Tripped(None), Some(wait)) =
+                        word.look(false, &rule, now)
+                    else {
+                        panic!("not tripped");
+                    };
+                    assert!(wait >= hold);
+                    assert!(wait.as_nanos() <= hold.as_nanos() + (2 << UNIT_BITS));
+                    let end = now.plus(wait);
+                    let before = Mono::from_nanos(end.as_nanos() - 1);
+                    assert_eq!(word.until(&rule, now), Some(end));
+                    assert!(word.step(Input::Elapsed, &rule, before).is_none());
+                    assert!(matches!(word.look(false, &rule, before), Look::Blocked(..)));
+                    assert_eq!(word.look(false, &rule, end), Look::Probe);
+                    let over = word.step(Input::Elapsed, &rule, end).unwrap();
+                    assert_eq!(over.state(), State::HalfOpen);
+                    assert_eq!(word.until(&rule, end.plus(SECOND)), Some(end), "also when past");
+                }
+            }
+        }
+    }
+
+    /// Goal: `now` running back a little at a trip or after it never ends a hold early, not even
+    /// the longest.
+    #[test]
+    fn now_running_back_ends_no_hold() {
+        let rule = TripRule::new(Recover::Probe { probes: 1, after: MAX_HOLD, at_most: MAX_HOLD });
+        for unit in [5_000_u64, u64::from(RANGE) + 1] {
+            let now = Mono::from_nanos(unit << UNIT_BITS);
+            let word = Word::default().step(Input::Trip(None), &rule, now).unwrap();
+            for back in 0..4_000 {
+                let earlier = Mono::from_nanos((unit - back) << UNIT_BITS);
+                assert!(word.step(Input::Elapsed, &rule, earlier).is_none());
+            }
+        }
+        assert!(has_passed(7, Mono::from_nanos(7 << UNIT_BITS)));
+        assert!(!has_passed(8, Mono::from_nanos(7 << UNIT_BITS)));
+    }
+
+    /// Goal: a probation that began under one rule ends under any other: it neither sticks nor
+    /// gives out more than was owed when it began.
+    #[test]
+    fn a_new_policy_in_mid_probation_never_sticks() {
+        let rule = |probes| {
+            TripRule::new(Recover::Probe { probes, after: SECOND, at_most: Span::from_secs(4) })
+        };
+        for began in 1..=63 {
+            for now_asks in [1, 5, 63] {
+                let killed =
+                    Word::default().step(Input::Kill(KillLevel::Halt), &rule(began), Mono::ZERO);
+                let killed = killed.unwrap();
+                let lift = Input::Lift(killed.epoch(), LiftTo::HalfOpen);
+                let mut word = killed.step(lift, &rule(began), Mono::ZERO).unwrap();
+                let mut given = 0;
+                while let Some(next) = word.step(Input::ProbeTaken, &rule(now_asks), Mono::ZERO) {
+                    (word, given) = (next, given + 1);
+                }
+                assert_eq!(given, began);
+                for _ in 0..began {
+                    let passed = Input::ProbePassed(word.epoch());
+                    word = word.step(passed, &rule(now_asks), Mono::ZERO).unwrap();
+                }
+                assert_eq!(word.state(), State::Armed);
+            }
+        }
+    }
+
+    /// Goal: a trip that was made to last lasts, whatever rule comes later; and the other way round.
+    #[test]
+    fn manual_lasts_under_any_rule() {
+        let [manual, probe, _] = rules();
+        let late = Mono::from_nanos(60_000_000_000);
+        for (first, then) in [(manual, probe), (probe, manual)] {
+            let word = Word::default().step(Input::Trip(Some(0)), &first, Mono::ZERO).unwrap();
+            assert!(word.step(Input::Elapsed, &then, late).is_none());
+            assert_eq!(word.until(&then, late), None);
+        }
+    }
+}

@@ -169,7 +169,7 @@ impl Table {
                 cell
             }
         };
-        let moved = self.gates.get(cell).and_then(|gate| gate.step(input, rule, now));
+        let moved = self.gates.get(cell).and_then(|gate| gate.order(input, rule, now));
         if moved.is_some() {
             self.dirty.mark(cell);
         }

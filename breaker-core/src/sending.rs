@@ -181,3 +181,104 @@ impl Watch<'_> {
         self.pending().count() == 0
     }
 }
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::Senders;
+    use crate::cell::Gate;
+    use crate::facts::KillLevel;
+    use crate::gate::{Input, TripRule};
+    use crate::policy::Recover;
+    use crate::sync::{AtomicBool, Ordering};
+    use crate::time::Mono;
+    use loom::sync::Arc;
+
+    struct World {
+        gate: Gate,
+        senders: Senders,
+        /// Silence was reported.
+        silent: AtomicBool,
+    }
+
+    /// Senders against one killer: nothing is written after the killer reported silence.
+    fn race<const SENDER_FENCED: bool, const KILLER_FENCED: bool, const WAITS: bool>(
+        senders: usize,
+    ) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(move || {
+            let world = Arc::new(World {
+                gate: Gate::new(),
+                senders: Senders::new(senders),
+                silent: AtomicBool::new(false),
+            });
+            let rule = TripRule::new(Recover::Manual { probes: 1 });
+            let spawned: Vec<_> = (0..senders)
+                .map(|index| {
+                    let world = Arc::clone(&world);
+                    loom::thread::spawn(move || {
+                        let sender = world.senders.sender(index).unwrap();
+                        for _ in 0..2 {
+                            let look = || match world.gate.word().look_again(0, false, false) {
+                                Some(cause) => Err(cause),
+                                None => Ok(()),
+                            };
+                            // What a write would be: it must not happen after the report.
+                            let write = || {
+                                // ordering: relaxed, the weakest witness there is.
+                                assert!(
+                                    !world.silent.load(Ordering::Relaxed),
+                                    "written after silence"
+                                );
+                            };
+                            let _ = sender.section::<SENDER_FENCED, _, _>(look, write);
+                        }
+                    })
+                })
+                .collect();
+            world.gate.step(Input::Kill(KillLevel::Halt), &rule, Mono::ZERO).unwrap();
+            let mut watch = world.senders.watch_as::<KILLER_FENCED>();
+            while WAITS && !watch.is_silent() {
+                loom::thread::yield_now();
+            }
+            // ordering: relaxed, the weakest witness there is.
+            world.silent.store(true, Ordering::Relaxed);
+            for thread in spawned {
+                thread.join().unwrap();
+            }
+        });
+    }
+
+    /// Goal: after silence was reported no sender writes.
+    #[test]
+    fn loom_silence_is_silence() {
+        race::<true, true, true>(1);
+    }
+
+    /// Goal: the same with two senders.
+    #[test]
+    fn loom_silence_of_two() {
+        race::<true, true, true>(2);
+    }
+
+    /// Negative control: without the sender's fence both can miss each other.
+    #[test]
+    #[should_panic(expected = "written after silence")]
+    fn loom_sender_without_fence_is_caught() {
+        race::<false, true, true>(1);
+    }
+
+    /// Negative control: without the killer's fence both can miss each other.
+    #[test]
+    #[should_panic(expected = "written after silence")]
+    fn loom_killer_without_fence_is_caught() {
+        race::<true, false, true>(1);
+    }
+
+    /// Negative control: a killer that does not wait reports too early.
+    #[test]
+    #[should_panic(expected = "written after silence")]
+    fn loom_killer_without_wait_is_caught() {
+        race::<true, true, false>(1);
+    }
+}

@@ -1,5 +1,7 @@
 //! Decisions and orders through the public door, each rule once; no randomness here.
 
+#![expect(clippy::panic, clippy::indexing_slicing, reason = "a test that fails says so by a panic")]
+
 use breaker_core::{
     Breaker, Call, Capacity, Cause, Class, Counting, GroupSpec, KeySpec, KillLevel, Level, LiftTo,
     LimitSpec, Mode, Mono, OrderError, Outcome, Permit, Policy, PolicySpec, Recover, RouteSpec,
