@@ -137,7 +137,17 @@ async fn route(admin: &Admin, request: Request<Incoming>) -> Reply {
             }
             Ok(Ok(body)) => body.to_bytes(),
         };
-        return api::order(&admin.control, verb, scope, &body).await;
+        // A task of its own: whoever hangs up in the middle must not leave half an order behind.
+        let (control, verb) = (Rc::clone(&admin.control), verb.to_owned());
+        let scope = scope.to_owned();
+        let order = async move { api::order(&control, &verb, &scope, &body).await };
+        return tokio::task::spawn_local(order).await.unwrap_or_else(|_| {
+            Reply::problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "failed",
+                "the order failed half-way: look at /v1/status before you trust anything",
+            )
+        });
     }
     match path {
         "/v1/status" if get => api::status(&admin.control),

@@ -5,7 +5,7 @@
 
 use crate::admin::{self, Admin, auth::Token};
 use crate::config::{Config, Upstream};
-use crate::control::ledger::{Kill, Ledger};
+use crate::control::ledger::{Kill, Ledger, Replay, Restored};
 use crate::control::record::Record;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
@@ -168,8 +168,9 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
     // Know: state, journal, rules, kills.
     let state = StateDir::take(&config.state)?;
     let (token, token_file) = state.token(&config.admin.token)?;
-    let (mut journal, replay) = Journal::open(state.path())?;
-    let (ledger, restored) = Ledger::replay(&replay.entries);
+    let mut replay = Replay::default();
+    let (mut journal, torn) = Journal::open(state.path(), |entry| replay.take(entry))?;
+    let (mut ledger, restored) = replay.end();
     let breaker: &'static Breaker =
         Box::leak(Box::new(Breaker::new(capacity(&config), seed().map_err(StartError::System)?)));
     let snapshot = Snapshot::build(&config, breaker, 1).map_err(StartError::Policy)?;
@@ -179,11 +180,10 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
     let started = Record::Started {
         boot: restored.boot,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        torn: replay.torn,
+        torn,
     };
     let path = state.path().join("journal");
     journal.append(&[(clock.wall(), started)]).map_err(|error| JournalError::Io(path, error))?;
-    let mut ledger = ledger;
     for (scope, stamp) in stamps {
         ledger.restamped(&scope, stamp);
     }
@@ -193,7 +193,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         boot: restored.boot,
         kills: restored.kills,
         tripped: restored.tripped,
-        torn: replay.torn,
+        torn,
     };
     let needs_origin = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
@@ -293,7 +293,7 @@ fn restore(
     breaker: &Breaker,
     snapshot: &Snapshot,
     names: &Names,
-    restored: &crate::control::ledger::Restored,
+    restored: &Restored,
     clock: &dyn Clock,
 ) -> Result<Vec<(String, Stamp)>, StartError> {
     let now = clock.mono();

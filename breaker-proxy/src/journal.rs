@@ -5,7 +5,7 @@ use crate::ports::Wall;
 use crate::state::sync_dir;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -19,8 +19,8 @@ const QUEUE: usize = 1024;
 /// Records that share one sync.
 const BATCH: usize = 256;
 
-/// Bytes of the journal that a start reads, at most.
-const REPLAY_MAX: u64 = 1 << 30;
+/// Bytes of one line, at most: an act's reason and labels are bounded, so a longer one is no record of ours.
+const LINE_MAX: u64 = 64 * 1024;
 
 /// Why the journal cannot be used.
 #[derive(Debug)]
@@ -33,12 +33,10 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
-        line: usize,
+        line: u64,
         /// What is wrong with it.
         problem: String,
     },
-    /// Larger than a start reads.
-    TooLarge(PathBuf),
 }
 
 impl fmt::Display for JournalError {
@@ -51,9 +49,6 @@ impl fmt::Display for JournalError {
                  from a copy, or move the state directory away and kill again what must stay killed",
                 path.display()
             ),
-            JournalError::TooLarge(path) => {
-                write!(f, "{}: larger than {REPLAY_MAX} bytes", path.display())
-            }
         }
     }
 }
@@ -69,21 +64,13 @@ pub struct Journal {
     lost: bool,
 }
 
-/// What a start found.
-#[derive(Debug)]
-pub struct Replay {
-    /// All records, oldest first.
-    pub entries: Vec<Entry>,
-    /// A last line without its end was cut off: its act was never answered as durable.
-    pub torn: bool,
-}
-
 impl Journal {
-    /// Opens the journal of a state directory and reads all of it.
+    /// Opens the journal of a state directory and hands over every record, oldest first. True: a last line without its end
+    /// was cut off; its act was never answered as durable.
     ///
     /// # Errors
     /// The file cannot be read, or is damaged anywhere but in a torn last line.
-    pub fn open(dir: &Path) -> Result<(Journal, Replay), JournalError> {
+    pub fn open(dir: &Path, mut take: impl FnMut(&Entry)) -> Result<(Journal, bool), JournalError> {
         let path = dir.join(FILE);
         let io = |error| JournalError::Io(path.clone(), error);
         let mut file = OpenOptions::new()
@@ -93,39 +80,37 @@ impl Journal {
             .mode(0o600)
             .open(&path)
             .map_err(io)?;
-        if file.metadata().map_err(io)?.len() > REPLAY_MAX {
-            return Err(JournalError::TooLarge(path));
-        }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let torn = whole < bytes.len();
-        bytes.truncate(whole);
-        let mut entries = Vec::new();
-        for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-            let damaged = |problem: String| JournalError::Damaged {
-                path: path.clone(),
-                line: index + 1,
-                problem,
+        let mut reader = BufReader::new(&file);
+        let (mut next, mut whole) = (1u64, 0u64);
+        let mut line = Vec::new();
+        let torn = loop {
+            line.clear();
+            let read = (&mut reader).take(LINE_MAX).read_until(b'\n', &mut line).map_err(io)?;
+            let read = u64::try_from(read).unwrap_or(u64::MAX);
+            let damaged =
+                |problem: String| JournalError::Damaged { path: path.clone(), line: next, problem };
+            let Some(text) = line.strip_suffix(b"\n") else {
+                if read == LINE_MAX {
+                    return Err(damaged(format!("no record has {LINE_MAX} bytes")));
+                }
+                break read > 0;
             };
-            let line = line.strip_suffix(b"\n").unwrap_or(line);
-            let text = std::str::from_utf8(line).map_err(|error| damaged(error.to_string()))?;
+            let text = std::str::from_utf8(text).map_err(|error| damaged(error.to_string()))?;
             let entry =
                 Entry::from_line(text).map_err(|problem: BadLine| damaged(problem.to_string()))?;
-            let expected = u64::try_from(index).unwrap_or(u64::MAX).saturating_add(1);
-            if entry.seq != expected {
-                return Err(damaged(format!("record {} where {expected} belongs", entry.seq)));
+            if entry.seq != next {
+                return Err(damaged(format!("record {} where {next} belongs", entry.seq)));
             }
-            entries.push(entry);
-        }
+            take(&entry);
+            next += 1;
+            whole += read;
+        };
         if torn {
-            let length = u64::try_from(whole).unwrap_or(u64::MAX);
-            file.set_len(length).and_then(|()| file.sync_all()).map_err(io)?;
+            file.set_len(whole).and_then(|()| file.sync_all()).map_err(io)?;
             file.seek(io::SeekFrom::End(0)).map_err(io)?;
         }
         sync_dir(dir).map_err(io)?;
-        let next = u64::try_from(entries.len()).unwrap_or(u64::MAX).saturating_add(1);
-        Ok((Journal { file, next, lost: false }, Replay { entries, torn }))
+        Ok((Journal { file, next, lost: false }, torn))
     }
 
     /// Appends records and makes them durable, all or none as far as an answer goes.
@@ -208,6 +193,12 @@ mod tests {
         (Wall(1), Record::Stopped {})
     }
 
+    fn open(dir: &Path) -> Result<(Journal, Vec<Entry>, bool), JournalError> {
+        let mut entries = Vec::new();
+        let (journal, torn) = Journal::open(dir, |entry| entries.push(entry.clone()))?;
+        Ok((journal, entries, torn))
+    }
+
     fn started(boot: u64) -> (Wall, Record) {
         (Wall(1), Record::Started { boot, version: "x".into(), torn: false })
     }
@@ -217,22 +208,22 @@ mod tests {
     #[test]
     fn a_file_cut_anywhere_keeps_its_whole_lines() {
         let root = tempfile::tempdir().unwrap();
-        let (mut journal, replay) = Journal::open(root.path()).unwrap();
-        assert!(replay.entries.is_empty());
+        let (mut journal, entries, _) = open(root.path()).unwrap();
+        assert!(entries.is_empty());
         journal.append(&[started(1), stopped()]).unwrap();
         journal.append(&[started(2)]).unwrap();
         drop(journal);
         let whole = std::fs::read(root.path().join(FILE)).unwrap();
         for cut in 0..=whole.len() {
             std::fs::write(root.path().join(FILE), &whole[..cut]).unwrap();
-            let (mut journal, replay) = Journal::open(root.path()).unwrap();
+            let (mut journal, entries, torn) = open(root.path()).unwrap();
             let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
-            assert_eq!(replay.entries.len(), lines, "cut at {cut}");
-            assert_eq!(replay.torn, cut > 0 && whole[cut - 1] != b'\n', "cut at {cut}");
+            assert_eq!(entries.len(), lines, "cut at {cut}");
+            assert_eq!(torn, cut > 0 && whole[cut - 1] != b'\n', "cut at {cut}");
             // And it goes on from there.
             journal.append(&[stopped()]).unwrap();
-            let (_, replay) = Journal::open(root.path()).unwrap();
-            assert_eq!(replay.entries.len(), lines + 1);
+            let (_, entries, _) = open(root.path()).unwrap();
+            assert_eq!(entries.len(), lines + 1);
         }
     }
 
@@ -240,7 +231,7 @@ mod tests {
     #[test]
     fn a_damaged_middle_refuses_the_start() {
         let root = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(root.path()).unwrap();
+        let (mut journal, _, _) = open(root.path()).unwrap();
         journal.append(&[started(1), stopped(), started(2)]).unwrap();
         let path = root.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
@@ -248,11 +239,11 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[index] ^= 0x10;
             std::fs::write(&path, &damaged).unwrap();
-            match Journal::open(root.path()) {
+            match open(root.path()) {
                 Err(error) => {
                     assert!(error.to_string().contains("journal:"), "{error}");
                 }
-                Ok((_, replay)) => panic!("byte {index}: opened with {:?}", replay.entries),
+                Ok((_, entries, _)) => panic!("byte {index}: opened with {entries:?}"),
             }
         }
     }

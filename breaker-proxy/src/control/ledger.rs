@@ -2,7 +2,7 @@
 
 use super::record::{Entry, Level, LiftTo, Record};
 use breaker_core::{Scope, Stamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Kills that may live at once.
 pub const KILLS_MAX: usize = 10_000;
@@ -35,6 +35,14 @@ pub struct Ledger {
     number: u64,
 }
 
+/// Reads the journal record by record into what a start must put back.
+#[derive(Debug, Default)]
+pub struct Replay {
+    ledger: Ledger,
+    /// Scopes whose last word was tripped or on probation.
+    blocked: BTreeSet<String>,
+}
+
 /// What a lift takes away and what it leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiftPlan {
@@ -65,58 +73,61 @@ pub struct Restored {
     pub boot: u64,
 }
 
-impl Ledger {
-    /// Reads what was written and says what must be put back.
-    #[must_use]
-    pub fn replay(entries: &[Entry]) -> (Ledger, Restored) {
-        let mut ledger = Ledger::default();
-        let mut blocked: BTreeMap<&str, bool> = BTreeMap::new();
-        for entry in entries {
-            match &entry.record {
-                Record::Started { boot, .. } => ledger.boot = *boot,
-                Record::Kill { id, scope, level, actor, reason } => {
-                    let kill = Kill {
-                        id: id.clone(),
-                        scope: scope.clone(),
-                        level: *level,
-                        actor: actor.clone(),
-                        reason: reason.clone(),
-                        at: entry.at,
-                        durable: true,
-                    };
-                    ledger.kills.insert(id.clone(), kill);
-                }
-                Record::Lift { ids, scope, to, .. } => {
-                    for id in ids {
-                        ledger.kills.remove(id);
-                    }
-                    blocked.insert(scope, *to == LiftTo::HalfOpen);
-                }
-                Record::Trip { scope, .. } => {
-                    blocked.insert(scope, true);
-                }
-                Record::Reset { scope, .. } => {
-                    blocked.insert(scope, false);
-                }
-                Record::Moved { scope, to, .. } => {
-                    blocked.insert(scope, to == "tripped" || to == "half-open");
-                }
-                Record::MovedMany { .. } | Record::Stopped {} => {}
+impl Replay {
+    /// Takes the next record.
+    pub fn take(&mut self, entry: &Entry) {
+        let kills = &mut self.ledger.kills;
+        match &entry.record {
+            Record::Started { boot, .. } => self.ledger.boot = *boot,
+            Record::Kill { id, scope, level, actor, reason } => {
+                let kill = Kill {
+                    id: id.clone(),
+                    scope: scope.clone(),
+                    level: *level,
+                    actor: actor.clone(),
+                    reason: reason.clone(),
+                    at: entry.at,
+                    durable: true,
+                };
+                kills.insert(id.clone(), kill);
             }
+            Record::Lift { ids, scope, to, .. } => {
+                for id in ids {
+                    kills.remove(id);
+                }
+                self.set_blocked(scope, *to == LiftTo::HalfOpen);
+            }
+            Record::Trip { scope, .. } => self.set_blocked(scope, true),
+            Record::Reset { scope, .. } => self.set_blocked(scope, false),
+            Record::Moved { scope, to, .. } => {
+                self.set_blocked(scope, to == "tripped" || to == "half-open");
+            }
+            Record::MovedMany { .. } | Record::Stopped {} => {}
         }
-        ledger.boot += 1;
-        let restored = Restored {
-            kills: ledger.kills.values().cloned().collect(),
-            tripped: blocked
-                .into_iter()
-                .filter(|(_, blocked)| *blocked)
-                .map(|(scope, _)| scope.to_owned())
-                .collect(),
-            boot: ledger.boot,
-        };
-        (ledger, restored)
     }
 
+    fn set_blocked(&mut self, scope: &str, blocked: bool) {
+        if !blocked {
+            self.blocked.remove(scope);
+        } else if !self.blocked.contains(scope) {
+            self.blocked.insert(scope.to_owned());
+        }
+    }
+
+    /// The ledger of the new start, and what must be put back before it lets a byte in.
+    #[must_use]
+    pub fn end(mut self) -> (Ledger, Restored) {
+        self.ledger.boot += 1;
+        let restored = Restored {
+            kills: self.ledger.kills.values().cloned().collect(),
+            tripped: self.blocked.into_iter().collect(),
+            boot: self.ledger.boot,
+        };
+        (self.ledger, restored)
+    }
+}
+
+impl Ledger {
     /// The number of this start.
     #[must_use]
     pub fn boot(&self) -> u64 {
@@ -207,8 +218,12 @@ mod tests {
     use super::super::record::VERSION;
     use super::*;
 
-    fn entries(records: Vec<Record>) -> Vec<Entry> {
-        (1..).zip(records).map(|(seq, record)| Entry { v: VERSION, seq, at: seq, record }).collect()
+    fn replay(records: Vec<Record>) -> (Ledger, Restored) {
+        let mut replay = Replay::default();
+        for (seq, record) in (1..).zip(records) {
+            replay.take(&Entry { v: VERSION, seq, at: seq, record });
+        }
+        replay.end()
     }
 
     fn kill(id: &str, scope: &str, level: Level) -> Record {
@@ -245,11 +260,11 @@ mod tests {
     /// Goal: a lift takes the kills it names and leaves the others, and says which level stays.
     #[test]
     fn a_lift_leaves_kills_it_does_not_name() {
-        let (ledger, _) = Ledger::replay(&entries(vec![
+        let (ledger, _) = replay(vec![
             kill("k1-1", "/pay", Level::Halt),
             kill("k1-2", "/pay", Level::Cut),
             kill("k1-3", "/else", Level::Cut),
-        ]));
+        ]);
         let plan = ledger.plan_lift("/pay", &["k1-2".into()]).unwrap();
         assert_eq!(plan, LiftPlan { ids: vec!["k1-2".into()], remains: Some(Level::Halt) });
         let all = ledger.plan_lift("/pay", &[]).unwrap();
@@ -265,7 +280,7 @@ mod tests {
     /// Goal: after a restart live kills and trips are back, lifted and reset ones are not, and probation starts anew as tripped.
     #[test]
     fn a_restart_brings_back_what_was_stopped() {
-        let (_, restored) = Ledger::replay(&entries(vec![
+        let (_, restored) = replay(vec![
             Record::Started { boot: 4, version: "x".into(), torn: false },
             kill("k4-1", "/pay", Level::Halt),
             kill("k4-2", "/ads", Level::Cut),
@@ -276,7 +291,7 @@ mod tests {
             moved("/a/d", "half-open"),
             moved("/a/e", "tripped"),
             moved("/a/e", "armed"),
-        ]));
+        ]);
         assert_eq!(restored.boot, 5);
         let kills: Vec<&str> = restored.kills.iter().map(|kill| kill.id.as_str()).collect();
         assert_eq!(kills, ["k4-1"]);
