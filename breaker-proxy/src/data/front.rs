@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -132,7 +132,7 @@ async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
     let deadline = Instant::now() + duration(worker.plane.deadlines.head);
     match timeout_at(deadline, speaks_http2(&stream)).await {
         Ok(Ok(true)) => serve_http2(&seat, stream, peer).await,
-        Ok(Ok(false)) => serve_http1(&seat, stream, peer).await,
+        Ok(Ok(false)) => serve_http1(&seat, stream, peer, deadline).await,
         Ok(Err(_)) => {}
         Err(_) => worker.shard.slow_heads.up(),
     }
@@ -155,7 +155,7 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>) {
+async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>, first_head: Instant) {
     let worker = &seat.worker;
     let bounds = &worker.plane.bounds;
     let head_bytes = usize::try_from(bounds.head_bytes).unwrap_or(usize::MAX);
@@ -164,34 +164,45 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>) {
         .timer(TokioTimer::new())
         .header_read_timeout(duration(worker.plane.deadlines.head))
         .max_header_size(head_bytes)
-        .max_buf_size(head_bytes.max(8192).saturating_mul(2))
-        .pipeline_flush(true);
+        .max_buf_size(head_bytes.max(8192).saturating_mul(2));
     if bounds.fields != STACK_FIELDS {
         builder.max_headers(usize::from(bounds.fields));
     }
     let state = Rc::new(HeadState::default());
     let io = Client { io: TokioIo::new(stream), state: Rc::clone(&state) };
+    let head = &*state;
     let service = service_fn(|request| {
-        state.partial.set(false);
+        head.begun.set(true);
         let (worker, peer) = (Rc::clone(worker), Rc::clone(&peer));
-        async move { Ok::<_, Infallible>(handle(worker, peer, request).await) }
+        async move {
+            let answer = handle(worker, peer, request).await;
+            // What was read until now was this request's; what comes next begins another.
+            head.partial.set(false);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut conn = pin!(builder.serve_connection(io, service));
+    let mut first_head = pin!(sleep_until(first_head));
     let mut asked = false;
     let ended = poll_fn(|cx| {
         if seat.ending(cx) && !asked {
             asked = true;
             conn.as_mut().graceful_shutdown();
         }
-        conn.as_mut().poll(cx)
+        match conn.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ended.map_err(Some)),
+            // hyper's own deadline began with it, after the wait for the first byte.
+            Poll::Pending if !head.begun.get() => first_head.as_mut().poll(cx).map(|()| Err(None)),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await;
     let Err(error) = ended else { return };
-    if error.is_parse() {
+    if error.as_ref().is_some_and(hyper::Error::is_parse) {
         // hyper has answered 400, 414 or 431 and ends the connection: its framing is in doubt.
         worker.shard.nowhere.offered.up();
         worker.shard.nowhere.invalid.up();
-    } else if error.is_timeout() {
+    } else if error.is_none_or(|error| error.is_timeout()) {
         worker.shard.slow_heads.up();
         if state.partial.get() {
             worker.shard.nowhere.offered.up();
@@ -244,6 +255,8 @@ where
 /// Where a connection is with its next head.
 #[derive(Default)]
 struct HeadState {
+    /// A whole head has come.
+    begun: Cell<bool>,
     /// Bytes have come that are not yet a whole head.
     partial: Cell<bool>,
     /// The head did not come in time: say so when closing.
