@@ -105,6 +105,9 @@ fn decide(worker: &Rc<Worker>, peer: &Peer, head: &mut Parts, body: &Incoming) -
                 Cow::Owned(path) => Some(path),
             };
             rewrite(worker, peer, head, &host, canonical.as_deref());
+            if body.is_end_stream() && tells_length(&head.method) {
+                head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
             Ok((call, plan.upstream))
         }
     }
@@ -140,11 +143,17 @@ fn target(head: &Parts) -> Result<(Authority, Cow<'_, str>), Invalid> {
         (None, Some(named)) => Authority::try_from(named.as_bytes()).map_err(|_| Invalid::Host)?,
         (None, None) => return Err(Invalid::Host),
     };
-    if host.as_str().contains('@') || host.host().is_empty() {
+    if host.as_str().contains('@') || host.host().is_empty() || !has_good_port(&host) {
         return Err(Invalid::Host);
     }
     let path = path::canonical(head.uri.path()).map_err(Invalid::Path)?;
     Ok((host, path))
+}
+
+/// Whether what stands behind the host is nothing, or a port that exists.
+fn has_good_port(host: &Authority) -> bool {
+    let behind = host.as_str().strip_prefix(host.host()).unwrap_or_default();
+    behind.is_empty() || host.port_u16().is_some()
 }
 
 /// Makes of the client's head the one we send: canonical target (where it is not canonical already), our own framing and forwarding fields.
@@ -155,6 +164,9 @@ fn rewrite(
     host: &Authority,
     canonical: Option<&str>,
 ) {
+    if head.version == Version::HTTP_2 {
+        headers::join_cookies(&mut head.headers);
+    }
     head.version = Version::HTTP_11;
     let target = match canonical {
         None => head.uri.path_and_query().cloned(),
@@ -176,12 +188,17 @@ fn rewrite(
     }
 }
 
+/// Whether a request of this method says so when it has no body: else some servers answer 411, or wait for one (RFC 9110, 8.6).
+fn tells_length(method: &Method) -> bool {
+    *method == Method::POST || *method == Method::PUT || *method == Method::PATCH
+}
+
 /// The upstream's answer as ours.
 fn answered(answer: super::upstream::Answer) -> Response<Reply> {
     let (mut head, (body, mut exchange)) = answer.into_parts();
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked for another protocol: the field that asks is never forwarded.
-        drop(exchange);
+        exchange.unusable();
         return reply::unasked_switch();
     }
     if head.headers.contains_key(header::TRANSFER_ENCODING) {

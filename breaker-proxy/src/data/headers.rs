@@ -66,6 +66,20 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// HTTP/2 may carry a cookie in pieces; in HTTP/1.1 it is one field (RFC 9113, 8.2.3), and more than one is read differently
+/// by different servers.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<&[u8]> =
+        headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() < 2 {
+        return;
+    }
+    // Pieces of valid values make a valid value.
+    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(b"; ".as_slice())) {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
 const X_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");

@@ -177,6 +177,11 @@ impl Exchange {
         }
     }
 
+    /// The answer is none that can be passed on: the upstream's fault, and the end of its connection.
+    pub fn unusable(self) {
+        self.call.account().upstream_errors.up();
+    }
+
     /// Ends the connection so that nothing more of the call arrives, not even what the kernel holds.
     fn abort(&mut self) {
         if let Some(link) = self.link.take() {
