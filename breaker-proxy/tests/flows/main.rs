@@ -1,0 +1,22 @@
+//! The flows of a whole proxy on loopback, one file for each; nothing here sleeps, and no port is fixed.
+//!
+//! They are one program, so that what they share is built once and nothing of it is dead in any of them.
+
+#[cfg(test)]
+mod admin;
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod kill;
+#[cfg(test)]
+mod limit;
+#[cfg(test)]
+mod refuse;
+#[cfg(test)]
+mod request;
+#[cfg(test)]
+mod restart;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod upstream;
