@@ -1,5 +1,10 @@
 //! Small worlds to measure in: a breaker with one route and what stands on it; it measures nothing itself.
 
+/// Compiles and runs the example of the project's README, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
+
 use breaker_core::{
     Breaker, Call, Capacity, Class, GroupSpec, KeySpec, LimitSpec, Policy, PolicySpec, RouteSpec,
     ScopeSpec, Seed,

@@ -634,7 +634,7 @@ impl Breaker {
             let Some(seat) = seats.get_mut(at).and_then(Option::as_mut) else { continue };
             let mut breach = seat.take(Counting::Offered, now);
             match refusal {
-                Some((place, found)) if place == at => breach = worse(breach, Some(found)),
+                Some((place, found)) if place == at => breach = worse(Some(found), breach),
                 Some(_) => {}
                 None if breach.is_none() || seat.shadow => {
                     breach = worse(breach, seat.take(Counting::Admitted, now));

@@ -478,3 +478,130 @@ mod models {
         });
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{Charges, SOUND, Taken, turn};
+    use crate::limit::Limit;
+    use crate::limit::rate::Rate;
+    use crate::limit::window::Window;
+    use crate::time::{Mono, Span};
+    use proptest::prelude::*;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    /// Goal: eight real threads at one ring: its recorded instants are exact, and each refusal was due: N recorded
+    /// instants lie in the last W before it. The clock is a counter that they all push on, at an
+    /// uneven pace, and some of them read it long before they call.
+    #[test]
+    fn eight_threads_at_one_ring_are_exact() {
+        for (count, length) in [(1_u64, 7_u64), (3, 50), (64, 1_000)] {
+            let window = Window::new(count, Span::from_nanos(length)).unwrap();
+            let charges = Charges::for_rows(Limit::Window(window), 1);
+            let clock = AtomicU64::new(0);
+            let life = |thread: u64| {
+                let (mut passed, mut refused) = (Vec::new(), Vec::new());
+                for round in 0..8_000_u64 {
+                    let now = clock.fetch_add(round * thread % 3, Ordering::Relaxed);
+                    if round % 64 == thread {
+                        std::thread::yield_now();
+                    }
+                    match turn::<SOUND>(window, charges.row(0), at(now), true) {
+                        Ok(word) => passed.push(window.instant(word)),
+                        Err(_) => refused.push(now),
+                    }
+                }
+                (passed, refused)
+            };
+            let (mut passed, mut refused) = (Vec::new(), Vec::new());
+            std::thread::scope(|threads| {
+                let life = &life;
+                let spawned: Vec<_> =
+                    (0..8).map(|thread| threads.spawn(move || life(thread))).collect();
+                for thread in spawned {
+                    let (its_passed, its_refused) = thread.join().unwrap();
+                    passed.extend(its_passed);
+                    refused.extend(its_refused);
+                }
+            });
+            passed.sort_unstable();
+            let n = usize::try_from(count).unwrap();
+            for (early, late) in passed.iter().zip(passed.iter().skip(n)) {
+                assert!(early + length <= *late, "{count} and one within {length}");
+            }
+            for now in &refused {
+                let before = passed.partition_point(|passed| passed + length <= *now);
+                assert!(passed.len() - before >= n, "refused at {now} for nothing");
+            }
+            assert!(!passed.is_empty() && !refused.is_empty());
+        }
+    }
+
+    proptest! {
+        /// Goal: a late undo frees nothing: the calls that were never undone hold the bound by
+        /// themselves, however late and in whatever order the others are undone.
+        #[test]
+        fn a_late_undo_frees_nothing(
+            burst in 1_u64..4,
+            acts in proptest::collection::vec((0..3_u8, 0_u64..25, 0..8_usize), 1..120),
+        ) {
+            let rate = Rate::new(1, Span::from_nanos(10), burst).unwrap();
+            let charges = Charges::for_scope(Limit::Rate(rate));
+            let mut now = 100;
+            let mut taken: Vec<(u64, Taken)> = Vec::new();
+            for (act, step, which) in acts {
+                match act {
+                    0 => now += step,
+                    1 if !taken.is_empty() => {
+                        let (_, undone) = taken.remove(which % taken.len());
+                        charges.undo(0, undone);
+                    }
+                    _ => {
+                        if let Ok(charge) = charges.take(0, at(now)) {
+                            taken.push((now, charge));
+                        }
+                    }
+                }
+                // After each act, for the undone ones are gone from the list only now.
+                for (index, (first, _)) in taken.iter().enumerate() {
+                    for (calls, (last, _)) in (1_u64..).zip(&taken[index..]) {
+                        prop_assert!(calls.saturating_sub(burst) * 10 <= last - first);
+                    }
+                }
+            }
+        }
+
+        /// Goal: a ring agrees with a list of instants, call by call, when `now` jumps about.
+        #[test]
+        fn a_ring_agrees_with_a_list(
+            count in 1_u64..6, length in 1_u64..60,
+            steps in proptest::collection::vec(-30_i64..40, 1..300),
+        ) {
+            let window = Window::new(count, Span::from_nanos(length)).unwrap();
+            let charges = Charges::for_scope(Limit::Window(window));
+            let n = usize::try_from(count).unwrap();
+            let mut list: Vec<u64> = Vec::new();
+            let mut now = 1_000_i64;
+            for step in steps {
+                now = (now + step).max(0);
+                let nanos = u64::try_from(now).unwrap();
+                let newest = list.last().copied().unwrap_or(0).max(nanos);
+                let full = list.len() >= n && list[list.len() - n] + length > newest;
+                let idle = list.last().is_none_or(|last| last + length <= nanos);
+                prop_assert_eq!(charges.is_idle(0, at(nanos)), idle);
+                prop_assert_eq!(charges.peek(0, at(nanos)).is_err(), full);
+                match charges.take(0, at(nanos)) {
+                    Ok(_) => list.push(newest),
+                    Err(wait) => {
+                        prop_assert_eq!(nanos + wait.as_nanos(), list[list.len() - n] + length);
+                    }
+                }
+                prop_assert!(!full || list.len() >= n);
+            }
+        }
+    }
+}

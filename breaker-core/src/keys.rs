@@ -241,5 +241,141 @@ fn buckets(keys: usize) -> usize {
     keys.div_ceil(WAYS).max(1)
 }
 
+/// Cells in a bucket; two in models, which must try everything.
+#[cfg(not(loom))]
 const WAYS: usize = 16;
+#[cfg(loom)]
+const WAYS: usize = 2;
 const EMPTY: u64 = 0;
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::{Ordered, Table};
+    use crate::facts::{KillLevel, State};
+    use crate::gate::{Input, TripRule};
+    use crate::policy::Recover;
+    use crate::scope::KeyHash;
+    use crate::time::Mono;
+    use loom::sync::Arc;
+
+    fn explore(model: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(2);
+        builder.check(model);
+    }
+
+    fn rule() -> TripRule {
+        TripRule::new(Recover::Manual { probes: 1 })
+    }
+
+    fn kill(table: &Table, key: u64) {
+        let input = Input::Kill(KillLevel::Halt);
+        let done = table.order(KeyHash::new(key), input, &rule(), Mono::ZERO, true);
+        assert!(matches!(done, Ordered::Done(_, Some(_))));
+    }
+
+    /// Where a key stands: the state of its cell.
+    fn state(table: &Table, key: u64) -> Option<State> {
+        let cell = table.find(KeyHash::new(key))?;
+        Some(table.gate(cell)?.word().state())
+    }
+
+    /// Goal: two threads that see a key for the first time give it one cell.
+    #[test]
+    fn loom_a_key_has_one_cell() {
+        explore(|| {
+            let table = Arc::new(Table::new(1));
+            let claim = |table: &Table| table.find_or_claim(KeyHash::new(7), Mono::ZERO);
+            let other = {
+                let table = Arc::clone(&table);
+                loom::thread::spawn(move || claim(&table))
+            };
+            let own = claim(&table);
+            assert_eq!(own, other.join().unwrap());
+            assert_eq!((own.is_some(), table.held()), (true, 1));
+        });
+    }
+
+    /// A full bucket of idle keys: one newcomer claims a cell while another of its old keys is
+    /// killed. Without the lock a kill lands on whatever key has the cell by then.
+    fn kill_against_claim<const LOCKED: bool>() {
+        explore(|| {
+            let table = Arc::new(Table::new(1));
+            for key in 1..=2 {
+                table.find_or_claim(KeyHash::new(key), Mono::ZERO).unwrap();
+            }
+            let killer = {
+                let table = Arc::clone(&table);
+                loom::thread::spawn(move || {
+                    if LOCKED {
+                        kill(&table, 1);
+                    } else if let Some(cell) = table.find(KeyHash::new(1)) {
+                        let input = Input::Kill(KillLevel::Halt);
+                        let _ = table.step(cell, input, &rule(), Mono::ZERO);
+                    }
+                })
+            };
+            // The first idle cell is key 1's.
+            let _ = table.find_or_claim(KeyHash::new(100), Mono::ZERO);
+            killer.join().unwrap();
+            let killed = State::Killed(KillLevel::Halt);
+            assert_eq!(state(&table, 1), Some(killed), "the kill missed");
+            assert_ne!(state(&table, 100), Some(killed), "the kill hit another");
+        });
+    }
+
+    /// Goal: a kill lands on its own key, whoever claims cells meanwhile.
+    #[test]
+    fn loom_a_kill_lands_on_its_own_key() {
+        kill_against_claim::<true>();
+    }
+
+    /// Negative control: a kill of a cell found without the lock hits the newcomer, or misses.
+    #[test]
+    #[should_panic(expected = "the kill missed")]
+    fn loom_a_kill_without_the_lock_is_caught() {
+        kill_against_claim::<false>();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Ordered, Table, cells_for};
+    use crate::facts::KillLevel;
+    use crate::gate::{Input, TripRule};
+    use crate::policy::Recover;
+    use crate::scope::KeyHash;
+    use crate::time::Mono;
+
+    /// Goal: tables round up to whole buckets, and spread keys over all of them.
+    #[test]
+    fn keys_spread_over_whole_buckets() {
+        assert_eq!([0, 1, 16, 17].map(cells_for), [16, 16, 16, 32]);
+        let table = Table::new(64 * 16);
+        let mut used = std::collections::BTreeSet::new();
+        for number in 1..2_000_u64 {
+            // A multiplicative spread stands in for the seeded hash.
+            let key = KeyHash::new(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            used.insert(table.bucket_of(key));
+        }
+        assert_eq!(used.len(), 64);
+    }
+
+    /// Goal: a killed key keeps its cell whatever comes, and is found after; idle ones make room.
+    #[test]
+    fn killed_keys_keep_their_cells() {
+        let table = Table::new(16);
+        let rule = TripRule::new(Recover::Manual { probes: 1 });
+        let kill = Input::Kill(KillLevel::Halt);
+        let victim = KeyHash::new(1_000);
+        let Ordered::Done(cell, Some(_)) = table.order(victim, kill, &rule, Mono::ZERO, true)
+        else {
+            panic!("no room in an empty table");
+        };
+        for key in 1..500 {
+            assert!(table.find_or_claim(KeyHash::new(key), Mono::ZERO).is_some());
+            assert_eq!(table.find(victim), Some(cell));
+        }
+        assert_eq!((table.held(), table.cells()), (16, 16));
+    }
+}

@@ -1,4 +1,14 @@
 //! The rules of a kill switch and rate circuit breaker, as arithmetic on atomic words; no clock, no thread, no IO.
+//!
+//! | Room | What it is |
+//! | --- | --- |
+//! | `time`, `scope`, `facts` | words: plain data |
+//! | `limit`, `gate` | arithmetic: pure, no atomics |
+//! | `policy` | rules, as written and as compiled |
+//! | `sync`, `cell`, `keys`, `sending` | atomics |
+//! | `breaker`, `permit`, `sweep` | the house |
+//!
+//! Begin with [`Breaker::admit`]; [`guide`] shows the whole by example, [`model`] says what is promised.
 
 mod breaker;
 mod cell;
@@ -28,3 +38,9 @@ pub use scope::{KeyHash, Level, Scope, ScopeError};
 pub use sending::{Sender, Senders, Watch};
 pub use sweep::Sweeper;
 pub use time::{Mono, Span};
+
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
+
+#[doc = include_str!("../docs/model.md")]
+pub mod model {}

@@ -1,6 +1,6 @@
 //! Decisions and orders through the public door, each rule once; no randomness here.
 
-#![expect(clippy::panic, clippy::indexing_slicing, reason = "a test that fails says so by a panic")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use breaker_core::{
     Breaker, Call, Capacity, Cause, Class, Counting, GroupSpec, KeySpec, KillLevel, Level, LiftTo,

@@ -13,12 +13,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 /// Admin connections at once; they share nothing with the data plane's.
@@ -38,19 +39,56 @@ pub struct Admin {
     pub token: Token,
 }
 
+/// The connections there are, oldest first. When all seats are taken the oldest that has not shown the token makes room: a
+/// crowd of silent connections must not keep a kill out.
+#[derive(Default)]
+struct Seats {
+    taken: VecDeque<Seat>,
+}
+
+struct Seat {
+    task: AbortHandle,
+    trusted: Rc<Cell<bool>>,
+}
+
+impl Seats {
+    /// Room for one more? If need be, somebody is shown out.
+    fn make_room(&mut self) -> bool {
+        if self.taken.len() < CONNECTIONS {
+            return true;
+        }
+        self.taken.retain(|seat| !seat.task.is_finished());
+        if self.taken.len() < CONNECTIONS {
+            return true;
+        }
+        let stranger = self.taken.iter().position(|seat| !seat.trusted.get());
+        match stranger.and_then(|at| self.taken.remove(at)) {
+            Some(seat) => {
+                seat.task.abort();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
 /// Accepts until the future is dropped.
 pub async fn accept(admin: Rc<Admin>, listener: TcpListener) {
-    let seats = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut seats = Seats::default();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else { continue };
+                if !seats.make_room() {
+                    continue;
+                }
                 let admin = Rc::clone(&admin);
-                tokio::task::spawn_local(async move {
-                    let _seat = seat;
+                let trusted = Rc::new(Cell::new(false));
+                let seen = Rc::clone(&trusted);
+                let task = tokio::task::spawn_local(async move {
                     let _ = stream.set_nodelay(true);
-                    let service = service_fn(move |request| {
+                    let service = service_fn(move |request: Request<Incoming>| {
                         let admin = Rc::clone(&admin);
+                        seen.set(admin.token.allows(request.headers()));
                         async move { Ok::<_, Infallible>(answer(&admin, request).await) }
                     });
                     // An error here is the client's own: there is nobody left to tell.
@@ -61,6 +99,7 @@ pub async fn accept(admin: Rc<Admin>, listener: TcpListener) {
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
                 });
+                seats.taken.push_back(Seat { task: task.abort_handle(), trusted });
             }
             // Out of descriptors: do not spin.
             Err(_) => sleep(Duration::from_millis(10)).await,

@@ -272,9 +272,15 @@ async fn script(running: &Running, arrivals: &Mutex<Arrivals>) -> io::Result<boo
         (Some(breach), Some(last)) => last.saturating_duration_since(breach),
         _ => Duration::ZERO,
     };
-    println!(
-        "     from the call that broke the runaway's limit to its last call at the origin: {late:?}"
-    );
+    if late == Duration::ZERO {
+        println!(
+            "     calls of the runaway at the origin after the call that broke its limit: none"
+        );
+    } else {
+        println!(
+            "     from the call that broke the runaway's limit to its last call at the origin: {late:?}"
+        );
+    }
     println!(
         "     calls at the origin after the kill was answered: {}",
         if after_kill.is_some() { "SOME" } else { "0" }

@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 
 /// A limit: of a window the instants, of a rate the debt.
 #[derive(Clone, Debug)]
-pub struct Limit {
-    pub kind: Kind,
-    pub offered: bool,
-    pub trips: bool,
+pub(crate) struct Limit {
+    pub(crate) kind: Kind,
+    pub(crate) offered: bool,
+    pub(crate) trips: bool,
     passed: Vec<u64>,
     debt: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     Window {
         count: usize,
         length: u64,
@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     Armed,
     Tripped,
     HalfOpen,
@@ -37,24 +37,24 @@ pub enum State {
 }
 
 #[derive(Clone, Debug)]
-pub struct Scope {
-    pub limits: Vec<Limit>,
-    pub shadow: bool,
-    pub probes: u32,
+pub(crate) struct Scope {
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) shadow: bool,
+    pub(crate) probes: u32,
     /// First and longest hold; `None`: manual.
-    pub holds: Option<(u64, u64)>,
-    pub state: State,
-    pub until: u64,
-    pub strikes: u32,
-    pub left: u32,
-    pub owed: u32,
-    pub moves: u64,
+    pub(crate) holds: Option<(u64, u64)>,
+    pub(crate) state: State,
+    pub(crate) until: u64,
+    pub(crate) strikes: u32,
+    pub(crate) left: u32,
+    pub(crate) owed: u32,
+    pub(crate) moves: u64,
     endless: bool,
 }
 
 /// What the oracle says of a call: who refused (index in the lineage), why, and how long to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Pass { probes: Vec<(usize, u64)>, shadowed: bool },
     Limit { scope: usize, limit: usize, wait: u64 },
     Breach { scope: usize, limit: usize },
@@ -64,7 +64,7 @@ pub enum Answer {
 }
 
 impl Limit {
-    pub fn new(kind: Kind, offered: bool, trips: bool) -> Limit {
+    pub(crate) fn new(kind: Kind, offered: bool, trips: bool) -> Limit {
         Limit { kind, offered, trips, passed: Vec::new(), debt: 0 }
     }
 
@@ -98,7 +98,12 @@ impl Limit {
 }
 
 impl Scope {
-    pub fn new(limits: Vec<Limit>, shadow: bool, probes: u32, holds: Option<(u64, u64)>) -> Scope {
+    pub(crate) fn new(
+        limits: Vec<Limit>,
+        shadow: bool,
+        probes: u32,
+        holds: Option<(u64, u64)>,
+    ) -> Scope {
         Scope {
             limits,
             shadow,
@@ -119,11 +124,11 @@ impl Scope {
         self.moves += 1;
     }
 
-    pub fn is_over(&self, now: u64) -> bool {
+    pub(crate) fn is_over(&self, now: u64) -> bool {
         self.state == State::Tripped && !self.endless && now >= self.until
     }
 
-    pub fn trip(&mut self, now: u64) -> bool {
+    pub(crate) fn trip(&mut self, now: u64) -> bool {
         self.elapse(now);
         match self.state {
             State::Armed => {
@@ -143,7 +148,7 @@ impl Scope {
         true
     }
 
-    pub fn elapse(&mut self, now: u64) {
+    pub(crate) fn elapse(&mut self, now: u64) {
         if self.is_over(now) {
             self.half_open();
         } else if self.state == State::Armed && self.strikes > 0 && now >= self.until {
@@ -151,23 +156,23 @@ impl Scope {
         }
     }
 
-    pub fn half_open(&mut self) {
+    pub(crate) fn half_open(&mut self) {
         (self.left, self.owed) = (self.probes, self.probes);
         self.go(State::HalfOpen);
     }
 
-    pub fn arm(&mut self) {
+    pub(crate) fn arm(&mut self) {
         self.strikes = 0;
         self.go(State::Armed);
     }
 
-    pub fn kill(&mut self, cut: bool) {
+    pub(crate) fn kill(&mut self, cut: bool) {
         let cut = cut || self.state == State::Cut;
         self.go(if cut { State::Cut } else { State::Halted });
     }
 
     /// A probe came back: good, bad, or not at all. Only in the probation that gave it.
-    pub fn probe(&mut self, moves: u64, good: Option<bool>, now: u64) -> bool {
+    pub(crate) fn probe(&mut self, moves: u64, good: Option<bool>, now: u64) -> bool {
         if self.state != State::HalfOpen || self.moves != moves {
             return false;
         }
@@ -194,7 +199,7 @@ impl Scope {
 }
 
 /// Decides on a call. `lineage` is global, group, route, then the keys.
-pub fn decide(
+pub(crate) fn decide(
     scopes: &mut BTreeMap<String, Scope>,
     lineage: &[String],
     reducing: bool,

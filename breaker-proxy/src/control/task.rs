@@ -189,10 +189,18 @@ impl Control {
         if durable {
             self.ledger.borrow_mut().durable(&id);
         }
+        let after = |time: Option<u64>| {
+            time.map_or_else(|| "NOT".to_owned(), |micros| format!("after {micros} us"))
+        };
         say(&format!(
-            "KILL {scope} {level:?} id={id} by {:?}: {:?}; in force {in_force_us} us, silent {silent_us:?} us, \
-             durable {durable_us:?} us; {} in flight, {} severed",
-            person.actor, person.reason, census.in_flight, census.severed
+            "KILL {scope} {level:?} id={id} by {:?}: {:?}; in force after {in_force_us} us, silent {}, durable {}; \
+             {} in flight, {} severed",
+            person.actor,
+            person.reason,
+            after(silent_us),
+            after(durable_us),
+            census.in_flight,
+            census.severed
         ));
         Ok(KillAnswer {
             id,
