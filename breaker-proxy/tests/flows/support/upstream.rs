@@ -9,6 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// For whoever has something else to look at.
+const SOON: Duration = Duration::from_millis(20);
 
 /// A listener whose connections are handed on as they come.
 pub(crate) struct Upstream {
@@ -31,6 +35,11 @@ impl Upstream {
     /// The next connection.
     pub(crate) fn accept(&self) -> Wire {
         Wire::new(self.streams.recv_timeout(LIMIT).expect("nobody connected to the upstream"))
+    }
+
+    /// The next connection, if it comes soon.
+    pub(crate) fn try_accept(&self) -> Option<Wire> {
+        self.streams.recv_timeout(SOON).ok().map(Wire::new)
     }
 
     /// Nobody has connected whom [`Upstream::accept`] has not given out.
