@@ -74,8 +74,8 @@ impl Gate {
         }
     }
 
-    /// As [`Gate::step`], but a trip first lets an elapsed hold end: such a gate already counts as
-    /// half-open, and trips anew.
+    /// As [`Gate::step`], but a trip first lets time act: a hold that has elapsed already counts as
+    /// half-open, and strikes that are old enough no longer count.
     pub(crate) fn order(&self, input: Input, rule: &TripRule, now: Mono) -> Option<Moved> {
         if matches!(input, Input::Trip(_)) {
             let _ = self.step(Input::Elapsed, rule, now);

@@ -133,12 +133,7 @@ impl Word {
     pub(crate) const fn step(self, input: Input, rule: &TripRule, now: Mono) -> Option<Word> {
         let at = self.fields();
         let next = match (input, at.phase) {
-            (Input::Trip(limit), Phase::Armed) => {
-                let calm = at.strikes > 0 && has_passed(at.until, now);
-                let strikes = if calm { 0 } else { at.strikes };
-                at.tripped(strikes, trip_code(limit), rule, now)
-            }
-            (Input::Trip(limit), Phase::HalfOpen) => {
+            (Input::Trip(limit), Phase::Armed | Phase::HalfOpen) => {
                 at.tripped(at.strikes, trip_code(limit), rule, now)
             }
             (Input::Elapsed, Phase::Tripped) if at.is_over(rule, now) => at.half_open(rule),

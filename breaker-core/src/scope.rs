@@ -175,12 +175,6 @@ impl fmt::Display for ScopeError {
 impl std::error::Error for ScopeError {}
 
 impl KeyHash {
-    /// The number itself, for ids and logs. It is of no meaning outside this breaker.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0.get()
-    }
-
     /// The hash, with zero (which marks an empty cell) moved to one.
     pub(crate) const fn new(hash: u64) -> KeyHash {
         match NonZeroU64::new(hash) {

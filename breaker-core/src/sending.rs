@@ -282,3 +282,42 @@ mod models {
         race::<true, true, false>(1);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::Senders;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Goal: a watch waits for a send that began before it, and for no later one; sends inside one
+    /// another count as one; a look that denies and a write that panics unmark as well.
+    #[test]
+    fn a_watch_waits_for_what_began_before() {
+        let senders = Senders::new(2);
+        let sender = senders.sender(0).unwrap();
+        assert!(senders.sender(0).is_none() && senders.sender(2).is_none());
+        let fine = || Ok::<(), ()>(());
+        let mut during = None;
+        let sent = sender.section::<true, _, _>(fine, || {
+            let mut watch = senders.watch();
+            let inner = sender.section::<true, _, _>(fine, || watch.pending().collect::<Vec<_>>());
+            assert_eq!(inner, Ok(vec![0]));
+            assert_eq!(watch.pending().collect::<Vec<_>>(), [0], "the outer send goes on");
+            during = Some(watch);
+        });
+        assert!(sent.is_ok());
+        let mut watch = during.unwrap();
+        let _ = sender.section::<true, _, _>(fine, || {
+            assert!(watch.is_silent(), "a later send is not waited for");
+            assert!(!senders.watch().is_silent());
+        });
+        let denied = sender.section::<true, _, _>(|| Err("no"), || unreachable!());
+        let denied: Result<(), _> = denied;
+        assert_eq!(denied, Err("no"));
+        assert!(senders.watch().is_silent());
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _ = sender.section::<true, (), _>(fine, || panic!("in the write"));
+        }));
+        assert!(panicked.is_err());
+        assert!(senders.watch().is_silent());
+    }
+}

@@ -586,3 +586,155 @@ fn unknown_names_are_told() {
     assert_eq!(denied(small.admit(&empty, orders(&policy), at(0))).cause, Cause::Stale);
     assert_eq!(Counting::Admitted, LimitSpec::window(1, SECOND).of);
 }
+
+/// A breaker with a large table of accounts on the route, and its policy.
+fn large() -> (Breaker, Policy) {
+    let breaker = Breaker::new(Capacity { scopes: 8, keys: 65_536 }, Seed([1, 2]));
+    let mut route = limits(vec![]);
+    route.keys.push(key("account", vec![]));
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    (breaker, policy)
+}
+
+fn account(number: u32) -> Scope {
+    scope("/pay/orders").key("account", number.to_string().as_bytes()).unwrap()
+}
+
+/// Goal: in a large house a hold ends at the first sweep after it, not when the slow walk comes by.
+#[test]
+fn holds_end_in_time_in_a_large_house() {
+    let (breaker, policy) = large();
+    let (mut sweeper, mut out) = (Sweeper::new(), Vec::new());
+    for number in 0..100 {
+        breaker.trip(&policy, &account(number), at(0)).unwrap();
+    }
+    for tick in 0..50 {
+        sweeper.sweep(&breaker, &policy, at(tick * 20), &mut out);
+    }
+    assert_eq!(out.len(), 100);
+    assert!(out.iter().all(|fact| fact.to == State::Tripped));
+    out.clear();
+    sweeper.sweep(&breaker, &policy, at(1_100), &mut out);
+    assert_eq!(out.len(), 100);
+    assert!(out.iter().all(|fact| fact.to == State::HalfOpen));
+}
+
+/// Goal: one sweep's work is bounded, and no move is lost for that.
+#[test]
+fn a_sweep_is_bounded_and_loses_nothing() {
+    let (breaker, policy) = large();
+    let (mut sweeper, mut out) = (Sweeper::new(), Vec::new());
+    for number in 0..10_000 {
+        breaker.kill(&policy, &account(number), KillLevel::Halt, at(0)).unwrap();
+    }
+    let mut told = 0;
+    for _ in 0..4 {
+        sweeper.sweep(&breaker, &policy, at(0), &mut out);
+        assert!(out.len() - told <= 4_096 + 64 + 512);
+        told = out.len();
+    }
+    assert_eq!(told, 10_000);
+    let keys: std::collections::HashSet<_> = out.iter().map(|fact| fact.place.key).collect();
+    assert_eq!(keys.len(), 10_000, "each once");
+}
+
+/// Goal: what another sweeper took is found by the slow walk.
+#[test]
+fn a_second_sweeper_only_delays() {
+    let (breaker, policy) = large();
+    let (mut first, mut second, mut out) = (Sweeper::new(), Sweeper::new(), Vec::new());
+    breaker.kill(&policy, &account(7), KillLevel::Cut, at(0)).unwrap();
+    first.sweep(&breaker, &policy, at(0), &mut out);
+    assert_eq!(out.len(), 1);
+    for _ in 0..200 {
+        second.sweep(&breaker, &policy, at(0), &mut out);
+    }
+    assert_eq!(out.len(), 2);
+    assert_eq!(out[0], out[1]);
+}
+
+/// Goal: cells of scopes that no policy names go to new ones when room is short, but neither while
+/// a policy is in use nor while the scope is blocked.
+#[test]
+fn cells_are_handed_on() {
+    let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([1, 2]));
+    let of = |group: &str| {
+        let scope = ScopeSpec::default;
+        PolicySpec {
+            groups: vec![GroupSpec { name: group.into(), scope: scope() }],
+            routes: vec![RouteSpec {
+                name: "r".into(),
+                group: group.into(),
+                class: Class::Normal,
+                scope: scope(),
+            }],
+            ..PolicySpec::default()
+        }
+    };
+    let first = breaker.compile(&of("a")).unwrap();
+    assert!(breaker.compile(&of("b")).is_err(), "the first is in use");
+    let stamp = breaker.kill(&first, &scope("/a/r"), KillLevel::Halt, at(0)).unwrap();
+    drop(first);
+    assert!(breaker.compile(&of("b")).is_err(), "a blocked scope keeps its cell");
+    let again = breaker.compile(&of("a")).unwrap();
+    assert!(!breaker.admit(&again, call(&again, "/a/r"), at(0)).is_allowed());
+    breaker.lift(&again, stamp, LiftTo::Armed, at(0)).unwrap();
+    drop(again);
+    let second = breaker.compile(&of("b")).unwrap();
+    assert!(breaker.admit(&second, call(&second, "/b/r"), at(0)).is_allowed());
+}
+
+/// Goal: while an old policy is in use, a key with debts only under its limits keeps its cell from
+/// newcomers of the new policy.
+#[test]
+fn debts_of_a_policy_in_use_keep_their_cells() {
+    let breaker = Breaker::new(Capacity { scopes: 8, keys: 16 }, Seed([1, 2]));
+    let with = |count| {
+        let mut route = limits(vec![]);
+        route.keys.push(key("account", vec![LimitSpec::window(count, SECOND)]));
+        breaker.compile(&spec(ScopeSpec::default(), route)).unwrap()
+    };
+    let old = with(1);
+    let of = |policy: &Policy, label: u32| {
+        orders(policy).with_key(0, breaker.hash(label.to_string().as_bytes()))
+    };
+    for label in 0..16 {
+        drop(allowed(breaker.admit(&old, of(&old, label), at(0))));
+    }
+    let new = with(2);
+    for label in 100..120 {
+        let _ = breaker.admit(&new, of(&new, label), at(0));
+    }
+    for label in 0..16 {
+        let _ = denied(breaker.admit(&old, of(&old, label), at(0)));
+    }
+}
+
+/// Goal: a call from before a kill does not go out after its lift: neither for a named scope nor
+/// for a key; and a trip in between counts as well, but not against reducing calls.
+#[test]
+fn a_pass_from_before_a_kill_is_stale_after_its_lift() {
+    let breaker = breaker();
+    let mut group = limits(vec![]);
+    group.keys.push(key("account", vec![LimitSpec::window(9, SECOND)]));
+    let policy = breaker.compile(&spec(group, limits(vec![]))).unwrap();
+    for path in ["/", "/pay", "/pay/orders", "/pay/account=7"] {
+        let with_key = orders(&policy).with_key(0, breaker.hash(b"7"));
+        let permit = allowed(breaker.admit(&policy, with_key, at(0)));
+        let reducing = allowed(breaker.admit(&policy, cancel(&policy), at(0)));
+        assert_eq!(breaker.look(&permit.pass(), at(0)), Ok(()));
+        let stamp = breaker.kill(&policy, &scope(path), KillLevel::Halt, at(0)).unwrap();
+        let cause = breaker.look(&permit.pass(), at(0)).unwrap_err().cause;
+        assert_eq!(cause, Cause::Killed(KillLevel::Halt));
+        breaker.lift(&policy, stamp, LiftTo::Armed, at(0)).unwrap();
+        let denial = breaker.look(&permit.pass(), at(0)).unwrap_err();
+        assert_eq!((denial.cause, denial.place), (Cause::Stale, stamp.place));
+        assert_eq!(breaker.look(&reducing.pass(), at(0)), Ok(()));
+    }
+    let permit = allowed(breaker.admit(&policy, orders(&policy), at(0)));
+    breaker.trip(&policy, &scope("/pay"), at(0)).unwrap();
+    let cause = breaker.look(&permit.pass(), at(0)).unwrap_err().cause;
+    assert_eq!(cause, Cause::Tripped(None));
+    breaker.reset(&policy, &scope("/pay"), at(0)).unwrap();
+    assert_eq!(breaker.look(&permit.pass(), at(0)).unwrap_err().cause, Cause::Stale);
+}

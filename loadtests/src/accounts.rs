@@ -305,7 +305,7 @@ fn judge_run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::Origin;
+    use crate::origin::{Manner, Origin};
     use crate::standin::{Flaw, StandIn};
 
     fn balanced() -> Accounts {
@@ -366,7 +366,8 @@ mod tests {
     }
 
     fn counted(flaw: Flaw) -> (Verdict, Accounts, usize) {
-        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();
+        let origin =
+            Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), Manner::default()).unwrap();
         let stand_in = StandIn::start(origin.addr(), flaw);
         let phases = phases(&stand_in.proxy(), &[(Client::Counting, 30_000)], true).unwrap();
         let mut verdict = Verdict::default();

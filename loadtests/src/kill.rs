@@ -5,7 +5,7 @@ use crate::admin::{Admin, Answer};
 use crate::error::LoadError;
 use crate::judge::{self, Span, Told, Upstream};
 use crate::load::{Connection, Kind, Load, Mix, Plan, Record, Target};
-use crate::origin::{Origin, Stall};
+use crate::origin::{Manner, Origin, Stall};
 use crate::proxy::{Proxy, Sabotage};
 use crate::report::{Table, Verdict, median_and_most};
 use crate::stamp::{self, Wall};
@@ -149,8 +149,8 @@ pub(crate) fn run(args: &KillArgs) -> Result<ExitCode, LoadError> {
         return Ok(ExitCode::SUCCESS);
     }
     let stalled = args.stall || args.sabotage.is_some();
-    let stall = stalled.then_some(STALL);
-    let origin = Origin::start(args.origin, stall)?;
+    let manner = Manner { stall: stalled.then_some(STALL), close_every: Some(CLOSE_EVERY) };
+    let origin = Origin::start(args.origin, manner)?;
     println!("origin on {}, kernel receive timestamps on", origin.addr());
     let proxy = match (args.data, args.admin, args.token.as_deref()) {
         (Some(data), Some(admin), Some(token)) => Proxy::external(data, admin, token),
@@ -183,6 +183,9 @@ fn mix(connections: usize, stalled: bool) -> Mix {
     let streams = share(1);
     Mix { plain: connections - body - pipelined - streams, body, pipelined, streams }
 }
+
+/// With every fourth answer the origin ends a connection.
+const CLOSE_EVERY: usize = 4;
 
 /// How the origin stalls: a body of 256 KiB takes it 16 reads and 32 ms.
 const STALL: Stall = Stall { pause: Duration::from_millis(2), bytes: 16 * 1024, buffer: 16 * 1024 };
@@ -433,7 +436,8 @@ mod tests {
     }
 
     fn series(flaw: Flaw) -> Series {
-        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();
+        let origin =
+            Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), Manner::default()).unwrap();
         let proxy = StandIn::start(origin.addr(), flaw).proxy();
         kill_again_and_again(&Bench {
             data: proxy.data,

@@ -503,7 +503,7 @@ async fn read_answer(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::origin::Origin;
+    use crate::origin::{Manner, Origin};
     use crate::wait;
 
     const TARGETS: &[Target] =
@@ -523,7 +523,8 @@ mod tests {
     /// Goal: each kind that speaks HTTP/1.1 gets answers from the origin, and both sides agree on their number.
     #[test]
     fn clients_and_origin_agree() {
-        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();
+        let origin =
+            Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), Manner::default()).unwrap();
         let plan = Plan {
             addr: origin.addr(),
             targets: TARGETS,
@@ -601,7 +602,11 @@ mod tests {
     fn a_stalled_body_arrives() {
         let pause = Duration::from_millis(1);
         let stall = crate::origin::Stall { pause, bytes: 16 * 1024, buffer: 16 * 1024 };
-        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), Some(stall)).unwrap();
+        let origin = Origin::start(
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+            Manner { stall: Some(stall), ..Manner::default() },
+        )
+        .unwrap();
         let mix = Mix { plain: 0, body: 2, pipelined: 0, streams: 0 };
         let plan = Plan {
             addr: origin.addr(),

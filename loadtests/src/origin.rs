@@ -35,6 +35,23 @@ pub(crate) struct Stall {
     pub(crate) buffer: usize,
 }
 
+/// How an origin behaves; by default as one would wish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// Reads bodies slowly.
+    pub(crate) stall: Option<Stall>,
+    /// One of so many answers ends its connection, so that at any moment some calls wait for a new one: admitted, and not
+    /// yet written.
+    pub(crate) close_every: Option<usize>,
+}
+
+impl Manner {
+    /// Does the answer to the request at this place of the log end its connection?
+    fn is_last(self, place: Option<usize>) -> bool {
+        self.close_every.zip(place).is_some_and(|(every, place)| place.is_multiple_of(every))
+    }
+}
+
 /// One request as the origin saw it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Arrival {
@@ -100,10 +117,10 @@ impl Origin {
     ///
     /// # Errors
     /// When the system refuses the socket or the thread.
-    pub(crate) fn start(addr: SocketAddr, stall: Option<Stall>) -> Result<Origin, LoadError> {
+    pub(crate) fn start(addr: SocketAddr, manner: Manner) -> Result<Origin, LoadError> {
         let listener = TcpListener::bind(addr).map_err(LoadError::io("listen as the origin"))?;
         stamp::enable(&listener).map_err(LoadError::io("ask for receive timestamps"))?;
-        if let Some(stall) = stall {
+        if let Some(stall) = manner.stall {
             setsockopt(&listener, RcvBuf, &stall.buffer)
                 .map_err(io::Error::from)
                 .map_err(LoadError::io("set the origin's receive buffer"))?;
@@ -122,7 +139,7 @@ impl Origin {
                 // Leaving this block drops the runtime, and with it every connection.
                 runtime.block_on(async move {
                     tokio::select! {
-                        () = accept(listener, log, stall) => {}
+                        () = accept(listener, log, manner) => {}
                         _ = stopped => {}
                     }
                 });
@@ -153,7 +170,7 @@ impl Drop for Origin {
     }
 }
 
-async fn accept(listener: TcpListener, log: Arc<Log>, stall: Option<Stall>) {
+async fn accept(listener: TcpListener, log: Arc<Log>, manner: Manner) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return eprintln!("origin: cannot listen: {error}"),
@@ -164,7 +181,7 @@ async fn accept(listener: TcpListener, log: Arc<Log>, stall: Option<Stall>) {
                 let log = Arc::clone(&log);
                 tokio::spawn(async move {
                     // A connection that ends in the middle has its arrival in the log already.
-                    let _ = serve(stream, &log, stall).await;
+                    let _ = serve(stream, &log, manner).await;
                 });
             }
             Err(error) => return eprintln!("origin: cannot accept: {error}"),
@@ -173,16 +190,15 @@ async fn accept(listener: TcpListener, log: Arc<Log>, stall: Option<Stall>) {
 }
 
 /// Reads requests one at a time until the end of the connection.
-async fn serve(mut stream: TcpStream, log: &Log, stall: Option<Stall>) -> Result<(), LoadError> {
+async fn serve(mut stream: TcpStream, log: &Log, manner: Manner) -> Result<(), LoadError> {
     stream.set_nodelay(true).map_err(LoadError::io("set an origin connection up"))?;
     stamp::enable(&stream).map_err(LoadError::io("set an origin connection up"))?;
     let mut decoder = Decoder::new(Side::Request);
     let mut buffer = vec![0; 64 * 1024];
     let mut room = Room::new();
     let mut place = None;
-    let mut last = false;
     loop {
-        let most = match stall {
+        let most = match manner.stall {
             // The first byte is read alone, so that its stamp is its own segment's and not that of the request's last.
             _ if decoder.at_start() => 1,
             Some(stall) if decoder.in_body() => {
@@ -215,15 +231,13 @@ async fn serve(mut stream: TcpStream, log: &Log, stall: Option<Stall>) -> Result
                     log.change(place, |arrival| arrival.last = taken.at.unwrap_or(now));
                     break;
                 }
-                Event::Head(head) => {
-                    last = head.id.is_some_and(|id| id % CLOSE_EVERY == 0);
-                    log.change(place, |arrival| arrival.id = head.id);
-                }
+                Event::Head(head) => log.change(place, |arrival| arrival.id = head.id),
                 Event::End => {
                     log.change(place, |arrival| {
                         arrival.last = taken.at.unwrap_or(now);
                         arrival.whole = true;
                     });
+                    let last = manner.is_last(place);
                     stream
                         .write_all(if last { LAST_ANSWER } else { ANSWER })
                         .await
@@ -244,10 +258,6 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 /// The answer that ends its connection.
 const LAST_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
 
-/// Of so many requests one ends its connection, so that at any moment some calls wait for a new one: admitted, and not
-/// yet written.
-const CLOSE_EVERY: u64 = 4;
-
 /// One stamped read, when there is something to read.
 async fn take(stream: &TcpStream, into: &mut [u8], room: &mut Room) -> Result<Taken, LoadError> {
     stream
@@ -265,7 +275,8 @@ mod tests {
     /// Goal: a request in two segments is noted at its first, answered after its last; a cut-off one is noted too.
     #[test]
     fn a_request_is_noted_at_its_first_byte() {
-        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), None).unwrap();
+        let origin =
+            Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), Manner::default()).unwrap();
         let mut client = Blocking::connect(origin.addr()).unwrap();
         client.set_nodelay(true).unwrap();
         let before = stamp::wall();

@@ -319,15 +319,12 @@ impl Control {
         };
         if let Some(target) = target {
             match plane.breaker.lift(&snapshot.policy, stamp, target, now) {
+                Ok(after) if remains.is_some() => {
+                    self.ledger.borrow_mut().restamped(scope.as_str(), after);
+                }
                 // A kill that the ledger has not seen stamped the gate: it stays killed.
                 Ok(_) | Err(OrderError::Stale) => {}
                 Err(error) => return Err(refusal(error)),
-            }
-            if remains.is_some()
-                && let Ok(standing) = plane.breaker.standing(&snapshot.policy, scope, now)
-            {
-                let stamp = breaker_core::Stamp { place: standing.place, epoch: standing.epoch };
-                self.ledger.borrow_mut().restamped(scope.as_str(), stamp);
             }
         }
         self.show_highest(scope, stamp);
@@ -555,6 +552,7 @@ fn refusal(error: OrderError) -> Refusal {
     match error {
         OrderError::UnknownScope(nearest) => Refusal::UnknownScope(nearest),
         OrderError::NoRoom => Refusal::NoRoom,
+        OrderError::Killed => Refusal::Killed,
         _ => Refusal::Stale,
     }
 }

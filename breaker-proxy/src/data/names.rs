@@ -85,7 +85,7 @@ impl Names {
         match place.key {
             None => format!("t{}-{level}{}-{epoch}", self.boot, place.index),
             Some((dimension, key)) => {
-                let short = key.get() & 0xffff_ffff;
+                let short = key.as_u64() & 0xffff_ffff;
                 format!("t{}-{level}{}.{dimension}.{short:08x}-{epoch}", self.boot, place.index)
             }
         }
