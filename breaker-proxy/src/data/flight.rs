@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::counts::Account;
+use super::lane::Lane;
 use breaker_core::{Denial, Mono, Outcome, Pass, Permit};
 use slab::Slab;
 use std::cell::Cell;
@@ -19,6 +20,21 @@ struct Flight {
     /// Set while the request's body still arrives: such a call is severed by a halt too.
     arriving: bool,
     waker: Option<Waker>,
+    /// The upstream connection that carries it. A kill ends it here, since the call itself may not be polled for any time:
+    /// its client may have stopped reading.
+    lane: Option<Rc<Lane>>,
+    /// The route's index.
+    route: usize,
+    /// Counted as severed.
+    severed: bool,
+}
+
+impl Flight {
+    fn count_severed(&mut self, account: &Account) {
+        if !std::mem::replace(&mut self.severed, true) {
+            account.severed.up();
+        }
+    }
 }
 
 /// What a kill found in flight.
@@ -60,8 +76,9 @@ impl Call {
         let account = worker.shard.account(route);
         account.in_flight.up();
         worker.shard.calls.up();
-        let slot =
-            worker.flights.borrow_mut().slab.insert(Flight { pass, arriving: false, waker: None });
+        let flight =
+            Flight { pass, arriving: false, waker: None, lane: None, route, severed: false };
+        let slot = worker.flights.borrow_mut().slab.insert(flight);
         let (stage, arriving) = (Cell::new(Stage::Waiting), Cell::new(false));
         Call { worker, route, pass, permit: Some(permit), slot, stage, arriving }
     }
@@ -111,6 +128,20 @@ impl Call {
         }
     }
 
+    /// Says which upstream connection carries it, if any.
+    pub fn set_lane(&self, lane: Option<&Rc<Lane>>) {
+        if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot) {
+            flight.lane = lane.cloned();
+        }
+    }
+
+    /// A kill ends it after its first byte; counted once.
+    pub fn count_severed(&self) {
+        if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot) {
+            flight.count_severed(self.account());
+        }
+    }
+
     /// Where to wake the call should a kill end it.
     pub fn wake_by(&self, cx: &Context<'_>) {
         if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot) {
@@ -154,17 +185,20 @@ impl Drop for Call {
 }
 
 impl Flights {
-    /// Counts what gates now refuse, and wakes all calls so that each ends itself if it must.
+    /// Counts what gates now refuse, cuts off the connections of calls that must end, and wakes all so that each learns of it.
     pub fn census(&mut self, worker: &Worker, now: Mono) -> Census {
         let breaker = worker.plane.breaker;
         let mut census = Census::default();
         for (_, flight) in &mut self.slab {
-            if breaker.look(&flight.pass, now).is_ok() {
-                continue;
-            }
+            let Err(denial) = breaker.look(&flight.pass, now) else { continue };
             census.in_flight += 1;
             if flight.arriving || breaker.is_cut(&flight.pass) {
                 census.severed += 1;
+                // What was not sent yet is refused by the last look.
+                if let Some(lane) = flight.lane.take_if(|lane| lane.sent()) {
+                    flight.count_severed(worker.shard.account(flight.route));
+                    lane.cut_off(denial);
+                }
             }
             if let Some(waker) = flight.waker.take() {
                 waker.wake();

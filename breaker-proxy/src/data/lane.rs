@@ -10,7 +10,7 @@ use super::Worker;
 use breaker_core::{Denial, Mono, Pass};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,14 +25,17 @@ pub struct Lane {
     now: Cell<Mono>,
     sent: Cell<bool>,
     refused: Cell<Option<Denial>>,
+    /// Gone once the lane was cut off.
+    io: RefCell<Option<TokioIo<TcpStream>>>,
 }
 
 impl Lane {
-    /// A lane of a worker; nothing may pass yet.
+    /// A socket's lane; nothing may pass yet.
     #[must_use]
-    pub fn new(worker: Rc<Worker>) -> Rc<Lane> {
+    pub fn new(worker: Rc<Worker>, stream: TcpStream) -> Rc<Lane> {
         Rc::new(Lane {
             worker,
+            io: RefCell::new(Some(TokioIo::new(stream))),
             pass: Cell::new(None),
             now: Cell::new(Mono::ZERO),
             sent: Cell::new(false),
@@ -63,6 +66,27 @@ impl Lane {
     #[must_use]
     pub fn refused(&self) -> Option<Denial> {
         self.refused.get()
+    }
+
+    /// Ends the connection at once, whoever else holds it. What the kernel took but has not sent is thrown away, and the
+    /// upstream is told by a reset: a plain close would still deliver it, and look like the end of a request that is none.
+    pub fn cut_off(&self, denial: Denial) {
+        self.refused.set(Some(denial));
+        if let Some(io) = self.io.borrow_mut().take() {
+            // Without the option the close is a plain one: later, not less final.
+            let _ = socket2::SockRef::from(io.inner()).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Works on the socket, as long as it is there.
+    fn with_io<T>(
+        &self,
+        work: impl FnOnce(Pin<&mut TokioIo<TcpStream>>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match self.io.borrow_mut().as_mut() {
+            Some(io) => work(Pin::new(io)),
+            None => Poll::Ready(Err(refusal())),
+        }
     }
 
     /// Lets `write` happen if the call may pass at this very moment.
@@ -109,63 +133,55 @@ fn refusal() -> io::Error {
 
 /// An upstream's socket behind its lane.
 pub struct Gated {
-    io: TokioIo<TcpStream>,
     lane: Rc<Lane>,
+    vectored: bool,
 }
 
 impl Gated {
-    /// Puts a socket behind a lane.
+    /// The socket of a lane.
     #[must_use]
-    pub fn new(stream: TcpStream, lane: Rc<Lane>) -> Gated {
-        Gated { io: TokioIo::new(stream), lane }
-    }
-
-    /// Ends the connection at once. What the kernel took but has not sent is thrown away, and the upstream is told by a
-    /// reset: a plain close would still deliver it, and look like the end of a request that is none.
-    pub fn abort(self) {
-        // Without the option the close is a plain one: later, not less final.
-        let _ = socket2::SockRef::from(self.io.inner()).set_linger(Some(Duration::ZERO));
+    pub fn new(lane: Rc<Lane>) -> Gated {
+        let vectored = lane.io.borrow().as_ref().is_some_and(Write::is_write_vectored);
+        Gated { lane, vectored }
     }
 }
 
 impl Read for Gated {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        self.lane.with_io(|io| io.poll_read(cx, buf))
     }
 }
 
 impl Write for Gated {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Gated { io, lane } = &mut *self;
-        lane.guard(|| Pin::new(io).poll_write(cx, buf))
+        self.lane.guard(|| self.lane.with_io(|io| io.poll_write(cx, buf)))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Gated { io, lane } = &mut *self;
-        lane.guard(|| Pin::new(io).poll_write_vectored(cx, bufs))
+        self.lane.guard(|| self.lane.with_io(|io| io.poll_write_vectored(cx, bufs)))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.vectored
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lane.with_io(|io| io.poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.lane.with_io(|io| io.poll_shutdown(cx))
     }
 }

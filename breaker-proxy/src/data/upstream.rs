@@ -183,10 +183,12 @@ impl Exchange {
     }
 
     /// Ends the connection so that nothing more of the call arrives, not even what the kernel holds.
-    fn abort(&mut self) {
+    fn sever(&mut self, denial: Denial) -> Failure {
+        self.call.count_severed();
         if let Some(link) = self.link.take() {
-            link.conn.into_parts().io.abort();
+            link.lane.cut_off(denial);
         }
+        Failure::Severed(denial)
     }
 
     /// Ends the connection, and remembers what the last look said.
@@ -224,6 +226,7 @@ impl Exchange {
     pub fn finish(&mut self) {
         // Nobody waits for an idle connection, so nobody need be woken for it.
         self.drive(&mut Context::from_waker(Waker::noop()));
+        self.call.set_lane(None);
         if let Some(mut link) = self.link.take()
             && !self.ended
             && !self.arriving()
@@ -248,9 +251,8 @@ impl Exchange {
             return Poll::Ready(None);
         }
         self.call.wake_by(cx);
-        if let Some(denial) = self.severed() {
-            self.abort();
-            return Poll::Ready(Some(Err(Failure::Severed(denial))));
+        if let Some(denial) = self.call.severed() {
+            return Poll::Ready(Some(Err(self.sever(denial))));
         }
         for attempt in 0..2 {
             match Pin::new(&mut *answer).poll_frame(cx) {
@@ -263,10 +265,13 @@ impl Exchange {
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    self.call.account().upstream_errors.up();
-                    let failure = self.why(error);
-                    if let Failure::Severed(_) = failure {
-                        self.abort();
+                    let failure = match self.why(error) {
+                        Failure::Severed(denial) => self.sever(denial),
+                        failure => failure,
+                    };
+                    // An upload that its client broke off is no fault of the upstream.
+                    if let Failure::Broken(_) = failure {
+                        self.call.account().upstream_errors.up();
                     }
                     self.link = None;
                     return Poll::Ready(Some(Err(failure)));
@@ -289,12 +294,6 @@ impl Exchange {
         Poll::Pending
     }
 
-    fn severed(&self) -> Option<Denial> {
-        let denial = self.call.severed()?;
-        self.call.account().severed.up();
-        Some(denial)
-    }
-
     /// One step towards the head of the answer.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         self.call.wake_by(cx);
@@ -303,10 +302,9 @@ impl Exchange {
             return Ok(());
         }
         if self.call.was_sent()
-            && let Some(denial) = self.severed()
+            && let Some(denial) = self.call.severed()
         {
-            self.abort();
-            return Err(Failure::Severed(denial));
+            return Err(self.sever(denial));
         }
         let deadlines = &self.worker.plane.deadlines;
         let (limit, failure) = if self.arriving() {
@@ -356,6 +354,7 @@ pub async fn forward(
         };
         // From here to the hand-over there is no await.
         link.lane.arm(call.pass(), worker.plane.clock.mono());
+        call.set_lane(Some(&link.lane));
         let mut exchange = Exchange {
             worker: Rc::clone(worker),
             call,
@@ -369,6 +368,10 @@ pub async fn forward(
         let mut answer = pin!(link.sender.try_send_request(request));
         let head = poll_fn(|cx| {
             let step = exchange.step(cx);
+            if let Err(failure @ Failure::Severed(_)) = step {
+                // Its connection is gone, and that is all the answer could say.
+                return Poll::Ready(Err(failure));
+            }
             if let Poll::Ready(head) = answer.as_mut().poll(cx) {
                 return Poll::Ready(Ok(head));
             }
@@ -416,7 +419,7 @@ fn end(mut exchange: Exchange, failure: Failure) -> Failure {
             exchange.call.account().upstream_errors.up();
             exchange.call.settle(Outcome::Fault);
         }
-        Failure::Severed(_) => exchange.abort(),
+        Failure::Severed(denial) => return exchange.sever(denial),
         // A client's slow or broken upload is no fault of the upstream.
         _ => {}
     }
@@ -452,9 +455,9 @@ async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Box<Link>, Fail
     .map_err(Failure::Connect)?;
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     worker.shard.connects.up();
-    let lane = Lane::new(Rc::clone(worker));
+    let lane = Lane::new(Rc::clone(worker), stream);
     let (sender, conn) = http1::Builder::new()
-        .handshake(Gated::new(stream, Rc::clone(&lane)))
+        .handshake(Gated::new(Rc::clone(&lane)))
         .await
         .map_err(Failure::Broken)?;
     let now = Instant::now();
