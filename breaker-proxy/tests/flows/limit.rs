@@ -60,8 +60,8 @@ fn a_window_is_exact() {
 #[test]
 fn a_rate_is_exact() {
     let upstream = Serving::ok();
-    let proxy = Setup::route(upstream.address(), "limit = [{ rate = \"2/s\", burst = 3 }]")
-        .start_clocked();
+    let proxy =
+        Setup::route(upstream.address(), "limit = [{ rate = \"2/s\", burst = 3 }]").start_clocked();
     assert_eq!(statuses(&proxy, 4, ""), [200, 200, 200, 429]);
     let answer = proxy.get("");
     assert_eq!(answer.json()["wait_ms"], 500);
@@ -156,7 +156,11 @@ fn wider_limits_are_shared() {
     };
     assert_eq!(["/a", "/b", "/a"].map(|path| call(path).status()), [200; 3]);
     refusal(&call("/b"), 429, "limited", "/one");
-    assert_eq!(["/c", "/c"].map(|path| call(path).status()), [200; 2], "the refused one cost nothing");
+    assert_eq!(
+        ["/c", "/c"].map(|path| call(path).status()),
+        [200; 2],
+        "the refused one cost nothing"
+    );
     refusal(&call("/c"), 429, "limited", "/");
     proxy.finish();
 }

@@ -162,6 +162,13 @@ impl Proxy {
         Wire::connect(self.data())
     }
 
+    /// Returns when the only worker has done all that it had to do before: it answers one line after the other.
+    pub(crate) fn rest(&self) {
+        let mut client = self.client();
+        client.send("GET // HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer().status(), 400);
+    }
+
     /// Moves the clock of the decisions.
     pub(crate) fn advance(&self, span: Span) {
         self.clock.unwrap().advance(span);

@@ -1,9 +1,9 @@
 //! Upstreams that fail in every way they can: what the client learns, what is counted, and that no call is sent twice.
 
+use super::support::Setup;
 use super::support::h2::H2;
 use super::support::upstream::{Serving, Upstream};
 use super::support::wire::{End, Wire};
-use super::support::Setup;
 use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -34,8 +34,7 @@ fn nobody_accepts() {
         queue.push(stream);
         assert!(queue.len() < 100, "a queue without end");
     }
-    let proxy =
-        Setup { deadlines: "connect = \"200ms\"", ..Setup::route(address, "") }.start();
+    let proxy = Setup { deadlines: "connect = \"200ms\"", ..Setup::route(address, "") }.start();
     let answer = proxy.get("");
     assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream-timeout"));
     let accounts = proxy.finish();
@@ -150,7 +149,8 @@ fn a_broken_answer_breaks_only_its_stream() {
 fn an_answer_that_stalls_is_broken_off() {
     let upstream = Upstream::start();
     let proxy =
-        Setup { deadlines: "body_idle = \"200ms\"", ..Setup::route(upstream.address(), "") }.start();
+        Setup { deadlines: "body_idle = \"200ms\"", ..Setup::route(upstream.address(), "") }
+            .start();
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut exchange = upstream.accept();
@@ -168,9 +168,7 @@ fn a_switch_that_nobody_asked_for_is_refused() {
     let upstream = Upstream::start();
     let proxy = Setup::route(upstream.address(), "").start();
     let mut client = proxy.client();
-    client.send(
-        "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
-    );
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
     let mut exchange = upstream.accept();
     assert_eq!(exchange.request().head.field("upgrade"), None);
     exchange.send(
@@ -310,7 +308,11 @@ fn a_race_with_the_end_of_a_connection_doubles_no_call() {
     once.sort();
     once.dedup();
     assert_eq!(once.len(), heard.len(), "a call arrived twice");
-    assert_eq!(usize::try_from(served).unwrap(), heard.len(), "each call that arrived was answered");
+    assert_eq!(
+        usize::try_from(served).unwrap(),
+        heard.len(),
+        "each call that arrived was answered"
+    );
     let accounts = proxy.finish();
     assert_eq!(accounts["offered"], calls);
 }
