@@ -51,7 +51,7 @@ pub struct Listen {
 pub struct State {
     /// The directory; created where it is missing unless `required`.
     pub dir: PathBuf,
-    /// Refuse to start on a missing or empty directory.
+    /// Refuse to start on a directory without a journal.
     pub required: bool,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::control::record::{BadLine, Entry, Record, VERSION};
 use crate::ports::Wall;
-use crate::state::sync_dir;
+use crate::state::{JOURNAL, sync_dir};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
@@ -10,8 +10,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
-
-const FILE: &str = "journal";
 
 /// Records that may wait for the disk.
 const QUEUE: usize = 1024;
@@ -71,7 +69,7 @@ impl Journal {
     /// # Errors
     /// The file cannot be read, or is damaged anywhere but in a torn last line.
     pub fn open(dir: &Path, mut take: impl FnMut(&Entry)) -> Result<(Journal, bool), JournalError> {
-        let path = dir.join(FILE);
+        let path = dir.join(JOURNAL);
         let io = |error| JournalError::Io(path.clone(), error);
         let mut file = OpenOptions::new()
             .create(true)
@@ -213,9 +211,9 @@ mod tests {
         journal.append(&[started(1), stopped()]).unwrap();
         journal.append(&[started(2)]).unwrap();
         drop(journal);
-        let whole = std::fs::read(root.path().join(FILE)).unwrap();
+        let whole = std::fs::read(root.path().join(JOURNAL)).unwrap();
         for cut in 0..=whole.len() {
-            std::fs::write(root.path().join(FILE), &whole[..cut]).unwrap();
+            std::fs::write(root.path().join(JOURNAL), &whole[..cut]).unwrap();
             let (mut journal, entries, torn) = open(root.path()).unwrap();
             let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
             assert_eq!(entries.len(), lines, "cut at {cut}");
@@ -233,7 +231,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (mut journal, _, _) = open(root.path()).unwrap();
         journal.append(&[started(1), stopped(), started(2)]).unwrap();
-        let path = root.path().join(FILE);
+        let path = root.path().join(JOURNAL);
         let whole = std::fs::read(&path).unwrap();
         for index in 0..whole.len() - 1 {
             let mut damaged = whole.clone();

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StateError {
-    /// It is not there, and the configuration says that it must be.
+    /// It holds no journal, and the configuration says that it must.
     Required(PathBuf),
     /// Another process holds it.
     Locked(PathBuf),
@@ -30,7 +30,7 @@ impl fmt::Display for StateError {
         match self {
             StateError::Required(path) => write!(
                 f,
-                "state.dir: {} is missing or empty and state.required is set: mount the right directory, \
+                "state.dir: {} holds no journal and state.required is set: mount the right directory, \
                  or set state.required = false for a first start",
                 path.display()
             ),
@@ -62,11 +62,13 @@ impl std::error::Error for StateError {}
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    made: bool,
+    new: bool,
     /// Held for its lock.
     _lock: File,
 }
 
+/// The journal's file.
+pub const JOURNAL: &str = "journal";
 const LOCK: &str = "lock";
 const TOKEN: &str = "admin.token";
 const TOKEN_MIN: usize = 16;
@@ -79,15 +81,12 @@ impl StateDir {
     pub fn take(state: &State) -> Result<StateDir, StateError> {
         let path = &state.dir;
         let io = |error| StateError::Io(path.clone(), error);
-        let empty = match fs::read_dir(path) {
-            Ok(mut entries) => entries.next().is_none(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(io(error)),
-        };
-        if empty && state.required {
+        // Not whether it is empty: a wrong volume holds a `lost+found`, and a start that failed early leaves its lock.
+        let new = !path.join(JOURNAL).try_exists().map_err(io)?;
+        if new && state.required {
             return Err(StateError::Required(path.clone()));
         }
-        if empty {
+        if new {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         }
         let path = fs::canonicalize(path).map_err(io)?;
@@ -99,7 +98,7 @@ impl StateDir {
             .open(path.join(LOCK))
             .map_err(io)?;
         match lock.try_lock() {
-            Ok(()) => Ok(StateDir { path, made: empty, _lock: lock }),
+            Ok(()) => Ok(StateDir { path, new, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(StateError::Locked(path)),
             Err(TryLockError::Error(error)) => Err(StateError::Io(path, error)),
         }
@@ -111,10 +110,10 @@ impl StateDir {
         &self.path
     }
 
-    /// Was it new?
+    /// Was it new: is there nothing yet that a start could bring back?
     #[must_use]
     pub fn is_new(&self) -> bool {
-        self.made
+        self.new
     }
 
     /// The admin token, and the file it stands in, if any.
@@ -201,6 +200,7 @@ mod tests {
         let second = StateDir::take(&state(&dir, false));
         assert!(matches!(second, Err(StateError::Locked(_))), "{second:?}");
         drop(first);
+        fs::write(dir.join(JOURNAL), "").unwrap();
         assert!(!StateDir::take(&state(&dir, true)).unwrap().is_new());
     }
 
@@ -208,8 +208,11 @@ mod tests {
     #[test]
     fn required_state_is_not_invented() {
         let root = tempfile::tempdir().unwrap();
-        let taken = StateDir::take(&state(&root.path().join("gone"), true));
-        assert!(matches!(taken, Err(StateError::Required(_))), "{taken:?}");
+        fs::create_dir_all(root.path().join("volume/lost+found")).unwrap();
+        for dir in ["gone", "volume"] {
+            let taken = StateDir::take(&state(&root.path().join(dir), true));
+            assert!(matches!(taken, Err(StateError::Required(_))), "{dir}: {taken:?}");
+        }
     }
 
     /// Goal: the token is made once, kept, private, and refused once others may read it.

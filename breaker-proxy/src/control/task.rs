@@ -7,7 +7,8 @@ use crate::data::Plane;
 use crate::data::flight::Census;
 use crate::journal::Pen;
 use breaker_core::{
-    Cause, KillLevel, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper, Transition,
+    Cause, KillLevel, Mono, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper,
+    Transition,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -35,6 +36,17 @@ pub struct Control {
     workers: Vec<mpsc::Sender<CensusRequest>>,
     journal_lost: Cell<bool>,
     acts: Acts,
+    sweep: RefCell<Sweep>,
+}
+
+/// The sweeper, and how much of what it found was written down.
+struct Sweep {
+    sweeper: Sweeper,
+    moved: Vec<Transition>,
+    /// The second that `written` counts in.
+    second: Mono,
+    written: u32,
+    unwritten: u64,
 }
 
 /// How often each act was carried out.
@@ -87,6 +99,13 @@ impl Control {
             workers,
             journal_lost: Cell::new(false),
             acts: Acts::default(),
+            sweep: RefCell::new(Sweep {
+                sweeper: Sweeper::new(),
+                moved: Vec::new(),
+                second: plane.clock.mono(),
+                written: 0,
+                unwritten: 0,
+            }),
         }
     }
 
@@ -158,13 +177,14 @@ impl Control {
         if let (Some((_, key)), Some((_, label))) = (stamp.place.key, scope.key_parts()) {
             plane.names.learn(key, &label);
         }
+        let at = plane.clock.wall();
         let kill = Kill {
             id: id.clone(),
             scope: scope.as_str().to_owned(),
             level,
             actor: person.actor.clone(),
             reason: person.reason.clone(),
-            at: plane.clock.wall().0,
+            at: at.0,
             durable: false,
         };
         self.ledger.borrow_mut().killed(kill, stamp);
@@ -178,7 +198,7 @@ impl Control {
             reason: person.reason.clone(),
         };
         // The disk works while we wait for the workers.
-        let durable = self.pen.write(plane.clock.wall(), record);
+        let durable = self.pen.write(at, record);
 
         let pending_workers = self.silence(until).await;
         let silent = pending_workers.is_empty();
@@ -357,14 +377,16 @@ impl Control {
         if let (Some((_, key)), Some((_, label))) = (stamp.place.key, scope.key_parts()) {
             plane.names.learn(key, &label);
         }
-        self.silence(until).await;
-        self.census(until).await;
         let record = Record::Trip {
             scope: scope.as_str().to_owned(),
             actor: person.actor.clone(),
             reason: person.reason.clone(),
         };
-        let durable = self.write(record, until).await;
+        // In the line before anything is waited for, so that a reset in the meantime stands after it.
+        let durable = self.pen.write(plane.clock.wall(), record);
+        self.silence(until).await;
+        self.census(until).await;
+        let durable = self.wait_durable(durable, until).await;
         say(&format!("TRIP {scope} by {:?}: {:?}", person.actor, person.reason));
         Ok(MoveAnswer {
             scope: scope.as_str().to_owned(),
@@ -434,56 +456,54 @@ impl Control {
 
     /// Sweeps for ever: timers run out, and what moved is written down.
     pub async fn sweep(&self) {
-        let plane = self.plane;
-        let mut sweeper = Sweeper::new();
-        let mut moved = Vec::new();
         let mut tick = interval(SWEEP_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut second = plane.clock.mono();
-        let mut written = 0u32;
-        let mut unwritten = 0u64;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                () = plane.nudge.notified() => {}
+                () = self.plane.nudge.notified() => {}
             }
-            let now = plane.clock.mono();
-            {
-                let snapshot = plane.current.load();
-                sweeper.sweep(plane.breaker, &snapshot.policy, now, &mut moved);
+            self.sweep_once();
+        }
+    }
+
+    fn sweep_once(&self) {
+        let plane = self.plane;
+        let sweep = &mut *self.sweep.borrow_mut();
+        let now = plane.clock.mono();
+        {
+            let snapshot = plane.current.load();
+            sweep.sweeper.sweep(plane.breaker, &snapshot.policy, now, &mut sweep.moved);
+        }
+        if now.since(sweep.second) >= Span::from_secs(1) {
+            sweep.second = now;
+            sweep.written = 0;
+            if sweep.unwritten > 0 {
+                let record = Record::MovedMany { count: std::mem::take(&mut sweep.unwritten) };
+                drop(self.pen.write(plane.clock.wall(), record));
             }
-            if now.since(second) >= Span::from_secs(1) {
-                second = now;
-                written = 0;
-                if unwritten > 0 {
-                    drop(
-                        self.pen.write(plane.clock.wall(), Record::MovedMany { count: unwritten }),
-                    );
-                    unwritten = 0;
+        }
+        for transition in sweep.moved.drain(..) {
+            self.count(&transition);
+            if sweep.written < MOVES_PER_SECOND {
+                if self.note(&transition) {
+                    sweep.written += 1;
                 }
+            } else {
+                sweep.unwritten += 1;
+                up(&self.acts.unwritten);
             }
-            for transition in moved.drain(..) {
-                self.count(&transition);
-                if written < MOVES_PER_SECOND {
-                    if self.note(&transition) {
-                        written += 1;
-                    }
-                } else {
-                    unwritten += 1;
-                    up(&self.acts.unwritten);
-                }
-            }
-            if plane.names.crowded() {
-                let keep: HashSet<_> = self
-                    .standings()
-                    .into_iter()
-                    .filter_map(|(_, standing)| match standing.scope {
-                        ScopeOrKey::Key { hash, .. } => Some(hash),
-                        ScopeOrKey::Named(_) => None,
-                    })
-                    .collect();
-                plane.names.prune(|key| keep.contains(&key));
-            }
+        }
+        if plane.names.crowded() {
+            let keep: HashSet<_> = self
+                .standings()
+                .into_iter()
+                .filter_map(|(_, standing)| match standing.scope {
+                    ScopeOrKey::Key { hash, .. } => Some(hash),
+                    ScopeOrKey::Named(_) => None,
+                })
+                .collect();
+            plane.names.prune(|key| keep.contains(&key));
         }
     }
 
@@ -495,10 +515,11 @@ impl Control {
         }
     }
 
-    /// Writes down a move that no person ordered; true: it was written. Kills and lifts have records of their own.
+    /// Writes down a move that no person ordered; true: it was written. Kills and lifts have records of their own; but where
+    /// more than the lift happened since the last sweep, such as a whole probation, the rest stands nowhere else.
     fn note(&self, transition: &Transition) -> bool {
         let killed = |state| matches!(state, State::Killed(_));
-        if killed(transition.to) || killed(transition.from) {
+        if killed(transition.to) || killed(transition.from) && transition.skipped == 0 {
             return false;
         }
         let plane = self.plane;
@@ -532,8 +553,9 @@ impl Control {
         true
     }
 
-    /// The last record of an orderly stop; true: durable.
+    /// The last records of an orderly stop: what moved since the last sweep, and the stop; true: durable.
     pub async fn stopped(&self) -> bool {
+        self.sweep_once();
         self.write(Record::Stopped {}, Instant::now() + ANSWER_WITHIN).await
     }
 }
