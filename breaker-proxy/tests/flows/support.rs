@@ -265,6 +265,12 @@ impl Proxy {
         assert_eq!(PANICS.load(Ordering::Relaxed), 0, "a thread of a proxy panicked");
     }
 
+    /// Stops it as it is; the state lives as long as what is given back.
+    pub(crate) fn stop_now(mut self) -> Option<TempDir> {
+        self.stop();
+        self.root.take()
+    }
+
     /// Stops it, and starts it again on the same state.
     pub(crate) fn restart(mut self, setup: &Setup) -> Proxy {
         self.settled();
