@@ -164,8 +164,7 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>) {
         .timer(TokioTimer::new())
         .header_read_timeout(duration(worker.plane.deadlines.head))
         .max_header_size(head_bytes)
-        .max_buf_size(head_bytes.max(8192).saturating_mul(2))
-        .pipeline_flush(true);
+        .max_buf_size(head_bytes.max(8192).saturating_mul(2));
     if bounds.fields != STACK_FIELDS {
         builder.max_headers(usize::from(bounds.fields));
     }
