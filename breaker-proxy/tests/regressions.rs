@@ -107,3 +107,25 @@ fn an_answer_that_nobody_read_was_held_whole() {
     }
     assert!(taken < WHOLE / 4, "{taken} bytes were taken that nobody read");
 }
+
+/// Goal: a kept-alive connection that waits after its answer owes nothing: it ends without an answer to a request that
+/// nobody sent, and none is counted.
+#[test]
+fn an_idle_connection_was_counted_as_a_slow_request() {
+    let root = tempfile::tempdir().unwrap();
+    let text = format!("[deadlines]\nhead = \"1s\"\n{}", route("builtin:origin", ""));
+    let proxy = proxy(root.path(), "127.0.0.1:0", &text);
+    let mut client = connect(proxy.data_addr());
+    client
+        .write_all(
+            b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\nexpect: 100-continue\r\n\r\n",
+        )
+        .unwrap();
+    assert_eq!(status(&read_head(&mut client)), "100");
+    client.write_all(b"abc").unwrap();
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    assert!(rest.starts_with("HTTP/1.1 200") && !rest.contains("408"), "{rest}");
+    let totals = breaker_proxy::data::counts::Totals::of(&proxy.plane().shards);
+    assert_eq!((totals.offered, totals.invalid), (1, 0));
+}

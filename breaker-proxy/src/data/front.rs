@@ -28,6 +28,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Pause after an accept that failed for want of descriptors or memory, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
+/// Between two looks at a preface that comes in pieces, at most: a crowd that sends one byte each must cost little.
+const PREFACE_PAUSE: Duration = Duration::from_millis(100);
+
 /// hyper keeps the fields of a head on the stack up to this number.
 const STACK_FIELDS: u16 = 100;
 
@@ -141,6 +144,7 @@ async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
 /// Looks at the first bytes without taking them.
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0u8; PREFACE.len()];
+    let mut pause = Duration::from_millis(1);
     loop {
         let seen = stream.peek(&mut first).await?;
         let seen = first.get(..seen).unwrap_or(&[]);
@@ -151,7 +155,8 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
             return Ok(true);
         }
         // What is there stays readable, so waiting for readiness would spin.
-        sleep(Duration::from_millis(1)).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(PREFACE_PAUSE);
     }
 }
 
@@ -172,8 +177,13 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>) {
     let io = Client { io: TokioIo::new(stream), state: Rc::clone(&state) };
     let service = service_fn(|request| {
         state.partial.set(false);
-        let (worker, peer) = (Rc::clone(worker), Rc::clone(&peer));
-        async move { Ok::<_, Infallible>(handle(worker, peer, request).await) }
+        state.answering.set(true);
+        let (worker, peer, state) = (Rc::clone(worker), Rc::clone(&peer), Rc::clone(&state));
+        async move {
+            let answer = handle(worker, peer, request).await;
+            state.answering.set(false);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut conn = pin!(builder.serve_connection(io, service));
     let mut asked = false;
@@ -245,6 +255,8 @@ where
 struct HeadState {
     /// Bytes have come that are not yet a whole head.
     partial: Cell<bool>,
+    /// A request is with the upstream: what comes is its body, and no head.
+    answering: Cell<bool>,
     /// The head did not come in time: say so when closing.
     too_slow: Cell<bool>,
 }
@@ -274,7 +286,9 @@ impl Read for Client {
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        if let Poll::Ready(Ok(())) = result {
+        if let Poll::Ready(Ok(())) = result
+            && !self.state.answering.get()
+        {
             self.state.partial.set(true);
         }
         result
