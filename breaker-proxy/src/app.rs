@@ -386,7 +386,10 @@ impl Drop for DeadMan {
             let now = self.plane.clock.mono();
             let halted =
                 self.plane.breaker.kill(&snapshot.policy, &Scope::global(), KillLevel::Halt, now);
-            eprintln!("breaker: the control thread died; everything is halted: {}", halted.is_ok());
+            crate::voice::say(&format!(
+                "the control thread died; everything is halted: {}",
+                halted.is_ok()
+            ));
         }
     }
 }

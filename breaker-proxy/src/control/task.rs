@@ -6,6 +6,7 @@ use super::record::{Level, LiftTo, Record};
 use crate::data::Plane;
 use crate::data::flight::Census;
 use crate::journal::Pen;
+use crate::voice::say;
 use breaker_core::{
     Cause, KillLevel, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper, Transition,
 };
@@ -555,9 +556,4 @@ fn refusal(error: OrderError) -> Refusal {
         OrderError::Killed => Refusal::Killed,
         _ => Refusal::Stale,
     }
-}
-
-/// One line for whoever watches the terminal or the log.
-fn say(line: &str) {
-    eprintln!("breaker: {line}");
 }
