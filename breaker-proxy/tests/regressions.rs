@@ -129,3 +129,20 @@ fn an_idle_connection_was_counted_as_a_slow_request() {
     let totals = breaker_proxy::data::counts::Totals::of(&proxy.plane().shards);
     assert_eq!((totals.offered, totals.invalid), (1, 0));
 }
+
+/// Goal: however many keys strangers tripped, the proxy starts again, and they are tripped still.
+#[test]
+fn tables_full_of_tripped_keys_kept_it_from_starting() {
+    let root = tempfile::tempdir().unwrap();
+    let keys = "[[routes.keys]]\nname = \"client\"\nfrom = { header = \"x-client\" }\nlimit = [{ window = \"3/10s\", of = \"offered\", on_breach = \"trip\" }]\n";
+    let text = format!("[bounds]\nkeys = 256\n{}", route("builtin:origin", keys));
+    let first = proxy(root.path(), "127.0.0.1:0", &text);
+    let mut tripped = 0;
+    for key in 0..400 {
+        tripped += usize::from(order(&first, "trip", &format!("/g/r/client=k{key}")) == "200");
+    }
+    assert!(tripped > 200, "{tripped}");
+    assert!(first.stop().durable);
+    let second = proxy(root.path(), "127.0.0.1:0", &text);
+    assert_eq!(second.facts().tripped.len(), tripped);
+}
