@@ -146,3 +146,16 @@ fn tables_full_of_tripped_keys_kept_it_from_starting() {
     let second = proxy(root.path(), "127.0.0.1:0", &text);
     assert_eq!(second.facts().tripped.len(), tripped);
 }
+
+/// Goal: a kill names a peer in whatever spelling of its address, and stops it; what is no peer is no scope.
+#[test]
+fn a_kill_of_a_peer_spelled_otherwise_stopped_nobody() {
+    let root = tempfile::tempdir().unwrap();
+    let keys = "[[routes.keys]]\nname = \"peer\"\nfrom = \"peer\"\nlimit = [{ rate = \"1000/s\", burst = 1000 }]\n";
+    let proxy = proxy(root.path(), "127.0.0.1:0", &route("builtin:origin", keys));
+    let get = || head(proxy.data_addr(), "GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(status(&get()), "200");
+    assert_eq!(order(&proxy, "kill", "/g/r/peer=localhost"), "400");
+    assert_eq!(order(&proxy, "kill", "/g/r/peer=::ffff:127.0.0.1"), "200");
+    assert_eq!(status(&get()), "503");
+}
