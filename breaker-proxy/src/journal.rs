@@ -8,6 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -163,6 +165,7 @@ type Job = (Wall, Record, Done);
 #[derive(Clone, Debug)]
 pub struct Pen {
     queue: mpsc::Sender<Job>,
+    lost: Arc<AtomicBool>,
 }
 
 impl Pen {
@@ -171,8 +174,18 @@ impl Pen {
     pub fn write(&self, at: Wall, record: Record) -> oneshot::Receiver<bool> {
         let (done, durable) = oneshot::channel();
         // A full queue drops `done`, and the receiver says so.
-        let _ = self.queue.try_send((at, record, done));
+        if self.queue.try_send((at, record, done)).is_err() {
+            // ordering: relaxed, a flag on its own.
+            self.lost.store(true, Ordering::Relaxed);
+        }
         durable
+    }
+
+    /// Was any record not written? Then nothing that is answered as durable since can be trusted to be all there is.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        // ordering: relaxed, as above.
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Is at least half of the queue free? What nobody ordered waits for that, so that an order always finds a place.
@@ -188,6 +201,8 @@ impl Pen {
 /// The system gives no thread.
 pub fn start(mut journal: Journal) -> io::Result<(Pen, JoinHandle<()>)> {
     let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+    let lost = Arc::new(AtomicBool::new(false));
+    let failed = Arc::clone(&lost);
     let thread = std::thread::Builder::new().name("breaker-journal".into()).spawn(move || {
         let mut batch = Vec::new();
         let mut answers = Vec::new();
@@ -201,6 +216,10 @@ pub fn start(mut journal: Journal) -> io::Result<(Pen, JoinHandle<()>)> {
                 answers.push(done);
             }
             let durable = journal.append(&batch).is_ok();
+            if !durable {
+                // ordering: relaxed, a flag on its own.
+                failed.store(true, Ordering::Relaxed);
+            }
             for done in answers.drain(..) {
                 // Nobody waits any more: the record is written all the same.
                 let _ = done.send(durable);
@@ -208,7 +227,7 @@ pub fn start(mut journal: Journal) -> io::Result<(Pen, JoinHandle<()>)> {
             batch.clear();
         }
     })?;
-    Ok((Pen { queue }, thread))
+    Ok((Pen { queue, lost }, thread))
 }
 
 #[cfg(test)]
@@ -283,7 +302,7 @@ mod tests {
         let order = (String::from("/pay"), String::from("a"), String::from("r"));
         let (scope, actor, reason) = order.clone();
         let to = crate::control::record::LiftTo::Armed;
-        let lift = Record::Lift { ids: vec!["k1-1".into()], scope, to, actor, reason };
+        let lift = Record::Lift { order: 1, ids: vec!["k1-1".into()], scope, to, actor, reason };
         let (scope, actor, reason) = order;
         let trip = Record::Trip { scope, actor, reason };
         let records = [(Wall(1), lift), (Wall(1), trip.clone())];

@@ -127,7 +127,12 @@ pub async fn order(control: &Control, verb: &str, path: &str, body: &[u8]) -> Re
         "lift" => {
             let to = body.to.unwrap_or(LiftTo::HalfOpen);
             let lifted = control.lift(&scope, &body.kills, to, person).await;
-            lifted.map(|answer| Reply::json(StatusCode::OK, &answer))
+            lifted.map(|answer| {
+                // Lifted, but a restart would find it killed: not "done".
+                let status =
+                    if answer.durable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                Reply::json(status, &answer)
+            })
         }
         "trip" => control.trip(&scope, person).await.map(|answer| moved(&answer)),
         _ => control.reset(&scope, person).await.map(|answer| moved(&answer)),
@@ -155,7 +160,10 @@ fn refused(scope: &Scope, refusal: &Refusal) -> Reply {
             "no room for one more kill here; kill a wider scope (`/` always works)",
         ),
         Refusal::NotKilled => {
-            Reply::problem(conflict, "not-killed", &format!("{scope} has no live kill"))
+            let detail = format!(
+                "{scope} has no live kill (a scope that is tripped is reset: POST /v1/reset{scope})"
+            );
+            Reply::problem(conflict, "not-killed", &detail)
         }
         Refusal::UnknownKills(ids) => Reply::problem(
             conflict,

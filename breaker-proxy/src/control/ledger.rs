@@ -41,6 +41,8 @@ pub struct Replay {
     ledger: Ledger,
     /// Scopes whose last word was tripped or on probation.
     blocked: BTreeSet<String>,
+    /// Lifts and resets of the start being read that are not known to be carried out.
+    pending: BTreeMap<u64, Record>,
 }
 
 /// What a lift takes away and what it leaves.
@@ -78,7 +80,11 @@ impl Replay {
     pub fn take(&mut self, entry: &Entry) {
         let kills = &mut self.ledger.kills;
         match &entry.record {
-            Record::Started { boot, .. } => self.ledger.boot = *boot,
+            Record::Started { boot, .. } => {
+                self.ledger.boot = *boot;
+                // What was not done when a process ended is not done.
+                self.pending.clear();
+            }
             Record::Kill { id, scope, level, actor, reason } => {
                 let kill = Kill {
                     id: id.clone(),
@@ -91,14 +97,20 @@ impl Replay {
                 };
                 kills.insert(id.clone(), kill);
             }
-            Record::Lift { ids, scope, to, .. } => {
-                for id in ids {
-                    kills.remove(id);
-                }
-                self.set_blocked(scope, *to == LiftTo::HalfOpen);
+            Record::Lift { order, .. } | Record::Reset { order, .. } => {
+                self.pending.insert(*order, entry.record.clone());
             }
+            Record::Done { order } => match self.pending.remove(order) {
+                Some(Record::Lift { ids, scope, to, .. }) => {
+                    for id in ids {
+                        kills.remove(&id);
+                    }
+                    self.set_blocked(&scope, to == LiftTo::HalfOpen);
+                }
+                Some(Record::Reset { scope, .. }) => self.set_blocked(&scope, false),
+                _ => {}
+            },
             Record::Trip { scope, .. } => self.set_blocked(scope, true),
-            Record::Reset { scope, .. } => self.set_blocked(scope, false),
             Record::Moved { scope, to, .. } => {
                 self.set_blocked(scope, to == "tripped" || to == "half-open");
             }
@@ -236,8 +248,9 @@ mod tests {
         }
     }
 
-    fn lift(ids: &[&str], scope: &str, to: LiftTo) -> Record {
+    fn lift(order: u64, ids: &[&str], scope: &str, to: LiftTo) -> Record {
         Record::Lift {
+            order,
             ids: ids.iter().map(|id| (*id).into()).collect(),
             scope: scope.into(),
             to,
@@ -277,17 +290,21 @@ mod tests {
         assert_eq!(ledger.plan_lift("/none", &[]), Err(LiftError::NotKilled));
     }
 
-    /// Goal: after a restart live kills and trips are back, lifted and reset ones are not, and probation starts anew as tripped.
+    /// Goal: after a restart live kills and trips are back, lifted and reset ones are not, a lift that was never done changes
+    /// nothing, and probation starts anew as tripped.
     #[test]
     fn a_restart_brings_back_what_was_stopped() {
         let (_, restored) = replay(vec![
             Record::Started { boot: 4, version: "x".into(), torn: false },
             kill("k4-1", "/pay", Level::Halt),
             kill("k4-2", "/ads", Level::Cut),
-            lift(&["k4-2"], "/ads", LiftTo::Armed),
+            lift(1, &["k4-2"], "/ads", LiftTo::Armed),
+            Record::Done { order: 1 },
+            lift(2, &["k4-1"], "/pay", LiftTo::Armed),
             moved("/a/b", "tripped"),
             moved("/a/c", "tripped"),
-            Record::Reset { scope: "/a/c".into(), actor: "a".into(), reason: "r".into() },
+            Record::Reset { order: 3, scope: "/a/c".into(), actor: "a".into(), reason: "r".into() },
+            Record::Done { order: 3 },
             moved("/a/d", "half-open"),
             moved("/a/e", "tripped"),
             moved("/a/e", "armed"),

@@ -46,8 +46,11 @@ pub enum Record {
         /// Why.
         reason: String,
     },
-    /// Kills were lifted.
+    /// Kills are to be lifted. It counts only with its [`Record::Done`]: a lift that reached the disk too late was refused,
+    /// and must not be found after a restart.
     Lift {
+        /// Number of the order, unique within a start.
+        order: u64,
         /// The kills.
         ids: Vec<String>,
         /// Their scope.
@@ -68,14 +71,21 @@ pub enum Record {
         /// Why.
         reason: String,
     },
-    /// A tripped or half-open scope was armed by hand.
+    /// A tripped or half-open scope is to be armed by hand. It counts only with its [`Record::Done`].
     Reset {
+        /// Number of the order, unique within a start.
+        order: u64,
         /// The scope.
         scope: String,
         /// Who.
         actor: String,
         /// Why.
         reason: String,
+    },
+    /// The lift or reset with this number was carried out.
+    Done {
+        /// Number of the order.
+        order: u64,
     },
     /// A gate moved by itself.
     Moved {

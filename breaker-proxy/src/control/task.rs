@@ -6,7 +6,6 @@ use super::record::{Level, LiftTo, Record};
 use crate::data::Plane;
 use crate::data::flight::Census;
 use crate::journal::Pen;
-use crate::ports::Wall;
 use crate::voice::say;
 use breaker_core::{
     Cause, KillLevel, Mono, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper,
@@ -15,6 +14,7 @@ use breaker_core::{
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::time::Duration;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
@@ -36,7 +36,8 @@ pub struct Control {
     ledger: RefCell<Ledger>,
     pen: Pen,
     workers: Vec<mpsc::Sender<CensusRequest>>,
-    journal_lost: Cell<bool>,
+    /// Kills that were answered before the disk was done with them.
+    late: RefCell<Vec<(String, oneshot::Receiver<bool>)>>,
     acts: Acts,
     sweep: RefCell<Sweep>,
 }
@@ -99,7 +100,7 @@ impl Control {
             ledger: RefCell::new(ledger),
             pen,
             workers,
-            journal_lost: Cell::new(false),
+            late: RefCell::default(),
             acts: Acts::default(),
             sweep: RefCell::new(Sweep {
                 sweeper: Sweeper::new(),
@@ -126,7 +127,7 @@ impl Control {
     /// Did the journal fail? Then nothing that was answered since is durable, and nothing is lifted.
     #[must_use]
     pub fn journal_lost(&self) -> bool {
-        self.journal_lost.get()
+        self.pen.is_lost()
     }
 
     /// The live kills.
@@ -144,11 +145,7 @@ impl Control {
     async fn wait_durable(&self, durable: oneshot::Receiver<bool>, until: Instant) -> bool {
         match timeout_at(until, durable).await {
             Ok(Ok(true)) => true,
-            Ok(Ok(false) | Err(_)) => {
-                self.journal_lost.set(true);
-                false
-            }
-            Err(_) => false,
+            Ok(Ok(false) | Err(_)) | Err(_) => false,
         }
     }
 
@@ -206,11 +203,20 @@ impl Control {
         let silent = pending_workers.is_empty();
         let silent_us = silent.then(|| micros(start));
         let census = self.census(until).await;
-        let durable = self.wait_durable(durable, until).await;
-        let durable_us = durable.then(|| micros(start));
-        if durable {
-            self.ledger.borrow_mut().durable(&id);
-        }
+        let mut durable = durable;
+        let durable_us = match timeout_at(until, &mut durable).await {
+            Ok(Ok(true)) => {
+                self.ledger.borrow_mut().durable(&id);
+                Some(micros(start))
+            }
+            Ok(_) => None,
+            // The disk is late. The answer cannot wait for it, the record can: see `sweep_once`.
+            Err(_) => {
+                self.late.borrow_mut().push((id.clone(), durable));
+                None
+            }
+        };
+        let durable = durable_us.is_some();
         let after = |time: Option<u64>| {
             time.map_or_else(|| "NOT".to_owned(), |micros| format!("after {micros} us"))
         };
@@ -314,7 +320,9 @@ impl Control {
                 LiftError::NotKilled => Refusal::NotKilled,
                 LiftError::Unknown(ids) => Refusal::UnknownKills(ids),
             })?;
+        let order = self.ledger.borrow_mut().next_number();
         let record = Record::Lift {
+            order,
             ids: plan.ids.clone(),
             scope: scope.as_str().to_owned(),
             to,
@@ -322,7 +330,6 @@ impl Control {
             reason: person.reason.clone(),
         };
         if !self.write(record, until).await {
-            self.keep_killed(&plan.ids);
             return Err(Refusal::NotDurable);
         }
         // Others may have killed or lifted while the disk worked: look at what is left now.
@@ -352,6 +359,9 @@ impl Control {
         }
         self.show_highest(scope, stamp);
         up(&self.acts.lifts);
+        // Without this second record a restart finds the kills: until it is durable the answer cannot say "done".
+        let done = self.pen.write(plane.clock.wall(), Record::Done { order });
+        let durable = self.wait_durable(done, Instant::now() + ANSWER_WITHIN).await;
         say(&format!(
             "LIFT {scope} {:?} to {to:?} by {:?}: {:?}",
             plan.ids, person.actor, person.reason
@@ -361,25 +371,8 @@ impl Control {
             lifted: plan.ids,
             still_killed: remains,
             state: self.state(scope),
-            durable: true,
+            durable,
         })
-    }
-
-    /// After a lift that was refused because the disk was late: it may still reach the disk, and a restart must not find
-    /// these kills lifted. They are written once more, behind it.
-    fn keep_killed(&self, ids: &[String]) {
-        let ledger = self.ledger.borrow();
-        for kill in ledger.kills().filter(|kill| ids.contains(&kill.id)) {
-            let record = Record::Kill {
-                id: kill.id.clone(),
-                scope: kill.scope.clone(),
-                level: kill.level,
-                actor: kill.actor.clone(),
-                reason: kill.reason.clone(),
-            };
-            // If this one is not written, the lift before it was not written either.
-            drop(self.pen.write(Wall(kill.at), record));
-        }
     }
 
     /// Trips a scope by hand: acts first, then writes.
@@ -424,33 +417,28 @@ impl Control {
         let plane = self.plane;
         let until = Instant::now() + ANSWER_WITHIN;
         self.not_killed(scope)?;
+        let order = self.ledger.borrow_mut().next_number();
         let record = Record::Reset {
+            order,
             scope: scope.as_str().to_owned(),
             actor: person.actor.clone(),
             reason: person.reason.clone(),
         };
         if !self.write(record, until).await {
-            // As with a lift: the reset may still reach the disk, and a restart must find the scope as it stands.
-            if matches!(self.state(scope).as_str(), "tripped" | "half-open") {
-                let record = Record::Trip {
-                    scope: scope.as_str().to_owned(),
-                    actor: "breaker".to_owned(),
-                    reason: "a reset was not taken in time and not carried out".to_owned(),
-                };
-                drop(self.pen.write(plane.clock.wall(), record));
-            }
             return Err(Refusal::NotDurable);
         }
         {
             let snapshot = plane.current.load();
             plane.breaker.reset(&snapshot.policy, scope, plane.clock.mono()).map_err(refusal)?;
         }
+        let done = self.pen.write(plane.clock.wall(), Record::Done { order });
+        let durable = self.wait_durable(done, Instant::now() + ANSWER_WITHIN).await;
         say(&format!("RESET {scope} by {:?}: {:?}", person.actor, person.reason));
         Ok(MoveAnswer {
             scope: scope.as_str().to_owned(),
             state: self.state(scope),
             id: None,
-            durable: true,
+            durable,
         })
     }
 
@@ -512,6 +500,14 @@ impl Control {
                 drop(self.pen.write(plane.clock.wall(), record));
             }
         }
+        self.late.borrow_mut().retain_mut(|(id, durable)| match durable.try_recv() {
+            Ok(true) => {
+                self.ledger.borrow_mut().durable(id);
+                false
+            }
+            Ok(false) | Err(TryRecvError::Closed) => false,
+            Err(TryRecvError::Empty) => true,
+        });
         for transition in sweep.moved.drain(..) {
             self.count(&transition);
             // Strangers can make keys move as often as they like, and must not crowd out a route's trip.
