@@ -77,6 +77,12 @@ impl Permit<'_> {
         self.pass
     }
 
+    /// Whether a gate on probation waits for how the call goes.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.probes.iter().any(Option::is_some)
+    }
+
     /// Counts how the call went; true if that moved a gate: nudge the sweeper.
     ///
     /// Only probes count: on probation `Good` brings the gate nearer to armed, `Slow` and `Fault`

@@ -36,8 +36,8 @@ use tokio::time::{Instant, interval, sleep};
 /// Accepted connections that may wait in the kernel.
 const BACKLOG: i32 = 4096;
 
-/// Between two looks at idle upstream connections.
-const REAP_EVERY: Duration = Duration::from_secs(5);
+/// Between two ticks of a worker.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Groups and routes there may be, with room to grow by a reload.
 pub const SCOPES: u32 = 4096;
@@ -513,7 +513,7 @@ fn start_worker(
             };
             let accepting = tokio::task::spawn_local(front::accept(Rc::clone(&worker), listener));
             let _ = ready.send(Ok(()));
-            let mut reap = interval(REAP_EVERY);
+            let mut tick = interval(TICK);
             loop {
                 tokio::select! {
                     Some(answer) = census.recv() => {
@@ -522,7 +522,7 @@ fn start_worker(
                         // The order may have stopped waiting: the calls are woken all the same.
                         let _ = answer.send(found);
                     }
-                    _ = reap.tick() => worker.pools.reap(Instant::now()),
+                    _ = tick.tick() => worker.tick(),
                     _ = stopping.changed() => break,
                 }
             }

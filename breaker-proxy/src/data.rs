@@ -18,10 +18,13 @@ use crate::snapshot::Current;
 use breaker_core::{Breaker, Sender, Senders};
 use counts::Shard;
 use names::Names;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use tokio::sync::Notify;
+
+/// Seconds between two looks at idle upstream connections.
+const REAP_EVERY: u64 = 5;
 
 /// What all workers share. One is leaked for the life of the process, so that no request counts references.
 pub struct Plane {
@@ -65,9 +68,26 @@ pub struct Worker {
     pub flights: RefCell<flight::Flights>,
     /// Its client connections.
     pub open: front::Open,
+    /// Seconds since it started, as its own tick counts them.
+    pub second: Cell<u64>,
 }
 
 impl Worker {
+    /// Once a second: ends what stalls, drops idle connections that are old or dead.
+    pub fn tick(&self) {
+        let second = self.second.get() + 1;
+        self.second.set(second);
+        // One second of grace, since a tick may come right after the question.
+        let idle = self.plane.deadlines.body_idle.as_secs_ceil() + 1;
+        if let Some(since) = second.checked_sub(idle) {
+            let ended = self.flights.borrow_mut().end_stalled(since);
+            self.shard.stalled_clients.add(ended);
+        }
+        if second.is_multiple_of(REAP_EVERY) {
+            self.pools.reap(tokio::time::Instant::now());
+        }
+    }
+
     /// The worker with this index; `None` if its mark is taken already.
     #[must_use]
     pub fn new(plane: &'static Plane, index: usize) -> Option<Rc<Worker>> {
@@ -78,6 +98,7 @@ impl Worker {
             pools: upstream::Pools::default(),
             flights: RefCell::default(),
             open: front::Open::default(),
+            second: Cell::new(0),
         }))
     }
 }

@@ -67,6 +67,7 @@ fn fill(control: &Control) {
     gauge!("breaker_calls_open").set(as_gauge(total(|shard| shard.calls.get())));
     counter!("breaker_connections_refused_total")
         .absolute(total(|shard| shard.refused_connections.get()));
+    counter!("breaker_stalled_clients_total").absolute(total(|shard| shard.stalled_clients.get()));
     counter!("breaker_slow_heads_total").absolute(total(|shard| shard.slow_heads.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
@@ -120,6 +121,10 @@ fn describe() {
     describe_counter!(
         "breaker_slow_heads_total",
         "client connections ended because no whole request head came in time"
+    );
+    describe_counter!(
+        "breaker_stalled_clients_total",
+        "answers that ended because their client stopped reading"
     );
     describe_counter!("breaker_upstream_connects_total", "connections made to upstreams");
     describe_counter!(

@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::counts::Account;
+use super::headers::Peer;
 use super::lane::Lane;
 use breaker_core::{Denial, Mono, Outcome, Pass, Permit};
 use slab::Slab;
@@ -23,6 +24,10 @@ struct Flight {
     /// The upstream connection that carries it. A kill ends it here, since the call itself may not be polled for any time:
     /// its client may have stopped reading.
     lane: Option<Rc<Lane>>,
+    /// The client connection that waits for the answer, if it carries nothing else.
+    client: Option<Rc<Peer>>,
+    /// The worker's second in which the client last asked for a piece of the answer's body; `None` before that.
+    asked: Option<u64>,
     /// The route's index.
     route: usize,
     /// Counted as severed.
@@ -71,13 +76,26 @@ pub struct Call {
 impl Call {
     /// A call that was just admitted on the route with this index.
     #[must_use]
-    pub fn new(worker: Rc<Worker>, route: usize, permit: Permit<'static>) -> Call {
+    pub fn new(
+        worker: Rc<Worker>,
+        route: usize,
+        permit: Permit<'static>,
+        client: Option<Rc<Peer>>,
+    ) -> Call {
         let pass = permit.pass();
         let account = worker.shard.account(route);
         account.in_flight.up();
         worker.shard.calls.up();
-        let flight =
-            Flight { pass, arriving: false, waker: None, lane: None, route, severed: false };
+        let flight = Flight {
+            pass,
+            arriving: false,
+            waker: None,
+            lane: None,
+            client,
+            asked: None,
+            route,
+            severed: false,
+        };
         let slot = worker.flights.borrow_mut().slab.insert(flight);
         let (stage, arriving) = (Cell::new(Stage::Waiting), Cell::new(false));
         Call { worker, route, pass, permit: Some(permit), slot, stage, arriving }
@@ -152,6 +170,20 @@ impl Call {
         }
     }
 
+    /// The client asks for a piece of the answer's body, and is to be woken there should a kill end the call.
+    pub fn asked(&self, cx: &Context<'_>) {
+        self.wake_by(cx);
+        if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot) {
+            flight.asked = Some(self.worker.second.get());
+        }
+    }
+
+    /// Is its outcome waited for by a gate on probation?
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_probe)
+    }
+
     /// Must it end now? At *cut* everything must, at *halt* (and a trip) what still arrives from the client.
     #[must_use]
     pub fn severed(&self) -> Option<Denial> {
@@ -185,6 +217,27 @@ impl Drop for Call {
 }
 
 impl Flights {
+    /// Ends calls whose client has not asked for more of the answer since before the given second: it stopped reading, and
+    /// must not hold an upstream connection for ever. A client that waits for the upstream has asked; that is another deadline.
+    pub fn end_stalled(&mut self, since: u64) -> u64 {
+        let mut ended = 0;
+        for (_, flight) in &mut self.slab {
+            if flight.asked.is_some_and(|asked| asked < since)
+                && let Some(lane) = flight.lane.take()
+            {
+                ended += 1;
+                lane.abandon();
+                if let Some(client) = &flight.client {
+                    client.stalled.set(true);
+                }
+                if let Some(waker) = flight.waker.take() {
+                    waker.wake();
+                }
+            }
+        }
+        ended
+    }
+
     /// Counts what gates now refuse, cuts off the connections of calls that must end, and wakes all so that each learns of it.
     pub fn census(&mut self, worker: &Worker, now: Mono) -> Census {
         let breaker = worker.plane.breaker;

@@ -188,6 +188,7 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>, first_head:
     });
     let mut conn = pin!(builder.serve_connection(io, service));
     let mut first_head = pin!(sleep_until(first_head));
+    let stalling = Rc::clone(&peer);
     let mut asked = false;
     let ended = poll_fn(|cx| {
         if seat.ending(cx) && !asked {
@@ -198,6 +199,8 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>, first_head:
             Poll::Ready(ended) => Poll::Ready(ended.map_err(Some)),
             // hyper's own deadline began with it, after the wait for the first byte.
             Poll::Pending if !head.begun.get() => first_head.as_mut().poll(cx).map(|()| Err(None)),
+            // Its answer has ended; what is left of it waits for a client that does not read.
+            Poll::Pending if stalling.stalled.get() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         }
     })

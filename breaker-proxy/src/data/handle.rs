@@ -9,9 +9,9 @@ use super::upstream::forward;
 use super::{headers, keys, reply};
 use crate::path;
 use crate::snapshot::{Plan, Snapshot};
-use breaker_core::{Denial, Verdict};
+use breaker_core::{Class, Denial, Verdict};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -46,7 +46,7 @@ pub async fn handle(
 
 /// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
 #[expect(clippy::result_large_err, reason = "an answer is made once and moved once")]
-fn decide(worker: &Rc<Worker>, peer: &Peer, head: &mut Parts, body: &Incoming) -> Decision {
+fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &mut Parts, body: &Incoming) -> Decision {
     let plane = worker.plane;
     let snapshot = plane.current.load();
     let snapshot: &Snapshot = &snapshot;
@@ -76,6 +76,12 @@ fn decide(worker: &Rc<Worker>, peer: &Peer, head: &mut Parts, body: &Incoming) -
         account.invalid.up();
         return Err(reply::invalid(&Invalid::TooLarge));
     }
+    if snapshot.policy.class(plan.route) == Class::Reducing
+        && OVERRIDES.iter().any(|name| head.headers.contains_key(name))
+    {
+        account.invalid.up();
+        return Err(reply::invalid(&Invalid::Override));
+    }
     let call = breaker_core::Call::new(plan.route);
     let call = match keys::read(plane.breaker, &plan.keys, &head.headers, peer.ip, call) {
         Ok(call) => call,
@@ -99,7 +105,9 @@ fn decide(worker: &Rc<Worker>, peer: &Peer, head: &mut Parts, body: &Incoming) -
                 account.shadowed.up();
                 learn(worker, plan, head, peer, denial);
             }
-            let call = Call::new(Rc::clone(worker), index, permit);
+            // An HTTP/2 connection carries other answers too.
+            let client = (head.version != Version::HTTP_2).then(|| Rc::clone(peer));
+            let call = Call::new(Rc::clone(worker), index, permit, client);
             let canonical = match canonical {
                 Cow::Borrowed(_) => None,
                 Cow::Owned(path) => Some(path),
@@ -112,6 +120,14 @@ fn decide(worker: &Rc<Worker>, peer: &Peer, head: &mut Parts, body: &Incoming) -
         }
     }
 }
+
+/// Fields by which some servers take a request for one of another method. A route that passes a halt must not carry them: a
+/// DELETE could be an order.
+const OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
 
 /// Remembers the label of the key a denial speaks of, and tells the sweeper if a gate moved.
 fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: &Peer, denial: &Denial) {

@@ -2,6 +2,7 @@
 
 use crate::config::Forwarded;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::cell::Cell;
 use std::net::IpAddr;
 
 /// Fields that belong to one connection (RFC 9110, 7.6.1), and those by which we frame anew.
@@ -23,6 +24,8 @@ pub struct Peer {
     pub ip: IpAddr,
     /// The same as the value of a field.
     pub field: HeaderValue,
+    /// Set once it stopped reading an answer: its connection is to end.
+    pub stalled: Cell<bool>,
 }
 
 impl Peer {
@@ -32,7 +35,8 @@ impl Peer {
         let ip = ip.to_canonical();
         // The text of an address is always a valid value.
         let unknown = HeaderValue::from_static("unknown");
-        Peer { ip, field: HeaderValue::try_from(ip.to_string()).unwrap_or(unknown) }
+        let field = HeaderValue::try_from(ip.to_string()).unwrap_or(unknown);
+        Peer { ip, field, stalled: Cell::new(false) }
     }
 }
 
@@ -84,12 +88,28 @@ const X_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// A name as servers see it that turn fields into variables: there `X_Forwarded_For` is `X-Forwarded-For`.
+fn reads_as_forwarding(name: &HeaderName) -> bool {
+    name.as_str().contains('_') && {
+        let name = name.as_str().replace('_', "-");
+        name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+    }
+}
 
 /// Writes the fields that tell the upstream about the client. What the client sent of them is gone in every case:
 /// whoever stands behind us may trust them.
 pub fn own_forwarding(headers: &mut HeaderMap, how: Forwarded, peer: &Peer, host: &HeaderValue) {
-    for name in [&X_FOR, &X_PROTO, &X_HOST, &X_PORT, &header::FORWARDED] {
+    for name in [&X_FOR, &X_PROTO, &X_HOST, &X_PORT, &X_REAL, &header::FORWARDED] {
         headers.remove(name);
+    }
+    if headers.keys().any(reads_as_forwarding) {
+        let names: Vec<_> =
+            headers.keys().filter(|name| reads_as_forwarding(name)).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
     }
     if matches!(how, Forwarded::XForwarded | Forwarded::Both) {
         headers.insert(X_FOR, peer.field.clone());
@@ -143,6 +163,8 @@ mod tests {
             ("x-forwarded-for", "1.2.3.4"),
             ("forwarded", "for=1.2.3.4"),
             ("x-forwarded-host", "evil"),
+            ("x_forwarded_for", "1.2.3.4"),
+            ("x-real-ip", "1.2.3.4"),
         ]);
         let peer = Peer::new(IpAddr::from(Ipv4Addr::new(10, 0, 0, 9)));
         let host = HeaderValue::from_static("good");

@@ -72,6 +72,11 @@ impl Lane {
     /// upstream is told by a reset: a plain close would still deliver it, and look like the end of a request that is none.
     pub fn cut_off(&self, denial: Denial) {
         self.refused.set(Some(denial));
+        self.abandon();
+    }
+
+    /// As [`Lane::cut_off`], but by no gate.
+    pub fn abandon(&self) {
         if let Some(io) = self.io.borrow_mut().take() {
             // Without the option the close is a plain one: later, not less final.
             let _ = socket2::SockRef::from(io.inner()).set_linger(Some(Duration::ZERO));

@@ -40,6 +40,8 @@ pub enum Invalid {
     Path(PathError),
     /// A method that is never forwarded.
     Method,
+    /// A field that changes the method, on a route that passes a halt.
+    Override,
     /// A key could not be read.
     Key(KeyError),
     /// `Content-Length` exceeds the bound.
@@ -103,6 +105,12 @@ pub fn invalid(why: &Invalid) -> Response<Reply> {
             "bad-method",
             "Method not forwarded",
             "CONNECT and TRACE are not forwarded",
+        ),
+        Invalid::Override => plain(
+            bad,
+            "bad-method",
+            "Method override refused",
+            "this route is for calls that reduce risk; a field that changes the method is not taken here",
         ),
         Invalid::Key(error) => plain(bad, "bad-key", "Bad key", &error.to_string()),
         Invalid::TooLarge => too_large(),
@@ -177,7 +185,7 @@ pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a limit was exceeded")
         }
         Cause::Tripped(None) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "tripped by hand")
+            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "by hand or by a failed probe")
         }
         Cause::Probing => {
             (StatusCode::SERVICE_UNAVAILABLE, "probing", "On probation", "all probes are taken")
@@ -198,7 +206,9 @@ pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply
     let detail = match denial.cause {
         Cause::Limit(_) => "a limit of this scope is used up; slow down",
         Cause::Killed(_) => "this scope is killed until a person lifts it; do not retry",
-        _ => "this scope is halted",
+        Cause::Stale => "this scope was stopped while the request waited to be sent",
+        _ if denial.wait.is_none() => "this scope is halted until a person resets it",
+        _ => "this scope is halted; it tries again by itself",
     };
     let mut headers = HeaderMap::new();
     // A kill has no end that anyone knows. A wait is rounded up: a client that trusts it must not come too early.

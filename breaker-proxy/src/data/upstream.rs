@@ -152,6 +152,8 @@ pub struct Exchange {
     call: Call,
     link: Option<Box<Link>>,
     progress: Option<Rc<Progress>>,
+    /// When it was handed over.
+    started: Instant,
     /// When the last byte moved, as far as deadlines care.
     moved: Instant,
     /// The connection came to its end; it must not be polled again.
@@ -250,7 +252,7 @@ impl Exchange {
         if self.link.is_none() {
             return Poll::Ready(None);
         }
-        self.call.wake_by(cx);
+        self.call.asked(cx);
         if let Some(denial) = self.call.severed() {
             return Poll::Ready(Some(Err(self.sever(denial))));
         }
@@ -307,12 +309,14 @@ impl Exchange {
             return Err(self.sever(denial));
         }
         let deadlines = &self.worker.plane.deadlines;
-        let (limit, failure) = if self.arriving() {
-            (deadlines.body_idle, Failure::UploadStalled)
+        let (deadline, failure) = if !self.arriving() {
+            (self.moved + duration(deadlines.answer), Failure::AnswerTimeout)
+        } else if self.call.is_probe() {
+            // Others wait for a probe's outcome: a slow client must not make it last.
+            (self.started + duration(deadlines.answer), Failure::UploadStalled)
         } else {
-            (deadlines.answer, Failure::AnswerTimeout)
+            (self.moved + duration(deadlines.body_idle), Failure::UploadStalled)
         };
-        let deadline = self.moved + duration(limit);
         if self.passed(deadline, cx) { Err(failure) } else { Ok(()) }
     }
 }
@@ -355,12 +359,14 @@ pub async fn forward(
         // From here to the hand-over there is no await.
         link.lane.arm(call.pass(), worker.plane.clock.mono());
         call.set_lane(Some(&link.lane));
+        let now = Instant::now();
         let mut exchange = Exchange {
             worker: Rc::clone(worker),
             call,
             link: Some(link),
             progress: progress.clone(),
-            moved: Instant::now(),
+            started: now,
+            moved: now,
             ended: false,
             refused: None,
         };
