@@ -16,7 +16,9 @@ use crate::origin::Origin;
 use crate::ports::{Clock, SystemClock};
 use crate::snapshot::{Current, Snapshot};
 use crate::state::{StateDir, StateError};
-use breaker_core::{Breaker, Capacity, KillLevel, PolicyError, Scope, Seed, Senders, Stamp};
+use breaker_core::{
+    Breaker, Capacity, KillLevel, OrderError, PolicyError, Scope, Seed, Senders, Stamp,
+};
 use socket2::{Domain, Socket, Type};
 use std::fmt;
 use std::io;
@@ -60,6 +62,13 @@ pub enum StartError {
         /// Its scope.
         scope: String,
     },
+    /// What the state blocks does not fit into the tables of keys.
+    Crowded {
+        /// The kill's id, or "a trip".
+        what: String,
+        /// Its scope.
+        scope: String,
+    },
     /// An address cannot be bound.
     Bind {
         /// The key of the configuration.
@@ -89,6 +98,10 @@ impl fmt::Display for StartError {
                 f,
                 "the state holds {what} on {scope}, which the configuration does not have: a renamed scope must \
                  not set it free. Start with the old name, lift or reset it, then rename"
+            ),
+            StartError::Crowded { what, scope } => write!(
+                f,
+                "the state holds {what} on {scope}, and there is no room left among the other blocked keys: raise bounds.keys"
             ),
             StartError::Bind { key, address, error } => {
                 write!(f, "{key}: cannot listen on {address}: {error}")
@@ -171,12 +184,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
     let mut replay = Replay::default();
     let (mut journal, torn) = Journal::open(state.path(), |entry| replay.take(entry))?;
     let (mut ledger, restored) = replay.end();
-    let breaker: &'static Breaker =
-        Box::leak(Box::new(Breaker::new(capacity(&config), seed().map_err(StartError::System)?)));
-    let snapshot = Snapshot::build(&config, breaker, 1).map_err(StartError::Policy)?;
-    let keys = usize::try_from(config.bounds.keys).unwrap_or(usize::MAX);
-    let names = Names::new(restored.boot, keys.saturating_mul(2));
-    let stamps = restore(breaker, &snapshot, &names, &restored, clock)?;
+    let (breaker, snapshot, names, stamps) = roomy(&config, &restored, clock)?;
     let started = Record::Started {
         boot: restored.boot,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -275,10 +283,6 @@ fn workers(config: &Config) -> usize {
     config.listen.workers.map_or_else(cores, usize::from).clamp(1, WORKERS_MAX)
 }
 
-fn capacity(config: &Config) -> Capacity {
-    Capacity { scopes: SCOPES, keys: config.bounds.keys }
-}
-
 fn seed() -> io::Result<Seed> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
@@ -288,6 +292,41 @@ fn seed() -> io::Result<Seed> {
     Ok(Seed([a, b]))
 }
 
+/// What the gates of killed scopes were stamped with.
+type Stamps = Vec<(String, Stamp)>;
+
+/// A breaker with everything back in force that the state blocks. Which keys share a bucket is drawn anew at each start, so
+/// tables that were full may not take them all: then larger ones do. Strangers can trip keys, and must not keep us from starting.
+fn roomy(
+    config: &Config,
+    restored: &Restored,
+    clock: &dyn Clock,
+) -> Result<(&'static Breaker, Snapshot, Names, Stamps), StartError> {
+    let mut crowded = None;
+    for doubling in 0..=DOUBLINGS {
+        let keys = config.bounds.keys.saturating_mul(1 << doubling);
+        let seed = seed().map_err(StartError::System)?;
+        let breaker: &'static Breaker =
+            Box::leak(Box::new(Breaker::new(Capacity { scopes: SCOPES, keys }, seed)));
+        let snapshot = match Snapshot::build(config, breaker, 1) {
+            Ok(snapshot) => snapshot,
+            // The tables would be too large: what was wrong with the smaller ones is what to tell.
+            Err(errors) => return Err(crowded.unwrap_or(StartError::Policy(errors))),
+        };
+        let labels = usize::try_from(keys).unwrap_or(usize::MAX).saturating_mul(2);
+        let names = Names::new(restored.boot, labels);
+        match restore(breaker, &snapshot, &names, restored, clock) {
+            Ok(stamps) => return Ok((breaker, snapshot, names, stamps)),
+            Err(error @ StartError::Crowded { .. }) => crowded = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(crowded.unwrap_or_else(|| StartError::System(io::Error::other("no tables"))))
+}
+
+/// How often the tables of keys may double at a start.
+const DOUBLINGS: u32 = 3;
+
 /// Puts every live kill and every trip back in force.
 fn restore(
     breaker: &Breaker,
@@ -295,11 +334,15 @@ fn restore(
     names: &Names,
     restored: &Restored,
     clock: &dyn Clock,
-) -> Result<Vec<(String, Stamp)>, StartError> {
+) -> Result<Stamps, StartError> {
     let now = clock.mono();
     let orphan = |what: &str, scope: &str| StartError::Orphan {
         what: what.to_owned(),
         scope: scope.to_owned(),
+    };
+    let failed = |error: OrderError, what: &str, path: &str| match error {
+        OrderError::NoRoom => StartError::Crowded { what: what.to_owned(), scope: path.to_owned() },
+        _ => orphan(what, path),
     };
     let learn = |scope: &Scope, stamp: &Stamp| {
         if let (Some((_, key)), Some((_, label))) = (stamp.place.key, scope.key_parts()) {
@@ -309,7 +352,9 @@ fn restore(
     for path in &restored.tripped {
         let what = "a trip";
         let scope = Scope::parse(path).map_err(|_| orphan(what, path))?;
-        let stamp = breaker.trip(&snapshot.policy, &scope, now).map_err(|_| orphan(what, path))?;
+        let stamp = breaker
+            .trip(&snapshot.policy, &scope, now)
+            .map_err(|error| failed(error, what, path))?;
         learn(&scope, &stamp);
     }
     let mut stamps = Vec::new();
@@ -322,7 +367,7 @@ fn restore(
         let level: KillLevel = kill.level.into();
         let stamp = breaker
             .kill(&snapshot.policy, &scope, level, now)
-            .map_err(|_| orphan(&what, &kill.scope))?;
+            .map_err(|error| failed(error, &what, &kill.scope))?;
         learn(&scope, &stamp);
         names.killed(stamp.place, &kill.id);
         stamps.push((kill.scope.clone(), stamp));
@@ -386,7 +431,10 @@ impl Drop for DeadMan {
             let now = self.plane.clock.mono();
             let halted =
                 self.plane.breaker.kill(&snapshot.policy, &Scope::global(), KillLevel::Halt, now);
-            eprintln!("breaker: the control thread died; everything is halted: {}", halted.is_ok());
+            crate::voice::say(&format!(
+                "the control thread died; everything is halted: {}",
+                halted.is_ok()
+            ));
         }
     }
 }

@@ -58,6 +58,8 @@ impl std::error::Error for JournalError {}
 pub struct Journal {
     file: File,
     next: u64,
+    /// Bytes known to be durable.
+    whole: u64,
     /// A write or a sync failed: what is on the disk is unknown, and no later success would prove anything.
     lost: bool,
 }
@@ -108,7 +110,7 @@ impl Journal {
             file.seek(io::SeekFrom::End(0)).map_err(io)?;
         }
         sync_dir(dir).map_err(io)?;
-        Ok((Journal { file, next, lost: false }, torn))
+        Ok((Journal { file, next, whole, lost: false }, torn))
     }
 
     /// Appends records and makes them durable, all or none as far as an answer goes.
@@ -119,18 +121,38 @@ impl Journal {
         if self.lost {
             return Err(io::Error::other("the journal failed before; it is not trusted again"));
         }
-        let mut text = String::new();
-        for ((at, record), seq) in records.iter().zip(self.next..) {
-            let entry = Entry { v: VERSION, seq, at: at.0, record: record.clone() };
-            text.push_str(&entry.to_line());
-        }
+        let text = self.text(records.iter());
         let done = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
         if done.is_err() {
             self.lost = true;
+            self.take_back(records);
             return done;
         }
+        self.whole = self.whole.saturating_add(u64::try_from(text.len()).unwrap_or(u64::MAX));
         self.next = self.next.saturating_add(u64::try_from(records.len()).unwrap_or(u64::MAX));
         Ok(())
+    }
+}
+
+impl Journal {
+    fn text<'a>(&self, records: impl Iterator<Item = &'a (Wall, Record)>) -> String {
+        let mut text = String::new();
+        for ((at, record), seq) in records.zip(self.next..) {
+            let entry = Entry { v: VERSION, seq, at: at.0, record: record.clone() };
+            text.push_str(&entry.to_line());
+        }
+        text
+    }
+
+    /// After a failure: what stands behind the durable part was answered as not done, and a restart must not find a lift
+    /// there. What blocks is written once more, if the disk takes it: it is in force.
+    fn take_back(&mut self, records: &[(Wall, Record)]) {
+        let blocks = |record: &Record| matches!(record, Record::Kill { .. } | Record::Trip { .. });
+        if self.file.set_len(self.whole).is_ok() {
+            let text = self.text(records.iter().filter(|(_, record)| blocks(record)));
+            let _ = self.file.write_all(text.as_bytes());
+        }
+        let _ = self.file.sync_data();
     }
 }
 
@@ -151,6 +173,12 @@ impl Pen {
         // A full queue drops `done`, and the receiver says so.
         let _ = self.queue.try_send((at, record, done));
         durable
+    }
+
+    /// Is at least half of the queue free? What nobody ordered waits for that, so that an order always finds a place.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.queue.capacity() >= QUEUE / 2
     }
 }
 
@@ -244,5 +272,29 @@ mod tests {
                 Ok((_, entries, _)) => panic!("byte {index}: opened with {entries:?}"),
             }
         }
+    }
+
+    /// Goal: of records that the disk took but that were answered as not done, a restart finds what blocks, and no lift.
+    #[test]
+    fn a_lift_that_failed_was_found_after_a_restart() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut journal, _, _) = open(root.path()).unwrap();
+        journal.append(&[started(1)]).unwrap();
+        let order = (String::from("/pay"), String::from("a"), String::from("r"));
+        let (scope, actor, reason) = order.clone();
+        let to = crate::control::record::LiftTo::Armed;
+        let lift = Record::Lift { ids: vec!["k1-1".into()], scope, to, actor, reason };
+        let (scope, actor, reason) = order;
+        let trip = Record::Trip { scope, actor, reason };
+        let records = [(Wall(1), lift), (Wall(1), trip.clone())];
+        // What a write leaves behind whose sync fails.
+        let text = journal.text(records.iter());
+        journal.file.write_all(text.as_bytes()).unwrap();
+        journal.take_back(&records);
+        drop(journal);
+        let (_, entries, torn) = open(root.path()).unwrap();
+        assert!(!torn);
+        let found: Vec<&Record> = entries.iter().map(|entry| &entry.record).collect();
+        assert_eq!(found, [&started(1).1, &trip]);
     }
 }

@@ -21,3 +21,4 @@ pub mod ports;
 pub mod router;
 pub mod snapshot;
 pub mod state;
+pub mod voice;

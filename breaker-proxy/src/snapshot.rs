@@ -56,6 +56,25 @@ impl Current {
 }
 
 impl Snapshot {
+    /// A key's scope in the one spelling that requests lead to; other scopes as they are. `None` if no request can carry
+    /// the label.
+    #[must_use]
+    pub fn spelled(&self, scope: &Scope) -> Option<Scope> {
+        let (Some((dimension, label)), Some(parent)) = (scope.key_parts(), scope.parent()) else {
+            return Some(scope.clone());
+        };
+        let below = |route: &Scope| {
+            let group = route.parent();
+            *route == parent || group.as_ref() == Some(&parent) || parent.parent().is_none()
+        };
+        let plans = self.plans.iter().filter(|plan| below(&plan.scope));
+        let mut keys = plans.flat_map(|plan| &plan.keys);
+        // An unknown dimension is for others to refuse.
+        let Some(key) = keys.find(|key| key.name == dimension) else { return Some(scope.clone()) };
+        let label = crate::data::keys::spelled(&key.source.from, &label)?;
+        parent.key(dimension, &label).ok()
+    }
+
     /// Compiles a configuration into rules and routes.
     ///
     /// # Errors

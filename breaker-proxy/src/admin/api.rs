@@ -85,6 +85,11 @@ pub async fn order(control: &Control, verb: &str, path: &str, body: &[u8]) -> Re
         Ok(scope) => scope,
         Err(error) => return bad(&format!("the scope {path:?}: {}", error.problem)),
     };
+    let Some(scope) = control.plane().current.load().spelled(&scope) else {
+        return bad(&format!(
+            "the scope {path:?}: no request carries this label; a peer is an address, and a value has no blanks around it"
+        ));
+    };
     let body: OrderBody = match serde_json::from_slice(body) {
         Ok(body) => body,
         Err(error) => {

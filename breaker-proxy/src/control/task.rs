@@ -6,6 +6,8 @@ use super::record::{Level, LiftTo, Record};
 use crate::data::Plane;
 use crate::data::flight::Census;
 use crate::journal::Pen;
+use crate::ports::Wall;
+use crate::voice::say;
 use breaker_core::{
     Cause, KillLevel, Mono, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper,
     Transition,
@@ -320,6 +322,7 @@ impl Control {
             reason: person.reason.clone(),
         };
         if !self.write(record, until).await {
+            self.keep_killed(&plan.ids);
             return Err(Refusal::NotDurable);
         }
         // Others may have killed or lifted while the disk worked: look at what is left now.
@@ -360,6 +363,23 @@ impl Control {
             state: self.state(scope),
             durable: true,
         })
+    }
+
+    /// After a lift that was refused because the disk was late: it may still reach the disk, and a restart must not find
+    /// these kills lifted. They are written once more, behind it.
+    fn keep_killed(&self, ids: &[String]) {
+        let ledger = self.ledger.borrow();
+        for kill in ledger.kills().filter(|kill| ids.contains(&kill.id)) {
+            let record = Record::Kill {
+                id: kill.id.clone(),
+                scope: kill.scope.clone(),
+                level: kill.level,
+                actor: kill.actor.clone(),
+                reason: kill.reason.clone(),
+            };
+            // If this one is not written, the lift before it was not written either.
+            drop(self.pen.write(Wall(kill.at), record));
+        }
     }
 
     /// Trips a scope by hand: acts first, then writes.
@@ -410,6 +430,15 @@ impl Control {
             reason: person.reason.clone(),
         };
         if !self.write(record, until).await {
+            // As with a lift: the reset may still reach the disk, and a restart must find the scope as it stands.
+            if matches!(self.state(scope).as_str(), "tripped" | "half-open") {
+                let record = Record::Trip {
+                    scope: scope.as_str().to_owned(),
+                    actor: "breaker".to_owned(),
+                    reason: "a reset was not taken in time and not carried out".to_owned(),
+                };
+                drop(self.pen.write(plane.clock.wall(), record));
+            }
             return Err(Refusal::NotDurable);
         }
         {
@@ -485,7 +514,9 @@ impl Control {
         }
         for transition in sweep.moved.drain(..) {
             self.count(&transition);
-            if sweep.written < MOVES_PER_SECOND {
+            // Strangers can make keys move as often as they like, and must not crowd out a route's trip.
+            let key = transition.place.key.is_some();
+            if !key || (sweep.written < MOVES_PER_SECOND && self.pen.has_room()) {
                 if self.note(&transition) {
                     sweep.written += 1;
                 }
@@ -577,9 +608,4 @@ fn refusal(error: OrderError) -> Refusal {
         OrderError::Killed => Refusal::Killed,
         _ => Refusal::Stale,
     }
-}
-
-/// One line for whoever watches the terminal or the log.
-fn say(line: &str) {
-    eprintln!("breaker: {line}");
 }

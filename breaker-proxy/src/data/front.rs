@@ -28,6 +28,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Pause after an accept that failed for want of descriptors or memory, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
+/// Between two looks at a preface that comes in pieces, at most: a crowd that sends one byte each must cost little.
+const PREFACE_PAUSE: Duration = Duration::from_millis(100);
+
 /// hyper keeps the fields of a head on the stack up to this number.
 const STACK_FIELDS: u16 = 100;
 
@@ -141,6 +144,7 @@ async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
 /// Looks at the first bytes without taking them.
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0u8; PREFACE.len()];
+    let mut pause = Duration::from_millis(1);
     loop {
         let seen = stream.peek(&mut first).await?;
         let seen = first.get(..seen).unwrap_or(&[]);
@@ -151,7 +155,8 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
             return Ok(true);
         }
         // What is there stays readable, so waiting for readiness would spin.
-        sleep(Duration::from_millis(1)).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(PREFACE_PAUSE);
     }
 }
 

@@ -104,6 +104,27 @@ fn peer_label(peer: IpAddr, text: &mut [u8; 48]) -> &[u8] {
     text.get(..used).unwrap_or(&[])
 }
 
+/// The one spelling of a label in which requests carry it; `None` if no request ever does. Whoever kills a key by another
+/// spelling would be told "done" while its calls go on.
+#[must_use]
+pub fn spelled(from: &KeyFrom, label: &[u8]) -> Option<Vec<u8>> {
+    match from {
+        KeyFrom::Header(_) => {
+            (label.trim_ascii() == label && !label.is_empty()).then(|| label.to_vec())
+        }
+        KeyFrom::Peer => {
+            let text = std::str::from_utf8(label).ok()?;
+            let address = text.strip_suffix("/64").unwrap_or(text);
+            let peer: IpAddr = address.parse().ok()?;
+            // A network has no spelling among the addresses of IPv4.
+            if address.len() != text.len() && peer.to_canonical().is_ipv4() {
+                return None;
+            }
+            Some(peer_label(peer, &mut [0; 48]).to_vec())
+        }
+    }
+}
+
 /// The labels of a request's keys, for the moment when one of them is refused and needs its name.
 pub fn each_label(
     plans: &[KeyPlan],
@@ -126,6 +147,23 @@ mod tests {
 
     fn text(peer: IpAddr) -> String {
         String::from_utf8(peer_label(peer, &mut [0; 48]).to_vec()).unwrap()
+    }
+
+    /// Goal: a person names a peer by its address or its network in any spelling, and means the key its calls have.
+    #[test]
+    fn a_peer_spelled_otherwise_is_the_same_key() {
+        for text in ["2001:DB8::1", "2001:db8:0:0:5::", "2001:db8:0:0::/64", "2001:db8::/64"] {
+            let label = spelled(&KeyFrom::Peer, text.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(label).unwrap(), "2001:db8:0:0::/64", "{text}");
+        }
+        let mapped = spelled(&KeyFrom::Peer, b"::ffff:10.1.2.3").unwrap();
+        assert_eq!(mapped, b"10.1.2.3");
+        for text in ["10.0.0.0/64", "somebody", "", "2001:db8::/48"] {
+            assert_eq!(spelled(&KeyFrom::Peer, text.as_bytes()), None, "{text}");
+        }
+        let header = KeyFrom::Header(hyper::header::FROM);
+        assert_eq!(spelled(&header, b"a b"), Some(b"a b".to_vec()));
+        assert_eq!(spelled(&header, b" a"), None, "blanks around a value are no part of it");
     }
 
     /// Goal: all addresses of one IPv6 /64 are one key, and an IPv4 address mapped into IPv6 is itself.
