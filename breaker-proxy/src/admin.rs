@@ -93,6 +93,8 @@ pub async fn accept(admin: Rc<Admin>, listener: TcpListener) {
                     });
                     // An error here is the client's own: there is nobody left to tell.
                     let _ended = http1::Builder::new()
+                        // Whoever hangs up after a whole order has given it.
+                        .half_close(true)
                         .timer(TokioTimer::new())
                         .header_read_timeout(READ_WITHIN)
                         .max_buf_size(BODY_MAX)
