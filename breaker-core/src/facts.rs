@@ -50,6 +50,8 @@ pub enum Cause {
     Limit(u8),
     /// The gate is tripped: by that limit of its scope, or by hand.
     Tripped(Option<u8>),
+    /// The gate is tripped again: a probe failed after a lift.
+    ProbeFailed,
     /// The gate is half-open and all its probes are taken.
     Probing,
     /// The gate is killed.

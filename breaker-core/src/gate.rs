@@ -423,7 +423,10 @@ impl Fields {
     }
 
     const fn trip_cause(self) -> Cause {
-        if self.cause < FIRST_LIMIT {
+        if self.cause == 0 {
+            // Only a lift leads to probation without a trip before it.
+            Cause::ProbeFailed
+        } else if self.cause < FIRST_LIMIT {
             Cause::Tripped(None)
         } else {
             Cause::Tripped(Some(self.cause - FIRST_LIMIT))

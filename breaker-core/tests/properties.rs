@@ -322,7 +322,7 @@ impl World<'_> {
             Cause::Tripped(limit) if denial.moved => {
                 Answer::Breach { scope, limit: limit.unwrap().into() }
             }
-            Cause::Tripped(_) => {
+            Cause::Tripped(_) | Cause::ProbeFailed => {
                 let model = &self.scopes[&lineage[scope]];
                 let left = denial.wait.map(|wait| wait.as_nanos().div_ceil(UNIT));
                 if let Some(left) = left {

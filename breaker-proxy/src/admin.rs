@@ -146,10 +146,22 @@ async fn route(admin: &Admin, request: Request<Incoming>) -> Reply {
         return Reply::problem(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
-            "a bearer token is needed: Authorization: Bearer <token>",
+            if head.headers.contains_key(header::AUTHORIZATION) {
+                "this is not the token: the start says where the right one is"
+            } else {
+                "a bearer token is needed: Authorization: Bearer <token>"
+            },
         );
     }
     if let Some((verb, scope)) = order(path) {
+        // What is not said in full may be a variable that came out empty, or a switch that is not one.
+        if scope.is_empty() || head.uri.query().is_some() {
+            return Reply::problem(
+                StatusCode::BAD_REQUEST,
+                "bad-order",
+                "an order names its scope, /v1/kill/group/route, or / for everything, /v1/kill/; all else stands in its body",
+            );
+        }
         // A mutation by GET would be one link in a chat away from a halt, or from a lift.
         if head.method != Method::POST {
             return Reply::not_allowed("POST");

@@ -25,7 +25,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub const SCOPES: u32 = 4096;
 
 /// Data threads, at most.
-const WORKERS_MAX: usize = 256;
+const WORKERS_MAX: usize = 1024;
 
 /// Why it did not start. Nothing is bound then.
 #[derive(Debug)]
@@ -104,7 +104,11 @@ impl fmt::Display for StartError {
                 "the state holds {what} on {scope}, and there is no room left among the other blocked keys: raise bounds.keys"
             ),
             StartError::Bind { key, address, error } => {
-                write!(f, "{key}: cannot listen on {address}: {error}")
+                write!(
+                    f,
+                    "{key}: cannot listen on {address}: {error}; stop who has it, or give another address \
+                     (`breaker-proxy default > breaker.toml`, change it there, `breaker-proxy run --config breaker.toml`)"
+                )
             }
             StartError::System(error) => write!(f, "the system refused: {error}"),
         }
@@ -217,6 +221,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         bounds: config.bounds,
         deadlines: config.deadlines,
         wire: config.wire,
+        draining: AtomicBool::new(false),
         connections: AtomicU64::new(0),
         origin: origin.as_ref().map(Origin::address),
     }));
@@ -594,6 +599,7 @@ impl Running {
     }
 
     fn end(&mut self) -> Stopped {
+        self.plane.drain();
         let _ = self.stop.send(true);
         for worker in self.workers.drain(..) {
             let _ = worker.join();

@@ -7,6 +7,7 @@ use crate::config::{Config, ConfigError, ConfigErrors, Upstream};
 use crate::demo;
 use breaker_core::{Breaker, Capacity, Seed};
 use clap::{Parser, Subcommand};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +17,9 @@ const EXIT_CONFIG: u8 = 2;
 
 /// Exit code for a start that failed, or a stop that could not be made durable.
 const EXIT_FAILED: u8 = 1;
+
+/// Number of the signal for a file beyond the size limit, on Linux and the BSDs.
+const SIGXFSZ: i32 = 25;
 
 /// Bytes of a configuration file, at most.
 const CONFIG_MAX: u64 = 1 << 20;
@@ -168,58 +172,70 @@ fn aim(mut config: Config, upstream: Option<&str>) -> Result<Config, ConfigError
 }
 
 fn greet(running: &Running, source: &str, built_in: bool) {
+    // Whoever closed our output must not end what we serve.
+    let _ = std::io::stdout().write_all(greeting(running, source, built_in).as_bytes());
+}
+
+fn greeting(running: &Running, source: &str, built_in: bool) -> String {
     let (data, admin) = (running.data_addr(), running.admin_addr());
     let facts = running.facts();
-    println!("breaker-proxy {} on configuration {source}", env!("CARGO_PKG_VERSION"));
+    let mut text = String::new();
+    let mut line = |told: String| {
+        text.push_str(&told);
+        text.push('\n');
+    };
+    line(format!("breaker-proxy {} on configuration {source}", env!("CARGO_PKG_VERSION")));
+    let dir = running.state().path().display();
     if running.state().is_new() {
-        println!("  state    {} (new)", running.state().path().display());
+        line(format!("  state    {dir} (new)"));
     } else {
-        println!("  state    {} (start {})", running.state().path().display(), facts.boot);
+        line(format!("  state    {dir} (start {})", facts.boot));
     }
     if facts.torn {
-        println!(
-            "  JOURNAL  the last line was torn and is cut off: its order was never acknowledged"
-        );
+        let what = "the last line was torn and is cut off: its order was never acknowledged";
+        line(format!("  JOURNAL  {what}"));
     }
     for kill in &facts.kills {
-        println!(
-            "  KILLED   {} {:?} by {:?}: {:?} ({})",
+        line(format!(
+            "  KILLED   {} {} by {:?}: {:?} ({})",
             kill.scope, kill.level, kill.actor, kill.reason, kill.id
-        );
+        ));
     }
     for scope in &facts.tripped {
-        println!("  TRIPPED  {scope}, as before the start");
+        line(format!("  TRIPPED  {scope}, as before the start"));
     }
-    println!("  data     http://{data}  ({} threads)", facts.workers);
-    println!("  admin    http://{admin}");
+    line(format!("  data     http://{data}  ({} threads)", facts.workers));
+    line(format!("  admin    http://{admin}"));
     let token = match running.token_file() {
         Some(path) => {
-            println!("  token    in {}", path.display());
+            line(format!("  token    in {}", path.display()));
             format!("$(cat {})", path.display())
         }
         None => {
-            println!("  token    from the configuration");
+            line("  token    from the configuration".to_owned());
             "$TOKEN".to_owned()
         }
     };
+    let auth = format!("-H \"Authorization: Bearer {token}\"");
     if built_in {
-        println!();
-        println!("  NO REAL UPSTREAM: requests go to a small built-in origin.");
-        println!(
+        line(String::new());
+        line("  NO REAL UPSTREAM: requests go to a small built-in origin.".to_owned());
+        line(
             "  Name yours: breaker-proxy run --upstream http://host:port, or a file: --config FILE"
+                .to_owned(),
         );
-        println!("  (breaker-proxy default prints one to start from).");
+        line("  (breaker-proxy default prints one to start from).".to_owned());
+        line(String::new());
+        line(format!("  try      curl -i http://{data}/"));
+        for (verb, reason) in [("kill", "try"), ("lift", "done")] {
+            line(format!(
+                "  {verb}     curl -X POST {auth} -d '{{\"reason\":\"{reason}\"}}' http://{admin}/v1/{verb}/"
+            ));
+        }
     }
-    println!();
-    println!("  try      curl -i http://{data}/");
-    println!(
-        "  kill     curl -X POST -H \"Authorization: Bearer {token}\" -d '{{\"reason\":\"try\"}}' http://{admin}/v1/kill/"
-    );
-    println!(
-        "  lift     curl -X POST -H \"Authorization: Bearer {token}\" -d '{{\"reason\":\"done\"}}' http://{admin}/v1/lift/"
-    );
-    println!("  status   curl -H \"Authorization: Bearer {token}\" http://{admin}/v1/status");
-    println!("ready data={data} admin={admin}");
+    line(format!("  status   curl {auth} http://{admin}/v1/status"));
+    line(format!("ready data={data} admin={admin}"));
+    text
 }
 
 /// Waits for SIGINT or SIGTERM.
@@ -227,6 +243,8 @@ fn wait_for_signal() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let Ok(runtime) = runtime else { return park() };
     runtime.block_on(async {
+        // A file at its size limit is an error for the journal to report, not the end of the process.
+        let _file_size = signal(SignalKind::from_raw(SIGXFSZ));
         let (Ok(mut term), Ok(mut int)) =
             (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
         else {

@@ -20,7 +20,7 @@ use counts::Shard;
 use names::Names;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// Seconds between two looks at idle upstream connections.
@@ -48,10 +48,27 @@ pub struct Plane {
     pub deadlines: Deadlines,
     /// Conventions on the wire.
     pub wire: Wire,
+    /// Set once, when stopping.
+    pub draining: AtomicBool,
     /// Client connections over all workers.
     pub connections: AtomicU64,
     /// The address of the built-in origin, where a route uses it.
     pub origin: Option<std::net::SocketAddr>,
+}
+
+impl Plane {
+    /// From now on `/ready` says no.
+    pub fn drain(&self) {
+        // ordering: relaxed, a flag on its own.
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Is it stopping?
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        // ordering: relaxed, as above.
+        self.draining.load(Ordering::Relaxed)
+    }
 }
 
 /// One data thread: a runtime, a listener, an upstream pool and one mark.

@@ -30,6 +30,14 @@ impl SystemClock {
     }
 }
 
+impl SystemClock {
+    /// Wall time for lines that people read.
+    #[must_use]
+    pub fn date() -> SystemTime {
+        SystemTime::now()
+    }
+}
+
 impl Default for SystemClock {
     fn default() -> SystemClock {
         SystemClock::new()

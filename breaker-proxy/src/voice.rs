@@ -1,5 +1,6 @@
 //! Lines for whoever watches the terminal: a thread of its own writes them; nobody waits for it, and what finds no room is dropped.
 
+use crate::ports::SystemClock;
 use std::io::Write as _;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -14,7 +15,8 @@ static VOICE: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
 pub fn say(line: &str) {
     if let Some(lines) = VOICE.get_or_init(start) {
         // No room means that nobody reads; the journal has what matters.
-        let _ = lines.try_send(format!("breaker: {line}\n"));
+        let at = humantime::format_rfc3339_millis(SystemClock::date());
+        let _ = lines.try_send(format!("{at} breaker: {line}\n"));
     }
 }
 

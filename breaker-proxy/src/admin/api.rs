@@ -80,7 +80,6 @@ struct ProblemView<'a> {
 /// Carries out `POST /v1/{verb}{path}`.
 pub async fn order(control: &Control, verb: &str, path: &str, body: &[u8]) -> Reply {
     let bad = |detail: &str| Reply::problem(StatusCode::BAD_REQUEST, "bad-order", detail);
-    let path = if path.is_empty() { "/" } else { path };
     let scope = match Scope::parse(path) {
         Ok(scope) => scope,
         Err(error) => return bad(&format!("the scope {path:?}: {}", error.problem)),
@@ -191,7 +190,9 @@ fn refused(scope: &Scope, refusal: &Refusal) -> Reply {
 /// `GET /ready`: the process answers here only after the kills were restored and the data plane was bound.
 #[must_use]
 pub fn ready(control: &Control) -> Reply {
-    if control.journal_lost() {
+    if control.plane().is_draining() {
+        Reply::text(StatusCode::SERVICE_UNAVAILABLE, "stopping: new connections are not accepted\n")
+    } else if control.journal_lost() {
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, "the journal failed: kills are not durable\n")
     } else {
         Reply::text(StatusCode::OK, "ready\n")

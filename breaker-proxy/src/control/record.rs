@@ -121,6 +121,24 @@ pub enum Level {
     Cut,
 }
 
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Level::Halt => "halt",
+            Level::Cut => "cut",
+        })
+    }
+}
+
+impl fmt::Display for LiftTo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LiftTo::HalfOpen => "half-open",
+            LiftTo::Armed => "armed",
+        })
+    }
+}
+
 impl From<Level> for breaker_core::KillLevel {
     fn from(level: Level) -> breaker_core::KillLevel {
         match level {

@@ -221,7 +221,7 @@ impl Control {
             time.map_or_else(|| "NOT".to_owned(), |micros| format!("after {micros} us"))
         };
         say(&format!(
-            "KILL {scope} {level:?} id={id} by {:?}: {:?}; in force after {in_force_us} us, silent {}, durable {}; \
+            "KILL {scope} {level} id={id} by {:?}: {:?}; in force after {in_force_us} us, silent {}, durable {}; \
              {} in flight, {} severed",
             person.actor,
             person.reason,
@@ -363,7 +363,7 @@ impl Control {
         let done = self.pen.write(plane.clock.wall(), Record::Done { order });
         let durable = self.wait_durable(done, Instant::now() + ANSWER_WITHIN).await;
         say(&format!(
-            "LIFT {scope} {:?} to {to:?} by {:?}: {:?}",
+            "LIFT {scope} {:?} to {to} by {:?}: {:?}",
             plan.ids, person.actor, person.reason
         ));
         Ok(LiftAnswer {

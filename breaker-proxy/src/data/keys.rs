@@ -23,10 +23,10 @@ pub enum KeyError {
 impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            KeyError::Missing(name) => write!(f, "the request lacks its key `{name}`"),
-            KeyError::Doubled(name) => write!(f, "the key `{name}` is given more than once"),
+            KeyError::Missing(name) => write!(f, "the request lacks {name}"),
+            KeyError::Doubled(name) => write!(f, "the request gives {name} more than once"),
             KeyError::TooLong(name) => {
-                write!(f, "the key `{name}` is longer than {LABEL_MAX} bytes")
+                write!(f, "{name} is longer than {LABEL_MAX} bytes")
             }
         }
     }
@@ -54,13 +54,21 @@ pub fn read(
         match label(plan, headers, peer, &mut text)? {
             Some(label) => call = call.with_key(index, breaker.hash(label)),
             None => match plan.source.missing {
-                Missing::Refuse => return Err(KeyError::Missing(plan.name.clone())),
+                Missing::Refuse => return Err(KeyError::Missing(told(plan))),
                 Missing::Share => call = call.with_key(index, breaker.hash(MISSING)),
                 Missing::Skip => {}
             },
         }
     }
     Ok(call)
+}
+
+/// A key as the client knows it.
+fn told(plan: &KeyPlan) -> String {
+    match &plan.source.from {
+        KeyFrom::Header(field) => format!("the field `{field}` (its key `{}`)", plan.name),
+        KeyFrom::Peer => format!("its key `{}`", plan.name),
+    }
 }
 
 /// The value of one key; an empty field counts as a missing one.
@@ -75,11 +83,11 @@ fn label<'a>(
             let mut values = headers.get_all(name).iter();
             let Some(value) = values.next() else { return Ok(None) };
             if values.next().is_some() {
-                return Err(KeyError::Doubled(plan.name.clone()));
+                return Err(KeyError::Doubled(told(plan)));
             }
             let label = value.as_bytes().trim_ascii();
             if label.len() > LABEL_MAX {
-                return Err(KeyError::TooLong(plan.name.clone()));
+                return Err(KeyError::TooLong(told(plan)));
             }
             Ok((!label.is_empty()).then_some(label))
         }

@@ -68,7 +68,9 @@ impl Names {
     pub fn id(&self, denial: &Denial) -> Option<String> {
         match denial.cause {
             Cause::Killed(_) => self.kills.get(&denial.place).map(|id| id.to_string()),
-            Cause::Tripped(_) | Cause::Probing => Some(self.trip_id(denial.place, denial.epoch)),
+            Cause::Tripped(_) | Cause::ProbeFailed | Cause::Probing => {
+                Some(self.trip_id(denial.place, denial.epoch))
+            }
             _ => None,
         }
     }

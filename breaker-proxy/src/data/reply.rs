@@ -185,7 +185,10 @@ pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a limit was exceeded")
         }
         Cause::Tripped(None) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "by hand or by a failed probe")
+            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "tripped by hand")
+        }
+        Cause::ProbeFailed => {
+            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a probe failed")
         }
         Cause::Probing => {
             (StatusCode::SERVICE_UNAVAILABLE, "probing", "On probation", "all probes are taken")

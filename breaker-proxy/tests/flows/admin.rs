@@ -100,8 +100,14 @@ fn paths_take_their_own_method() {
         assert_eq!((answer.status(), answer.code().as_str()), (404, "not-found"), "{path}");
     }
     assert_eq!(proxy.status()["kills"], Value::Array(Vec::new()));
-    // Without a slash behind it, it is the whole house.
-    assert_eq!(proxy.order("kill", "", r#"{"reason":"x"}"#)["scope"], "/");
+    // A variable that came out empty, or a switch that is not one, is no order.
+    for path in ["/v1/kill", "/v1/lift", "/v1/reset/default?force=1", "/v1/kill/default?level=cut"]
+    {
+        let answer = proxy.admin("POST", path, r#"{"reason":"x"}"#);
+        assert_eq!((answer.status(), answer.code().as_str()), (400, "bad-order"), "{path}");
+    }
+    assert_eq!(proxy.status()["kills"], Value::Array(Vec::new()));
+    assert_eq!(proxy.order("kill", "/", r#"{"reason":"x"}"#)["scope"], "/");
     proxy.finish();
 }
 

@@ -356,6 +356,37 @@ fn a_cut_severs_a_call_whose_client_does_not_read() {
     }
 }
 
+/// Goal: a client that stops reading an answer does not hold its upstream connection for longer than `body_idle`, and over
+/// HTTP/1.1 not its own either.
+#[test]
+fn a_client_that_stopped_reading_held_its_call_for_ever() {
+    for http2 in [false, true] {
+        let upstream = Upstream::start();
+        let mut setup = Setup::route(upstream.address(), "");
+        setup.deadlines = "body_idle = \"1s\"";
+        let proxy = setup.start();
+        let mut client = proxy.client();
+        if http2 {
+            client.send_bytes(&h2_get());
+        } else {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        let mut exchange = upstream.accept();
+        exchange.request();
+        exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let mut chunk = b"10000\r\n".to_vec();
+        chunk.extend([b'x'; 0x10000]);
+        chunk.extend(b"\r\n");
+        exchange.fill(&chunk);
+        exchange.assert_ends();
+        if !http2 {
+            eventually("the end of the call", || (proxy.status()["calls_open"] == 0).then_some(()));
+        }
+        drop(client);
+        assert_eq!(proxy.finish()["severed"], 0, "over HTTP/2: {http2}");
+    }
+}
+
 /// An HTTP/2 client that asks for one thing and then neither reads nor makes room.
 fn h2_get() -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();

@@ -429,3 +429,23 @@ fn strangers_beyond_the_table_share_and_free_nobody() {
     assert!(keys["overflowed"].as_u64() > Some(0), "{keys}");
     proxy.finish();
 }
+
+/// Goal: a client that sends its body slowly cannot hold the only probe for longer than `answer`, however steadily it sends.
+#[test]
+fn a_slow_upload_held_the_probe_for_ever() {
+    let upstream = Serving::ok();
+    let rules = "recover = { probes = 1, after = \"1s\", at_most = \"1m\" }";
+    let mut setup = Setup::route(upstream.address(), rules);
+    setup.deadlines = "answer = \"300ms\"";
+    let proxy = setup.start_clocked();
+    proxy.order("trip", "/default/api", r#"{"reason":"test"}"#);
+    proxy.advance(Span::from_secs(2));
+    let mut slow = proxy.client();
+    slow.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nx");
+    eventually("the end of the slow probe", || {
+        slow.send_bytes(b"x");
+        (proxy.get("").status() == 200).then_some(())
+    });
+    drop(slow);
+    proxy.finish();
+}

@@ -535,3 +535,36 @@ fn noise_on_the_admin_plane_changes_nothing() {
     assert!(proxy.status()["kills"].as_array().unwrap().is_empty());
     proxy.finish();
 }
+
+/// Goal: what passes a halt because it is a cancel is a cancel: a field that makes another method of it is refused there, and
+/// only there.
+#[test]
+fn a_method_override_passed_a_halt() {
+    let upstream = Serving::ok();
+    let address = upstream.address();
+    let route = |name: &str, method: &str, class: &str| {
+        format!(
+            "[[routes]]\nname = \"{name}\"\nclass = \"{class}\"\nupstream = \"http://{address}\"\n\
+             match = {{ method = \"{method}\", path = \"/orders/{{id}}\" }}\n"
+        )
+    };
+    let rules = route("cancel", "DELETE", "reducing") + &route("order", "POST", "normal");
+    let proxy = Setup::new(rules).start();
+    proxy.halt("/");
+    for field in ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"] {
+        let mut client = proxy.client();
+        client.send(&format!("DELETE /orders/7 HTTP/1.1\r\nHost: a\r\n{field}: POST\r\n\r\n"));
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.code().as_str()), (400, "bad-method"), "{field}");
+    }
+    let mut client = proxy.client();
+    client.send("DELETE /orders/7 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.answer().status(), 200);
+    proxy.lift("/");
+    client.send(
+        "POST /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nX-HTTP-Method: PUT\r\n\r\n",
+    );
+    assert_eq!(client.answer().status(), 200);
+    proxy.finish();
+    assert_eq!(upstream.targets(), ["/orders/7", "/orders/7"]);
+}
