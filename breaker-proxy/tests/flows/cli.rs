@@ -50,12 +50,12 @@ impl Daemon {
         let out = read(out.map(|pipe| Box::new(pipe) as _));
         let err = read(err.map(|pipe| Box::new(pipe) as _));
         let (send, ended) = mpsc::channel();
-        let waiting = std::thread::spawn(move || drop(send.send(child.wait().unwrap())));
+        let waiting = std::thread::spawn(move || send.send(child.wait().unwrap()));
         let Ok(status) = ended.recv_timeout(LIMIT) else {
             signal(id, "KILL");
             panic!("it did not end");
         };
-        waiting.join().unwrap();
+        assert!(waiting.join().unwrap().is_ok());
         Output { status, stdout: out.join().unwrap(), stderr: err.join().unwrap() }
     }
 
