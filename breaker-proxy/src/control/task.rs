@@ -21,6 +21,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 /// How long a kill's answer waits for the workers and for the disk.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
+/// How long a lift or a reset waits for the disk: nobody is in danger while it does.
+const WRITE_WITHIN: Duration = Duration::from_secs(5);
+
 /// Between two sweeps without a nudge.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
 
@@ -314,7 +317,7 @@ impl Control {
         person: Person,
     ) -> Result<LiftAnswer, Refusal> {
         let plane = self.plane;
-        let until = Instant::now() + ANSWER_WITHIN;
+        let until = Instant::now() + WRITE_WITHIN;
         let plan =
             self.ledger.borrow().plan_lift(scope.as_str(), kills).map_err(|error| match error {
                 LiftError::NotKilled => Refusal::NotKilled,
@@ -361,7 +364,7 @@ impl Control {
         up(&self.acts.lifts);
         // Without this second record a restart finds the kills: until it is durable the answer cannot say "done".
         let done = self.pen.write(plane.clock.wall(), Record::Done { order });
-        let durable = self.wait_durable(done, Instant::now() + ANSWER_WITHIN).await;
+        let durable = self.wait_durable(done, Instant::now() + WRITE_WITHIN).await;
         say(&format!(
             "LIFT {scope} {:?} to {to} by {:?}: {:?}",
             plan.ids, person.actor, person.reason
@@ -415,7 +418,7 @@ impl Control {
     /// The scope is not there or is killed, or it could not be written; nothing was changed.
     pub async fn reset(&self, scope: &Scope, person: Person) -> Result<MoveAnswer, Refusal> {
         let plane = self.plane;
-        let until = Instant::now() + ANSWER_WITHIN;
+        let until = Instant::now() + WRITE_WITHIN;
         self.not_killed(scope)?;
         let order = self.ledger.borrow_mut().next_number();
         let record = Record::Reset {
@@ -432,7 +435,7 @@ impl Control {
             plane.breaker.reset(&snapshot.policy, scope, plane.clock.mono()).map_err(refusal)?;
         }
         let done = self.pen.write(plane.clock.wall(), Record::Done { order });
-        let durable = self.wait_durable(done, Instant::now() + ANSWER_WITHIN).await;
+        let durable = self.wait_durable(done, Instant::now() + WRITE_WITHIN).await;
         say(&format!("RESET {scope} by {:?}: {:?}", person.actor, person.reason));
         Ok(MoveAnswer {
             scope: scope.as_str().to_owned(),

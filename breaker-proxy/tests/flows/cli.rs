@@ -50,18 +50,30 @@ impl Daemon {
         let out = read(out.map(|pipe| Box::new(pipe) as _));
         let err = read(err.map(|pipe| Box::new(pipe) as _));
         let (send, ended) = mpsc::channel();
-        let waiting = std::thread::spawn(move || send.send(child.wait().unwrap()).unwrap());
+        let waiting = std::thread::spawn(move || send.send(child.wait().unwrap()));
         let Ok(status) = ended.recv_timeout(LIMIT) else {
             signal(id, "KILL");
             panic!("it did not end");
         };
-        waiting.join().unwrap();
+        assert!(waiting.join().unwrap().is_ok());
         Output { status, stdout: out.join().unwrap(), stderr: err.join().unwrap() }
     }
 
     /// Starts it, and waits until it says that it is ready.
     fn start(dir: &Path, arguments: &[&str]) -> Daemon {
-        let mut child = program(dir).args(arguments).stderr(Stdio::null()).spawn().unwrap();
+        Daemon::ready(program(dir).args(arguments))
+    }
+
+    /// Starts it with files that cannot grow beyond so many bytes, as on a full disk.
+    fn start_on_a_full_disk(dir: &Path, arguments: &[&str], bytes: u32) -> Daemon {
+        let mut command = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", bytes / 512);
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_breaker-proxy")]).args(arguments);
+        Daemon::ready(command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()))
+    }
+
+    fn ready(command: &mut Command) -> Daemon {
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let mut daemon = Daemon {
             child: Some(child),
@@ -96,9 +108,12 @@ impl Daemon {
     }
 
     fn order(&self, verb: &str, scope: &str) -> Answer {
+        self.ask("POST", &format!("/v1/{verb}{scope}"), r#"{"reason":"test"}"#)
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         let mut wire = Wire::connect(self.admin);
-        let path = format!("/v1/{verb}{scope}");
-        wire.send(&admin_request("POST", &path, r#"{"reason":"test"}"#));
+        wire.send(&admin_request(method, path, body));
         wire.answer()
     }
 
@@ -256,6 +271,58 @@ fn a_kill_survives_a_crash() {
     assert_eq!(daemon.get().status(), 200);
     assert_eq!(daemon.end("TERM").code(), Some(0));
     assert_eq!(upstream.heard().len(), 1);
+}
+
+/// Goal: on a full disk a kill is in force and says that it is not durable, which is no success; nothing is lifted that could
+/// not be written; probes and metrics tell; and what was answered as durable is back after the next start.
+#[test]
+fn a_full_disk_stops_no_kill_and_is_no_secret() {
+    let upstream = Serving::ok();
+    let root = written(&Setup::route(upstream.address(), ""));
+    let arguments = ["run", "--config", "breaker.toml"];
+    let daemon = Daemon::start_on_a_full_disk(root.path(), &arguments, 4096);
+    assert_eq!(daemon.ask("GET", "/ready", "").status(), 200);
+    let long = "x".repeat(450);
+    let body = format!(r#"{{"reason":"{long}"}}"#);
+    let mut durable = Vec::new();
+    let lost = loop {
+        let answer = daemon.ask("POST", "/v1/kill/default", &body);
+        let kill = answer.json();
+        if answer.status() != 200 {
+            assert_eq!(answer.status(), 503);
+            break kill;
+        }
+        durable.push(kill["id"].clone());
+        assert!(durable.len() < 100, "the disk is never full");
+    };
+    assert!(!durable.is_empty());
+    let facts = ["in_force", "silent", "durable"].map(|fact| lost[fact].as_bool());
+    assert_eq!(facts, [Some(true), Some(true), Some(false)], "{lost}");
+    // At another scope: in force as well, and as honest.
+    let other = daemon.order("kill", "/");
+    assert_eq!((other.status(), &other.json()["in_force"]), (503, &true.into()));
+    assert_eq!(daemon.get().json()["id"], other.json()["id"]);
+    let lift = daemon.order("lift", "/");
+    assert_eq!((lift.status(), lift.code().as_str()), (503, "not-durable"));
+    assert_eq!(daemon.order("reset", "/default/api").status(), 503);
+    assert_eq!(daemon.get().status(), 503, "still killed");
+    assert_eq!(daemon.ask("GET", "/ready", "").status(), 503);
+    assert!(daemon.ask("GET", "/metrics", "").text().contains("breaker_journal_up 0"));
+    let status = daemon.ask("GET", "/v1/status", "").json();
+    assert_eq!(status["journal"], "lost");
+    let kills = status["kills"].as_array().unwrap();
+    assert_eq!(kills.iter().filter(|kill| kill["durable"] == false).count(), 2);
+    assert_eq!(daemon.end("TERM").code(), Some(1), "the last record is not on the disk");
+
+    // With room again: all that was durable is back, and nothing is in the way.
+    let daemon = Daemon::start(root.path(), &arguments);
+    assert_eq!(daemon.get().status(), 503);
+    let kills = daemon.ask("GET", "/v1/status", "").json()["kills"].clone();
+    let back: Vec<_> = kills.as_array().unwrap().iter().map(|kill| &kill["id"]).collect();
+    assert!(durable.iter().all(|id| back.contains(&id)), "{back:?}");
+    assert_eq!(daemon.order("lift", "/default").status(), 200);
+    assert_eq!(daemon.end("TERM").code(), Some(0));
+    assert!(upstream.heard().is_empty());
 }
 
 /// Goal: a start that fails after the configuration is 1, says why, and disturbs the one that runs.

@@ -1,7 +1,7 @@
 //! Kills and lifts: what is refused, what runs out, what is severed, what the answer may claim, and the way back.
 
 use super::support::h2::{Event, H2};
-use super::support::upstream::{Serving, Upstream};
+use super::support::upstream::{FullQueue, Serving, Upstream};
 use super::support::wire::{Answer, End, Wire};
 use super::support::{Proxy, Setup, admin_request, eventually};
 use hyper::Request;
@@ -451,41 +451,95 @@ fn a_stuck_call_is_not_sent_after_the_kill() {
     proxy.finish();
 }
 
-/// Goal: a call that waits for a connection while its scope is killed is never sent, and counts as halted.
+/// Goal: a call that waits for a connection while its scope is killed is never sent, not even if the kill was lifted before
+/// the connection came about: it counts as halted.
 /// Method: the listener's queue is full, so that the connection comes about only when the test makes room.
 #[test]
 fn a_call_that_waits_for_a_connection_is_not_sent_after_the_kill() {
-    use socket2::{Domain, Socket, Type};
-    use std::net::{SocketAddr, TcpListener, TcpStream};
-    use std::time::Duration;
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    socket.listen(0).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let mut queue = Vec::new();
-    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
-        queue.push(stream);
+    for lifted in [false, true] {
+        let full = FullQueue::new();
+        let proxy =
+            Setup { deadlines: "connect = \"9s\"", ..Setup::route(full.address, "") }.start();
+        let mut client = proxy.client();
+        client.send("GET /waiting HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("the call in flight", || {
+            (proxy.status()["accounts"]["in_flight"] == 1).then_some(())
+        });
+        let kill = proxy.halt("/");
+        assert_eq!((&kill["in_flight"], &kill["silent"]), (&1.into(), &true.into()));
+        if lifted {
+            proxy.lift("/");
+        }
+        let listener = full.make_room();
+        let answer = client.answer();
+        if lifted {
+            assert_eq!((answer.status(), answer.code().as_str()), (503, "stale"));
+            assert_eq!(answer.head.field("retry-after"), None);
+        } else {
+            assert_killed(&answer, &kill);
+        }
+        let accounts = proxy.finish();
+        assert_eq!((&accounts["halted"], &accounts["forwarded"]), (&1.into(), &0.into()));
+        listener.set_nonblocking(true).unwrap();
+        if let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(false).unwrap();
+            Wire::new(stream).assert_ends();
+        }
     }
-    let proxy = Setup { deadlines: "connect = \"9s\"", ..Setup::route(address, "") }.start();
+}
+
+/// Goal: what lowers risk is not severed by a halt, not even while it arrives, and is by a cut.
+#[test]
+fn a_halt_spares_a_reducing_upload() {
+    let upstream = Upstream::start();
+    let proxy = Setup::route(upstream.address(), "class = \"reducing\"").start();
     let mut client = proxy.client();
-    client.send("GET /waiting HTTP/1.1\r\nHost: a\r\n\r\n");
-    eventually("the call in flight", || {
-        (proxy.status()["accounts"]["in_flight"] == 1).then_some(())
-    });
-    let kill = proxy.halt("/");
-    assert_eq!((&kill["in_flight"], &kill["silent"]), (&1.into(), &true.into()));
-    let listener = TcpListener::from(socket);
-    for _ in &queue {
-        listener.accept().unwrap();
+    client.send("DELETE / HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\none ");
+    let mut exchange = upstream.accept();
+    exchange.head();
+    assert_eq!(exchange.exactly(4), Ok(b"one ".to_vec()));
+    proxy.rest();
+    let halt = proxy.halt("/");
+    assert_eq!((&halt["in_flight"], &halt["severed"]), (&0.into(), &0.into()), "it is spared");
+    client.send("two ");
+    assert_eq!(exchange.exactly(4), Ok(b"two ".to_vec()));
+    proxy.rest();
+    let cut = proxy.cut("/");
+    assert_eq!((&cut["in_flight"], &cut["severed"]), (&1.into(), &1.into()));
+    exchange.assert_ends();
+    assert_killed(&client.answer(), &cut);
+    proxy.finish();
+}
+
+/// Goal: a cut finds its calls on every worker and ends all of them, and none of another scope.
+#[test]
+fn a_cut_finds_its_calls_on_every_worker() {
+    let upstream = Upstream::start();
+    let proxy = Setup { workers: 4, ..Setup::route(upstream.address(), KEYED) }.start();
+    let mut calls = Vec::new();
+    for number in 0..24 {
+        let name = if number % 3 == 0 { "calm" } else { "mad" };
+        let mut client = proxy.client();
+        client.send(&format!("GET / HTTP/1.1\r\nHost: a\r\nx-client: {name}\r\n\r\n"));
+        let mut exchange = upstream.accept();
+        exchange.request();
+        exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf");
+        client.head();
+        assert_eq!(client.exactly(4), Ok(b"half".to_vec()));
+        calls.push((name, client, exchange));
     }
-    assert_killed(&client.answer(), &kill);
-    let accounts = proxy.finish();
-    assert_eq!((&accounts["halted"], &accounts["forwarded"]), (&1.into(), &0.into()), "{accounts}");
-    listener.set_nonblocking(true).unwrap();
-    if let Ok((stream, _)) = listener.accept() {
-        stream.set_nonblocking(false).unwrap();
-        Wire::new(stream).assert_ends();
+    proxy.cut("/default/api/client=mad");
+    for (name, client, exchange) in &mut calls {
+        if *name == "mad" {
+            exchange.assert_ends();
+            assert_eq!(client.exactly(4), Err(Vec::new()));
+        } else {
+            exchange.send("rest");
+            assert_eq!(client.exactly(4), Ok(b"rest".to_vec()));
+        }
     }
+    drop(calls);
+    assert_eq!(proxy.finish()["severed"], 16);
 }
 
 /// Goal: of a pipelined batch, what is at the upstream runs out, and what stands behind it is refused: no byte of it goes out.

@@ -227,6 +227,71 @@ fn a_body_that_grows_too_large_is_broken_off() {
     assert_eq!(proxy.finish()["upstream_errors"], 0, "no fault of the upstream");
 }
 
+/// Goal: the body of a refused request is no request: whatever refuses it, and however its bytes come, nothing in it is served.
+#[test]
+fn the_body_of_a_refused_request_is_no_request() {
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n".repeat(20);
+    let upstream = Serving::ok();
+    let lines = "[[routes.keys]]\nname = \"client\"\nfrom = { header = \"x-client\" }\nmissing = \"skip\"\n\
+                 [[routes.keys]]\nname = \"peer\"\nfrom = \"peer\"";
+    let proxy =
+        Setup { bounds: "body_bytes = \"1MiB\"", ..Setup::route(upstream.address(), lines) }
+            .start();
+    proxy.halt("/default/api/client=mad");
+    let refusals = [
+        ("POST / HTTP/1.1\r\nHost: a\r\nx-client: mad\r\n", 503),
+        ("POST / HTTP/1.1\r\nHost: a\r\nx-client: a\r\nx-client: b\r\n", 400),
+        ("POST /../ HTTP/1.1\r\nHost: a\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a\r\nHost: b\r\n", 400),
+        ("TRACE / HTTP/1.1\r\nHost: a\r\n", 501),
+    ];
+    for (head, status) in refusals {
+        for (framing, body) in [
+            (format!("Content-Length: {}", smuggled.len()), smuggled.clone()),
+            (
+                "Transfer-Encoding: chunked".to_owned(),
+                format!("{:x}\r\n{smuggled}\r\n0\r\n\r\n", smuggled.len()),
+            ),
+        ] {
+            for at_once in [true, false] {
+                let mut client = proxy.client();
+                let head = format!("{head}{framing}\r\n\r\n");
+                if at_once {
+                    client.send(&format!("{head}{body}"));
+                    assert_eq!(client.answer().status(), status, "{head}");
+                } else {
+                    client.send(&head);
+                    assert_eq!(client.answer().status(), status, "{head}");
+                    client.send(&body);
+                }
+                // What comes now is an answer to this, or nothing.
+                client.send("GET // HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+                let next = client.try_answer().map(|answer| answer.status());
+                assert!(next.is_none_or(|status| status == 400), "{head}: {next:?}");
+                client.assert_ends();
+            }
+        }
+    }
+    assert_heard_only_the_last(proxy, &upstream);
+}
+
+/// Goal: a refused HEAD has no body, so that the next answer on the connection is read right.
+#[test]
+fn a_refused_head_has_no_body() {
+    let upstream = Serving::ok();
+    let proxy = Setup::route(upstream.address(), "").start();
+    let kill = proxy.halt("/");
+    let mut client = proxy.client();
+    for _ in 0..3 {
+        client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = client.head();
+        assert_eq!(head.word(1), "503");
+        let answer = client.answer();
+        assert_eq!(answer.json()["id"], kill["id"], "the second answer begins where it should");
+    }
+    proxy.finish();
+}
+
 /// Goal: targets and heads have an end: 431 (414 for a target that no bound of heads stops), and the end of the connection;
 /// what just fits passes.
 #[test]

@@ -2,11 +2,8 @@
 
 use super::support::Setup;
 use super::support::h2::H2;
-use super::support::upstream::{Serving, Upstream};
+use super::support::upstream::{FullQueue, Serving, Upstream};
 use super::support::wire::{End, Wire};
-use socket2::{Domain, Socket, Type};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 /// Goal: an upstream that is not there is 502, and the call counts as never sent.
 #[test]
@@ -25,16 +22,9 @@ fn nobody_listens() {
 /// Method: a listener whose queue is full leaves the next one waiting.
 #[test]
 fn nobody_accepts() {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    socket.listen(0).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let mut queue = Vec::new();
-    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
-        queue.push(stream);
-        assert!(queue.len() < 100, "a queue without end");
-    }
-    let proxy = Setup { deadlines: "connect = \"200ms\"", ..Setup::route(address, "") }.start();
+    let full = FullQueue::new();
+    let proxy =
+        Setup { deadlines: "connect = \"200ms\"", ..Setup::route(full.address, "") }.start();
     let answer = proxy.get("");
     assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream-timeout"));
     let accounts = proxy.finish();

@@ -2,8 +2,9 @@
 //! knows anything of the proxy.
 
 use super::LIMIT;
-use super::wire::{Answer, Wire};
+use super::wire::{Answer, FULL_AFTER, Wire};
 use parking_lot::Mutex;
+use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,6 +106,37 @@ impl Serving {
 
     pub(crate) fn connections(&self) -> usize {
         *self.connections.lock()
+    }
+}
+
+/// A listener that lets nobody in: who connects waits until there is room.
+pub(crate) struct FullQueue {
+    pub(crate) address: SocketAddr,
+    socket: Socket,
+    queue: Vec<TcpStream>,
+}
+
+impl FullQueue {
+    pub(crate) fn new() -> FullQueue {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut queue = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, FULL_AFTER) {
+            queue.push(stream);
+            assert!(queue.len() < 100, "a queue without end");
+        }
+        FullQueue { address, socket, queue }
+    }
+
+    /// Takes those out that filled the queue; who waits comes next.
+    pub(crate) fn make_room(self) -> TcpListener {
+        let listener = TcpListener::from(self.socket);
+        for _ in &self.queue {
+            listener.accept().unwrap();
+        }
+        listener
     }
 }
 

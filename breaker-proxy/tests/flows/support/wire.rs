@@ -6,8 +6,8 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long a socket must take no byte to count as full.
-const FULL_AFTER: Duration = Duration::from_millis(300);
+/// How long a socket must take nothing to count as full.
+pub(crate) const FULL_AFTER: Duration = Duration::from_millis(300);
 
 /// A connection, and what was read of it but not yet asked for.
 #[derive(Debug)]
