@@ -1,7 +1,6 @@
 //! The metrics page: reads the counters when it is asked and owns every metric name; nothing is decided from it.
 
-use crate::admin::api::shown;
-use crate::control::task::Control;
+use crate::control::task::{Control, shown};
 use crate::data::counts::Account;
 use ::metrics::{Recorder, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;

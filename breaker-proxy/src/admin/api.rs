@@ -3,10 +3,10 @@
 use crate::control::ledger::Kill;
 use crate::control::orders::{OrderBody, Person, REASON_MAX, Refusal};
 use crate::control::record::{Level, LiftTo};
-use crate::control::task::{Control, state_name};
+use crate::control::task::{Control, shown};
 use crate::data::counts::Totals;
 use crate::metrics;
-use breaker_core::{Cause, KillLevel, Mode, Scope, Standing, State};
+use breaker_core::{Cause, KillLevel, Mode, Scope, State};
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
@@ -239,16 +239,6 @@ struct ScopeView {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
 fn is_zero(strikes: &u8) -> bool {
     *strikes == 0
-}
-
-/// The word operators read: shadow stands before all but killed.
-#[must_use]
-pub fn shown(standing: &Standing) -> &'static str {
-    match (standing.state, standing.mode) {
-        (State::Killed(_), _) => "killed",
-        (_, Mode::Shadow) => "shadow",
-        (state, Mode::Enforce) => state_name(state),
-    }
 }
 
 /// `GET /v1/status`.

@@ -8,7 +8,7 @@ use crate::data::flight::Census;
 use crate::journal::Pen;
 use crate::voice::say;
 use breaker_core::{
-    Cause, KillLevel, Mono, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper,
+    Cause, KillLevel, Mode, Mono, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper,
     Transition,
 };
 use std::cell::{Cell, RefCell};
@@ -86,6 +86,16 @@ pub fn state_name(state: State) -> &'static str {
         State::Tripped => "tripped",
         State::HalfOpen => "half-open",
         State::Killed(_) => "killed",
+    }
+}
+
+/// The word operators read: shadow stands before all but killed.
+#[must_use]
+pub fn shown(standing: &Standing) -> &'static str {
+    match (standing.state, standing.mode) {
+        (State::Killed(_), _) => "killed",
+        (_, Mode::Shadow) => "shadow",
+        (state, Mode::Enforce) => state_name(state),
     }
 }
 
