@@ -6,7 +6,6 @@ pub mod flight;
 pub mod front;
 pub mod handle;
 pub mod headers;
-pub mod keys;
 pub mod lane;
 pub mod names;
 pub mod reply;

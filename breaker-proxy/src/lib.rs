@@ -14,6 +14,7 @@ pub mod demo;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod journal;
+pub mod keys;
 pub mod metrics;
 pub mod origin;
 pub mod path;

@@ -1,6 +1,7 @@
 //! One policy with the router that leads to it, swapped whole; it decides nothing.
 
-use crate::config::{Config, KeySource, Upstream};
+use crate::config::{Config, Upstream};
+use crate::keys::{self, KeyPlan};
 use crate::router::Router;
 use arc_swap::ArcSwap;
 use breaker_core::{Breaker, Level, Policy, PolicyError, RouteId, Scope};
@@ -29,14 +30,6 @@ pub struct Plan {
     pub upstream: usize,
     /// Where the call's keys come from, in the order of the policy's dimensions.
     pub keys: Vec<KeyPlan>,
-}
-
-/// One key dimension of a route.
-pub struct KeyPlan {
-    /// The dimension's name.
-    pub name: String,
-    /// Where its value comes from.
-    pub source: KeySource,
 }
 
 /// The snapshot in force.
@@ -71,7 +64,7 @@ impl Snapshot {
         let mut keys = plans.flat_map(|plan| &plan.keys);
         // An unknown dimension is for others to refuse.
         let Some(key) = keys.find(|key| key.name == dimension) else { return Some(scope.clone()) };
-        let label = crate::data::keys::spelled(&key.source.from, &label)?;
+        let label = keys::spelled(&key.source.from, &label)?;
         parent.key(dimension, &label).ok()
     }
 

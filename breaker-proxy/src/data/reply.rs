@@ -2,8 +2,8 @@
 
 use super::Plane;
 use super::body::Reply;
-use super::keys::KeyError;
 use super::upstream::Failure;
+use crate::keys::KeyError;
 use crate::path::PathError;
 use breaker_core::{Cause, Denial, KillLevel, LimitKind, Policy, Span};
 use bytes::Bytes;

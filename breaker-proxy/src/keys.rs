@@ -1,12 +1,19 @@
 //! Finds the keys of a request: from a field or the peer's address; it decides nothing about them.
 
-use crate::config::{KeyFrom, Missing};
-use crate::snapshot::KeyPlan;
+use crate::config::{KeyFrom, KeySource, Missing};
 use breaker_core::{Breaker, Call};
 use hyper::HeaderMap;
 use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
+
+/// One key dimension of a route.
+pub struct KeyPlan {
+    /// The dimension's name.
+    pub name: String,
+    /// Where its value comes from.
+    pub source: KeySource,
+}
 
 /// Why a request's keys could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
