@@ -217,12 +217,14 @@ impl Drop for Call {
 }
 
 impl Flights {
-    /// Ends calls whose client has not asked for more of the answer since before the given second: it stopped reading, and
-    /// must not hold an upstream connection for ever. A client that waits for the upstream has asked; that is another deadline.
+    /// Ends calls whose client has not asked for more of the answer, nor taken any of what it asked for, since before the given
+    /// second: it stopped reading, and must not hold an upstream connection for ever. A client that waits for the upstream has
+    /// asked; that is another deadline.
     pub fn end_stalled(&mut self, since: u64) -> u64 {
         let mut ended = 0;
         for (_, flight) in &mut self.slab {
-            if flight.asked.is_some_and(|asked| asked < since)
+            let took = flight.client.as_ref().map_or(0, |client| client.moved.get());
+            if flight.asked.is_some_and(|asked| asked.max(took) < since)
                 && let Some(lane) = flight.lane.take()
             {
                 ended += 1;

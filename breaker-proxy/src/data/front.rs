@@ -133,12 +133,22 @@ async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
         return;
     }
     let deadline = Instant::now() + duration(worker.plane.deadlines.head);
-    match timeout_at(deadline, speaks_http2(&stream)).await {
-        Ok(Ok(true)) => serve_http2(&seat, stream, peer).await,
-        Ok(Ok(false)) => serve_http1(&seat, stream, peer, deadline).await,
-        Ok(Err(_)) => {}
+    match timeout_at(deadline, unless_ending(&seat, speaks_http2(&stream))).await {
+        Ok(Some(Ok(true))) => serve_http2(&seat, stream, peer).await,
+        Ok(Some(Ok(false))) => serve_http1(&seat, stream, peer, deadline).await,
+        Ok(Some(Err(_)) | None) => {}
         Err(_) => worker.shard.slow_heads.up(),
     }
+}
+
+/// What the future comes to, unless all connections are told to end before: who has said nothing yet is owed nothing.
+async fn unless_ending<T>(seat: &Seat, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Pending if seat.ending(cx) => Poll::Ready(None),
+        state => state.map(Some),
+    })
+    .await
 }
 
 /// Looks at the first bytes without taking them.
@@ -174,7 +184,12 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>, first_head:
         builder.max_headers(usize::from(bounds.fields));
     }
     let state = Rc::new(HeadState::default());
-    let io = Client { io: TokioIo::new(stream), state: Rc::clone(&state) };
+    let io = Client {
+        io: TokioIo::new(stream),
+        state: Rc::clone(&state),
+        worker: Rc::clone(worker),
+        peer: Rc::clone(&peer),
+    };
     let head = &*state;
     let service = service_fn(|request| {
         head.begun.set(true);
@@ -275,6 +290,17 @@ struct HeadState {
 struct Client {
     io: TokioIo<TcpStream>,
     state: Rc<HeadState>,
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+}
+
+impl Client {
+    /// Notes when the kernel took bytes: however slowly, the client reads.
+    fn took(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(1..)) = written {
+            self.peer.moved.set(self.worker.second.get());
+        }
+    }
 }
 
 impl Drop for Client {
@@ -309,7 +335,9 @@ impl Write for Client {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.took(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -317,7 +345,9 @@ impl Write for Client {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.took(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

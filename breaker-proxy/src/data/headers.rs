@@ -24,6 +24,8 @@ pub struct Peer {
     pub ip: IpAddr,
     /// The same as the value of a field.
     pub field: HeaderValue,
+    /// The worker's second in which the kernel last took bytes for it.
+    pub moved: Cell<u64>,
     /// Set once it stopped reading an answer: its connection is to end.
     pub stalled: Cell<bool>,
 }
@@ -36,7 +38,7 @@ impl Peer {
         // The text of an address is always a valid value.
         let unknown = HeaderValue::from_static("unknown");
         let field = HeaderValue::try_from(ip.to_string()).unwrap_or(unknown);
-        Peer { ip, field, stalled: Cell::new(false) }
+        Peer { ip, field, moved: Cell::new(0), stalled: Cell::new(false) }
     }
 }
 
@@ -90,12 +92,14 @@ const X_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// A name as servers see it that turn fields into variables: there `X_Forwarded_For` is `X-Forwarded-For`.
+/// Any name of the kind, for who knows which of them an upstream trusts; also as servers see it that turn fields into
+/// variables: there `X_Forwarded_For` is `X-Forwarded-For`.
 fn reads_as_forwarding(name: &HeaderName) -> bool {
-    name.as_str().contains('_') && {
-        let name = name.as_str().replace('_', "-");
-        name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
-    }
+    name.as_str().starts_with("x-forwarded-")
+        || name.as_str().contains('_') && {
+            let name = name.as_str().replace('_', "-");
+            name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+        }
 }
 
 /// Writes the fields that tell the upstream about the client. What the client sent of them is gone in every case:
