@@ -1,6 +1,6 @@
 //! Kills and lifts: what is refused, what runs out, what is severed, what the answer may claim, and the way back.
 
-use super::support::h2::{Event, H2};
+use super::support::h2::{Event, H2, h2_get};
 use super::support::upstream::{FullQueue, Serving, Upstream};
 use super::support::wire::{Answer, End, Wire};
 use super::support::{Proxy, Setup, admin_request, eventually};
@@ -385,17 +385,6 @@ fn a_client_that_stopped_reading_held_its_call_for_ever() {
         drop(client);
         assert_eq!(proxy.finish()["severed"], 0, "over HTTP/2: {http2}");
     }
-}
-
-/// An HTTP/2 client that asks for one thing and then neither reads nor makes room.
-fn h2_get() -> Vec<u8> {
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    // Empty SETTINGS; then HEADERS of stream 1 with END_STREAM and END_HEADERS: GET, http, `/`, `:authority: a`.
-    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
-    let block = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
-    bytes.extend([0, 0, 6, 1, 5, 0, 0, 0, 1]);
-    bytes.extend(block);
-    bytes
 }
 
 /// Goal: a halt breaks off an upload that is still arriving: the client learns of the kill, and the upstream never has it whole.

@@ -385,6 +385,23 @@ fn reducing_calls_pass_a_halt_and_a_trip_but_no_cut() {
     proxy.finish();
 }
 
+/// Goal: what may pass a halt is what its method says: fields by which some servers read another method are refused there, and
+/// pass elsewhere.
+#[test]
+fn a_reducing_call_is_what_its_method_says() {
+    let names = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"];
+    for (class, status) in [("reducing", 400), ("normal", 200)] {
+        let upstream = Serving::ok();
+        let class = format!("class = \"{class}\"");
+        let proxy = Setup::route(upstream.address(), &class).start();
+        for name in names {
+            assert_eq!(proxy.get(&format!("{name}: POST\r\n")).status(), status, "{class}: {name}");
+        }
+        assert_eq!(proxy.get("").status(), 200);
+        proxy.finish();
+    }
+}
+
 /// Goal: orders that do not fit a scope's state change nothing and say so.
 #[test]
 fn orders_that_do_not_fit_are_refused() {

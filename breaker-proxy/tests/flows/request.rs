@@ -1,11 +1,13 @@
 //! What a request and its answer look like after they went through; nothing here is refused.
 
 use super::support::Setup;
-use super::support::h2::{Event, H2};
+use super::support::h2::{Event, H2, h2_get};
 use super::support::upstream::{Serving, Upstream};
-use super::support::wire::{End, Head};
+use super::support::wire::{End, Head, Wire};
 use hyper::Request;
+use std::net::TcpListener;
 use std::thread;
+use std::time::Duration;
 
 const LARGE: usize = 8 * 1024 * 1024;
 
@@ -118,10 +120,20 @@ fn forwarding_fields_are_ours() {
         client.send(
             "GET / HTTP/1.1\r\nHost: real\r\nX-Forwarded-For: 6.6.6.6\r\nx-forwarded-for: 7.7.7.7\r\n\
              X-Forwarded-Host: fake\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Port: 1\r\n\
-             Forwarded: for=6.6.6.6\r\n\r\n",
+             Forwarded: for=6.6.6.6\r\nX-Forwarded-Prefix: /fake\r\nX-Forwarded-Server: fake\r\n\
+             X-Forwarded-Ssl: on\r\nX-Real-IP: 6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\n\
+             x_forwarded_prefix: /fake\r\nX-Forwarding: no\r\n\r\n",
         );
         let mut exchange = upstream.accept();
         let head = exchange.request().head;
+        let claims: Vec<_> = head
+            .fields
+            .iter()
+            .filter(|(_, value)| ["6.6", "7.7", "fake"].iter().any(|claim| value.contains(claim)))
+            .collect();
+        assert!(claims.is_empty(), "{wire}: {claims:?}");
+        assert_eq!(head.field("x-forwarded-ssl"), None, "{wire}");
+        assert_eq!(head.field("x-forwarding"), Some("no"), "not of the kind");
         assert_eq!(head.field("x-forwarded-for"), x.then_some("127.0.0.1"), "{wire}");
         assert_eq!(head.field("x-forwarded-host"), x.then_some("real"), "{wire}");
         assert_eq!(head.field("x-forwarded-proto"), x.then_some("http"), "{wire}");
@@ -456,7 +468,7 @@ fn many_at_once_are_all_answered() {
     let threads: Vec<_> = (0..16)
         .map(|_| {
             thread::spawn(move || {
-                let mut client = super::support::wire::Wire::connect(address);
+                let mut client = Wire::connect(address);
                 for _ in 0..20 {
                     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
                     assert_eq!(client.answer().text(), "ok");
@@ -572,6 +584,65 @@ fn a_client_that_leaves_ends_its_call() {
     let accounts = proxy.finish();
     assert_eq!(accounts["forwarded"], 2);
     assert_eq!(accounts["upstream_errors"], 0, "it was no fault of the upstream");
+}
+
+/// Goal: a client that reads slowly gets all of its answer: it is not one that has stopped.
+/// Method: it takes a piece every now and then, so slowly that the buffers between take longer than the deadline to drain.
+#[test]
+fn a_slow_reader_is_served_to_the_end() {
+    let upstream = Upstream::start();
+    let proxy =
+        Setup { deadlines: "body_idle = \"1s\"", ..Setup::route(upstream.address(), "") }.start();
+    let mut client = Wire::connect_narrow(proxy.data());
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut pace = Wire::connect(nobody.local_addr().unwrap());
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut exchange = upstream.accept();
+    exchange.request();
+    let mut writer = exchange.writer();
+    let length = 2 * LARGE;
+    let sender = thread::spawn(move || {
+        writer.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"));
+        writer.send_bytes(&large());
+        writer.send_bytes(&large());
+    });
+    client.head();
+    let mut taken = 0;
+    // Nothing comes on the other connection: it measures the time.
+    for _ in 0..60 {
+        taken += client.exactly(16 * 1024).expect("broken off while it was reading").len();
+        pace.assert_silent(Duration::from_millis(100));
+    }
+    let rest = client.exactly(length - taken).map(|rest| rest.len());
+    assert_eq!(rest, Ok(length - taken), "it got all of it");
+    sender.join().unwrap();
+    proxy.finish();
+}
+
+/// Goal: a client that stops reading is ended after its deadline, and so is its upstream connection: it must not hold either
+/// for ever.
+#[test]
+fn a_client_that_stops_reading_is_ended() {
+    for http2 in [false, true] {
+        let upstream = Upstream::start();
+        let proxy =
+            Setup { deadlines: "body_idle = \"200ms\"", ..Setup::route(upstream.address(), "") }
+                .start();
+        let mut client = proxy.client();
+        if http2 {
+            client.send_bytes(&h2_get());
+        } else {
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        }
+        let mut exchange = upstream.accept();
+        exchange.request();
+        exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        exchange.fill(&[b'x'; 64 * 1024]);
+        exchange.assert_ends();
+        drop(client);
+        let accounts = proxy.finish();
+        assert_eq!(accounts["upstream_errors"], 0, "no fault of the upstream");
+    }
 }
 
 /// Goal: an upload that its client breaks off reaches the upstream as broken, never as whole.

@@ -2,7 +2,7 @@
 
 use super::support::upstream::{Serving, Upstream};
 use super::support::wire::Wire;
-use super::support::{Setup, eventually};
+use super::support::{LIMIT, Setup, eventually};
 use breaker_proxy::app::StartError;
 use breaker_proxy::state::StateError;
 use serde_json::Value;
@@ -218,6 +218,56 @@ fn a_stop_lets_what_is_in_flight_run_out() {
     exchange.send("rest");
     assert_eq!(client.exactly(8), Ok(b"halfrest".to_vec()));
     client.assert_ends();
+    stopping.join().unwrap();
+}
+
+/// Goal: a stop waits for nobody who asked nothing: connections that have said nothing, or only idle, end at once.
+#[test]
+fn a_stop_waits_for_nobody_who_asked_nothing() {
+    let upstream = Serving::ok();
+    let mut proxy =
+        Setup { deadlines: "drain = \"60s\"", ..Setup::route(upstream.address(), "") }.start();
+    let mut silent = [proxy.client(), proxy.client(), proxy.client()];
+    silent[1].send("P");
+    silent[2].send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    silent[2].answer();
+    proxy.rest();
+    let (send, stopped) = std::sync::mpsc::channel();
+    let stopping = std::thread::spawn(move || {
+        proxy.stop();
+        assert!(send.send(()).is_ok());
+    });
+    assert!(stopped.recv_timeout(LIMIT).is_ok(), "it waits for somebody");
+    stopping.join().unwrap();
+    for client in &mut silent {
+        client.rest();
+    }
+}
+
+/// Goal: while it stops it is not ready, so that nobody sends it more, and can still be killed: what runs out is cut.
+#[test]
+fn a_stopping_proxy_is_not_ready_and_can_be_killed() {
+    let upstream = Upstream::start();
+    let mut proxy =
+        Setup { deadlines: "drain = \"60s\"", ..Setup::route(upstream.address(), "") }.start();
+    let admin = proxy.admin_addr();
+    let ask = move |method: &str, path: &str, body: &str| {
+        let mut wire = Wire::connect(admin);
+        wire.send(&super::support::admin_request(method, path, body));
+        wire.answer()
+    };
+    assert_eq!(ask("GET", "/ready", "").status(), 200);
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut exchange = upstream.accept();
+    exchange.request();
+    let stopping = std::thread::spawn(move || proxy.stop());
+    eventually("not ready", || (ask("GET", "/ready", "").status() == 503).then_some(()));
+    assert_eq!(ask("GET", "/live", "").status(), 200);
+    let cut = ask("POST", "/v1/kill/", r#"{"reason":"no patience","level":"cut"}"#);
+    assert_eq!((cut.status(), &cut.json()["durable"]), (200, &true.into()));
+    exchange.assert_ends();
+    assert_eq!(client.answer().json()["id"], cut.json()["id"]);
     stopping.join().unwrap();
 }
 

@@ -1,9 +1,9 @@
 //! Upstreams that fail in every way they can: what the client learns, what is counted, and that no call is sent twice.
 
-use super::support::Setup;
 use super::support::h2::H2;
 use super::support::upstream::{FullQueue, Serving, Upstream};
 use super::support::wire::{End, Wire};
+use super::support::{Setup, eventually};
 
 /// Goal: an upstream that is not there is 502, and the call counts as never sent.
 #[test]
@@ -27,6 +27,19 @@ fn nobody_accepts() {
         Setup { deadlines: "connect = \"200ms\"", ..Setup::route(full.address, "") }.start();
     let answer = proxy.get("");
     assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream-timeout"));
+    let accounts = proxy.finish();
+    assert_eq!((&accounts["failed"], &accounts["forwarded"]), (&1.into(), &0.into()));
+}
+
+/// Goal: a client that leaves while its connection to the upstream is still being made is sent nowhere, and counts as such.
+#[test]
+fn a_client_that_leaves_before_the_connection_is_sent_nowhere() {
+    let full = FullQueue::new();
+    let proxy = Setup { deadlines: "connect = \"9s\"", ..Setup::route(full.address, "") }.start();
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the call in flight", || (proxy.account("in_flight") == 1).then_some(()));
+    drop(client);
     let accounts = proxy.finish();
     assert_eq!((&accounts["failed"], &accounts["forwarded"]), (&1.into(), &0.into()));
 }

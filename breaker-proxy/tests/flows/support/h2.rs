@@ -43,6 +43,17 @@ pub(crate) struct Stream {
 /// A request's body that is fed by hand.
 pub(crate) struct Feed(Option<mpsc::UnboundedReceiver<Bytes>>);
 
+/// An HTTP/2 client that asks for one thing and then neither reads nor makes room.
+pub(crate) fn h2_get() -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // Empty SETTINGS; then HEADERS of stream 1 with END_STREAM and END_HEADERS: GET, http, `/`, `:authority: a`.
+    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    let block = [0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
+    bytes.extend([0, 0, 6, 1, 5, 0, 0, 0, 1]);
+    bytes.extend(block);
+    bytes
+}
+
 impl H2 {
     pub(crate) fn connect(address: SocketAddr) -> H2 {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();

@@ -2,6 +2,7 @@
 
 use super::LIMIT;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -106,6 +107,14 @@ fn ended(error: &io::Error) {
 impl Wire {
     pub(crate) fn connect(address: SocketAddr) -> Wire {
         Wire::new(TcpStream::connect_timeout(&address, LIMIT).unwrap())
+    }
+
+    /// A connection on which little is taken that is not read.
+    pub(crate) fn connect_narrow(address: SocketAddr) -> Wire {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(32 * 1024).unwrap();
+        socket.connect_timeout(&address.into(), LIMIT).unwrap();
+        Wire::new(socket.into())
     }
 
     pub(crate) fn new(stream: TcpStream) -> Wire {
