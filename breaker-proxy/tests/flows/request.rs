@@ -383,7 +383,10 @@ fn an_old_client_is_understood() {
     exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
     let answer = client.answer();
     assert!(answer.head.all("transfer-encoding").is_empty(), "{:?}", answer.head);
-    assert_eq!((answer.status(), answer.text().as_str(), answer.end), (200, "abc", End::Closed));
+    assert_eq!(
+        (answer.status(), answer.text().as_str(), answer.end),
+        (200, "abc", End::WithConnection)
+    );
 
     let mut client = proxy.client();
     client.send("GET /old HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n");

@@ -32,7 +32,7 @@ pub(crate) enum End {
     /// As its framing says.
     Whole,
     /// By the end of the connection, where that is the framing.
-    Closed,
+    WithConnection,
     /// The connection ended before the body did.
     Broken,
 }
@@ -283,7 +283,7 @@ impl Wire {
                 Err(part) => (part, End::Broken),
             };
         }
-        if to_end { (self.rest(), End::Closed) } else { (Vec::new(), End::Whole) }
+        if to_end { (self.rest(), End::WithConnection) } else { (Vec::new(), End::Whole) }
     }
 
     /// The next answer to a request that was no HEAD.
