@@ -216,10 +216,12 @@ impl<'a, const FLAW: u8> Ring<'a, FLAW> {
     /// Moves the head on, unless somebody else did.
     fn advance(&self, window: Window) {
         let next = window.advanced(self.head);
+        // ordering: see `SWAP`; relaxed on failure, since what was found is not looked at.
         let _ = self.head_word.compare_exchange(self.head, next, Self::SWAP, Ordering::Relaxed);
     }
 
     fn write(&self, word: u64) -> bool {
+        // ordering: see `SWAP`; relaxed on failure, since the turn begins anew with loads of its own.
         self.slot_word.compare_exchange(self.slot, word, Self::SWAP, Ordering::Relaxed).is_ok()
     }
 }
