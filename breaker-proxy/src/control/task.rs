@@ -563,6 +563,11 @@ impl Control {
             return false;
         }
         let plane = self.plane;
+        if !plane.names.knows(transition.place) {
+            // There was no room for its label. Under another name a restart would trip somebody else.
+            up(&self.acts.unwritten);
+            return false;
+        }
         let scope = {
             let snapshot = plane.current.load();
             plane.names.scope(&snapshot.policy, transition.place)

@@ -59,8 +59,6 @@ pub struct Account {
     pub severed: Count,
     /// Refusals that shadow mode let through.
     pub shadowed: Count,
-    /// Answers by status class, 1xx to 5xx, as the upstream gave them.
-    pub answers: [Count; 5],
 }
 
 /// One worker's counters.

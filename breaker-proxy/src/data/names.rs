@@ -41,6 +41,12 @@ impl Names {
         self.labels.len() >= self.room - self.room / 4
     }
 
+    /// Is the label of the key at a place known? It always is for a named scope.
+    #[must_use]
+    pub fn knows(&self, place: Place) -> bool {
+        place.key.is_none_or(|(_, key)| self.labels.contains_key(&key))
+    }
+
     /// The scope at a place, with its label where that is known.
     #[must_use]
     pub fn scope(&self, policy: &Policy, place: Place) -> Scope {
