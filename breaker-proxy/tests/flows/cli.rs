@@ -141,7 +141,7 @@ fn signal(id: u32, name: &str) {
 
 /// A directory with a configuration in it.
 fn written(setup: &Setup) -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
+    let root = super::support::room();
     let text = setup.text(&root.path().join("state"));
     std::fs::write(root.path().join("breaker.toml"), text).unwrap();
     root
@@ -162,7 +162,7 @@ fn check_of_a_good_file_is_0() {
 /// Goal: `check` of a bad file is 2, with every error at once, each with its path, and no secret among them.
 #[test]
 fn check_of_a_bad_file_is_2_and_tells_all() {
-    let root = tempfile::tempdir().unwrap();
+    let root = super::support::room();
     let bad = "[listen]\ndata = \"nowhere\"\n[admin]\ntoken = \"short-secret\"\n[bounds]\nkeys = 0\n\
                [deadlines]\nhead = 5\n[wire]\ncolour = \"red\"\n\
                [[routes]]\nname = \"api\"\nmatch = { path = \"no/slash\" }\nupstream = \"ftp://x\"\n\
@@ -193,7 +193,7 @@ fn check_of_a_bad_file_is_2_and_tells_all() {
 /// Goal: a file that is no TOML, none at all, or not readable is 2, by name.
 #[test]
 fn files_that_cannot_be_read_are_2() {
-    let root = tempfile::tempdir().unwrap();
+    let root = super::support::room();
     std::fs::write(root.path().join("not.toml"), "[listen\n").unwrap();
     std::fs::write(root.path().join("binary.toml"), [0xff, 0xfe, 0]).unwrap();
     std::fs::write(root.path().join("large.toml"), "#".repeat((1 << 20) + 1)).unwrap();
@@ -221,7 +221,7 @@ fn run_on_a_bad_file_starts_nothing() {
 /// Goal: arguments that are none are refused with the right use, and nothing is started.
 #[test]
 fn unknown_arguments_start_nothing() {
-    let root = tempfile::tempdir().unwrap();
+    let root = super::support::room();
     for arguments in [&["rum"][..], &["run", "--confg", "x"], &["check"], &["run", "x.toml"]] {
         let output = run(root.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -344,7 +344,7 @@ fn a_second_one_on_the_same_state_is_1() {
 #[test]
 fn the_default_can_be_started_from() {
     let upstream = Serving::ok();
-    let root = tempfile::tempdir().unwrap();
+    let root = super::support::room();
     let output = run(root.path(), &["default"]);
     assert_eq!(output.status.code(), Some(0));
     let printed = text(&output.stdout);

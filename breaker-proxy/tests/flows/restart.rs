@@ -301,7 +301,7 @@ fn a_crash_loses_no_kill_that_was_answered() {
     proxy.lift("/default");
     proxy.finish();
     for torn in ["", "0123abcd {\"v\":1,\"seq\":"] {
-        let root = tempfile::tempdir().unwrap();
+        let root = super::support::room();
         fs::write(root.path().join("journal"), [&journal, torn.as_bytes()].concat()).unwrap();
         let proxy = setup.start_on(root.path());
         assert_eq!(proxy.scope("/default")["id"], kill["id"], "torn: {torn:?}");
@@ -398,7 +398,7 @@ fn a_second_instance_is_refused() {
 fn required_state_must_be_there() {
     let upstream = Serving::ok();
     let setup = Setup { required: true, ..Setup::route(upstream.address(), "") };
-    let root = tempfile::tempdir().unwrap();
+    let root = super::support::room();
     let state = root.path().join("state");
     for _ in 0..2 {
         let error = refused(&setup, &state);
@@ -420,7 +420,7 @@ fn required_state_must_be_there() {
 fn a_taken_port_refuses_the_start() {
     let upstream = Serving::ok();
     let setup = Setup::route(upstream.address(), "");
-    let root = tempfile::tempdir().unwrap();
+    let root = super::support::room();
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = other.local_addr().unwrap();
     for key in ["data", "admin"] {

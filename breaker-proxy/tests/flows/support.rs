@@ -34,6 +34,14 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
     }
 }
 
+/// A directory that goes with the test; in memory where the system has such a place. A kill's answer waits half a second for
+/// the disk, and a disk that others keep busy may take longer: that is not what is tested here.
+pub(crate) fn room() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
+    made.unwrap()
+}
+
 /// Panics on the proxy's own threads. They are caught there, so that only a hook sees them.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
@@ -96,7 +104,7 @@ impl Setup {
 
     /// Starts on an empty state.
     pub(crate) fn start(&self) -> Proxy {
-        let root = tempfile::tempdir().unwrap();
+        let root = room();
         let state = root.path().join("state");
         Proxy::new(self.try_start(&state).unwrap(), None, Some(root), state)
     }
@@ -104,7 +112,7 @@ impl Setup {
     /// Starts on an empty state, with a clock that only the test moves.
     pub(crate) fn start_clocked(&self) -> Proxy {
         count_panics();
-        let root = tempfile::tempdir().unwrap();
+        let root = room();
         let state = root.path().join("state");
         let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new()));
         let running = app::start_with(self.config(&state), clock).unwrap();
