@@ -10,7 +10,8 @@ use clap::{Parser, Subcommand};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Exit code for a configuration that is refused: nothing was bound.
 const EXIT_CONFIG: u8 = 2;
@@ -131,6 +132,7 @@ fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
         Err(errors) => return refuse(&source, &errors),
     };
     let built_in = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
+    let signals = Signals::listen();
     let running = match app::start(config) {
         Ok(running) => running,
         Err(error) => {
@@ -139,7 +141,10 @@ fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
         }
     };
     greet(&running, &source, built_in);
-    wait_for_signal();
+    match signals {
+        Some(signals) => signals.wait(),
+        None => park(),
+    }
     eprintln!("breaker: stopping; what is in flight has {:?}", running.drain());
     if running.stop().durable {
         ExitCode::SUCCESS
@@ -238,23 +243,37 @@ fn greeting(running: &Running, source: &str, built_in: bool) -> String {
     text
 }
 
-/// Waits for SIGINT or SIGTERM.
-fn wait_for_signal() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let Ok(runtime) = runtime else { return park() };
-    runtime.block_on(async {
-        // A file at its size limit is an error for the journal to report, not the end of the process.
-        let _file_size = signal(SignalKind::from_raw(SIGXFSZ));
-        let (Ok(mut term), Ok(mut int)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            return park();
-        };
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-    });
+/// The signals that end it. They are listened for before anything starts: one that comes early must not cut a start short
+/// half-way, and who reads "ready" may send one at once.
+struct Signals {
+    runtime: Runtime,
+    term: Signal,
+    int: Signal,
+    /// A file at its size limit is an error for the journal to report, not the end of the process.
+    _file_size: Option<Signal>,
+}
+
+impl Signals {
+    fn listen() -> Option<Signals> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        let inside = runtime.enter();
+        let term = signal(SignalKind::terminate()).ok()?;
+        let int = signal(SignalKind::interrupt()).ok()?;
+        let file_size = signal(SignalKind::from_raw(SIGXFSZ)).ok();
+        drop(inside);
+        Some(Signals { runtime, term, int, _file_size: file_size })
+    }
+
+    /// Waits for SIGINT or SIGTERM.
+    fn wait(mut self) {
+        let (term, int) = (&mut self.term, &mut self.int);
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        });
+    }
 }
 
 /// Serves on without orderly signals: better than not to serve.
