@@ -4,6 +4,8 @@
 //! surge is found at the very call that exceeds its bound. Whoever finds it takes the bound away in one
 //! swap: one episode, one finding. What is found goes into a small box as well, for the sweeper to tell.
 
+use std::sync::Arc;
+
 use crate::detect::halves::Halves;
 use crate::detect::judge::{Facts, Judge, Orders, Sight};
 use crate::detect::latency::{Latencies, deviation, steps};
@@ -19,7 +21,7 @@ use crate::time::{Mono, Span};
 
 /// The counts of one scope, or of all cells of a dimension and the shared row.
 pub(crate) struct Tally {
-    rules: Compiled,
+    rules: Arc<Compiled>,
     layout: Layout,
     words: Box<[AtomicU64]>,
     /// Words before the first row and after the last.
@@ -77,16 +79,16 @@ struct Slip {
 
 impl Tally {
     /// Memory for one named scope. A margin keeps other memory off its cache lines.
-    pub(crate) fn for_scope(rules: Compiled) -> Tally {
+    pub(crate) fn for_scope(rules: Arc<Compiled>) -> Tally {
         Tally::new(rules, 1, 16, true)
     }
 
     /// Memory for so many cells, and the row that the others share.
-    pub(crate) fn for_cells(rules: Compiled, cells: usize) -> Tally {
+    pub(crate) fn for_cells(rules: Arc<Compiled>, cells: usize) -> Tally {
         Tally::new(rules, cells.saturating_add(1), 0, false)
     }
 
-    fn new(rules: Compiled, rows: usize, margin: usize, named: bool) -> Tally {
+    fn new(rules: Arc<Compiled>, rows: usize, margin: usize, named: bool) -> Tally {
         let layout = Layout::of(&rules, named);
         let zeros = |words: usize| (0..words).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>();
         let window = rules.repeat.map_or(Span::from_secs(60), |repeat| repeat.rule.window);
@@ -98,7 +100,7 @@ impl Tally {
             touched: zeros(rows.div_ceil(64)),
             repeats: Halves::new(window, 22),
             novel_from: AtomicU64::new(u64::MAX),
-            found: (0..SLIPS).map(|_| Slip::new()).collect(),
+            found: (0..rows.clamp(4, SLIPS)).map(|_| Slip::new()).collect(),
             missed: AtomicU64::new(0),
             rules,
         }
@@ -117,6 +119,12 @@ impl Tally {
     /// Rows, the shared one too.
     pub(crate) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Bytes of all its words and slips, and of itself; not of the rules, which are the policy's.
+    pub(crate) fn bytes(&self) -> usize {
+        let words = self.words.len() + self.touched.len();
+        size_of::<Tally>() + words * 8 + self.found.len() * size_of::<Slip>()
     }
 
     /// Bytes of one row.
@@ -444,6 +452,9 @@ impl Tally {
                 let row = word * 64 + usize::try_from(bits.trailing_zeros()).unwrap_or(0);
                 bits &= bits - 1;
                 left = left.saturating_sub(1);
+                if !judge.knows(row) {
+                    continue;
+                }
                 let facts = facts(row);
                 if judge.is_due(row, &facts, now) {
                     self.look(judge, row, &facts, now, out);

@@ -4,6 +4,8 @@
 //! is learned, and what was not believed yet is dropped. Looks may come late, early, or an hour apart: the
 //! words keep the largest counts meanwhile, and what comes from an hour is taken as an hour's.
 
+use std::sync::Arc;
+
 use super::errors::ErrorMemory;
 use super::latency::{Latencies, LatencyMemory};
 use super::learned::{HOURS, Hours, Learned, LearnedError, returned, turned};
@@ -17,7 +19,7 @@ use crate::time::{Mono, Span};
 
 /// The memory of one scope, or of all cells of a dimension. It belongs to the one sweeper.
 pub(crate) struct Judge {
-    rules: Compiled,
+    rules: Arc<Compiled>,
     rows: Box<[Row]>,
     /// What only a named scope has.
     extra: Option<Box<Extra>>,
@@ -109,7 +111,7 @@ struct Tick(u32);
 
 impl Judge {
     /// Memory for one named scope.
-    pub(crate) fn for_scope(rules: Compiled, now: Mono) -> Judge {
+    pub(crate) fn for_scope(rules: Arc<Compiled>, now: Mono) -> Judge {
         let extra = Extra {
             hours: Hours::new(),
             latency: LatencyMemory::default(),
@@ -120,11 +122,11 @@ impl Judge {
     }
 
     /// Memory for so many cells. The row that the others share is never judged, and never trips.
-    pub(crate) fn for_cells(rules: Compiled, cells: usize, now: Mono) -> Judge {
+    pub(crate) fn for_cells(rules: Arc<Compiled>, cells: usize, now: Mono) -> Judge {
         Judge::new(rules, cells, None, now)
     }
 
-    fn new(rules: Compiled, rows: usize, extra: Option<Box<Extra>>, now: Mono) -> Judge {
+    fn new(rules: Arc<Compiled>, rows: usize, extra: Option<Box<Extra>>, now: Mono) -> Judge {
         let rows = (0..rows).map(|_| Row::new(now)).collect();
         let (quantiles, since) = (Quantiles::default(), Tick::of(now));
         Judge { rules, rows, extra, quantiles, since, next: 0 }
@@ -140,6 +142,11 @@ impl Judge {
         let word = if self.next < words { self.next } else { 0 };
         self.next = word + 1;
         word
+    }
+
+    /// Whether it judges a row: all but the one that keys without a cell share.
+    pub(crate) fn knows(&self, row: usize) -> bool {
+        row < self.rows.len()
     }
 
     /// Whether a row is to be looked at again: its gate moved, or the last look was a while ago.
@@ -182,7 +189,7 @@ impl Judge {
         now: Mono,
         out: &mut Vec<Found>,
     ) -> Option<Orders> {
-        let rules = self.rules.clone();
+        let rules = Arc::clone(&self.rules);
         let row = self.rows.get_mut(at)?;
         if sight.is_new && row.surge != SurgeMemory::default() && self.extra.is_none() {
             *row = Row::new(now);
@@ -254,7 +261,8 @@ impl Judge {
             learned.hours = extra.hours.from(hour(now));
             learned.gap = f64::from(extra.silence.gap);
             learned.gaps = turned(&extra.silence.hours, hour(now));
-            let known = extra.latency.seen >= self.rules.latency?.rule.minimum;
+            let minimum = self.rules.latency.map(|latency| latency.rule.minimum);
+            let known = minimum.is_some_and(|minimum| extra.latency.seen >= minimum);
             let (location, spread) = (extra.latency.location, extra.latency.spread);
             learned.latency = known.then(|| (f64::from(location), f64::from(spread)));
         }
@@ -641,3 +649,446 @@ const OTHER: u8 = 8;
 
 const _: () =
     assert!(size_of::<Row>() <= 112, "a key's memory, with its words, is at most 256 bytes");
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Facts, HOUR, Judge, Row};
+    use crate::detect::surge::Crowd;
+    use crate::detect::{
+        Compiled, DetectorKind, DetectorSpec, Errors, Found, Latency, Learned, Repeat, Silence,
+        Streak, Surge,
+    };
+    use crate::facts::Outcome;
+    use crate::tally::{Finish, Tally};
+    use crate::time::{Mono, Span};
+
+    const SECOND: u64 = 1_000_000_000;
+    const MINUTE: u64 = 60 * SECOND;
+    const DAY: u64 = 24 * HOUR;
+
+    /// A scope or a dimension in virtual time: its gates hold five minutes and come back by themselves.
+    struct World {
+        tally: Tally,
+        judge: Judge,
+        now: u64,
+        /// For each row: blocked until, epoch.
+        gates: Vec<(u64, u16)>,
+        trips: Vec<(u64, usize, Found)>,
+        warnings: Vec<(u64, usize, Found)>,
+        crowd: Option<Crowd>,
+        /// The guard that is off in a negative control: the judge is told of no trip.
+        blind: bool,
+        chance: u64,
+    }
+
+    impl World {
+        fn new(specs: &[DetectorSpec], cells: Option<usize>) -> World {
+            let rules = Arc::new(Compiled::new(specs, cells.is_some()).unwrap_or_default());
+            assert!(!rules.is_empty(), "no sound detector");
+            let (tally, judge) = match cells {
+                Some(cells) => (
+                    Tally::for_cells(Arc::clone(&rules), cells),
+                    Judge::for_cells(rules, cells, Mono::ZERO),
+                ),
+                None => (Tally::for_scope(Arc::clone(&rules)), Judge::for_scope(rules, Mono::ZERO)),
+            };
+            let gates = vec![(0, 0); cells.unwrap_or(1)];
+            let (trips, warnings) = (Vec::new(), Vec::new());
+            World {
+                tally,
+                judge,
+                now: 0,
+                gates,
+                trips,
+                warnings,
+                crowd: None,
+                blind: false,
+                chance: 1,
+            }
+        }
+
+        fn at(&self) -> Mono {
+            Mono::from_nanos(self.now)
+        }
+
+        fn random(&mut self, below: u64) -> u64 {
+            self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.chance >> 33) % below.max(1)
+        }
+
+        fn is_blocked(&self, row: usize) -> bool {
+            self.gates.get(row).is_some_and(|gate| self.now < gate.0)
+        }
+
+        fn act(&mut self, row: usize, found: Found) {
+            let (now, told) = (self.now, (self.now, row, found));
+            match self.gates.get_mut(row) {
+                Some(gate) if found.on_find == crate::detect::OnFind::Trip => {
+                    *gate = (now + 5 * MINUTE, gate.1.wrapping_add(1));
+                    self.trips.push(told);
+                    self.tally.touch(row);
+                }
+                _ => self.warnings.push(told),
+            }
+        }
+
+        /// `count` calls, evenly over a second; those that are blocked count nowhere.
+        fn calls(&mut self, row: usize, count: u64) {
+            for call in 0..count {
+                if self.is_blocked(row) {
+                    return;
+                }
+                let now = Mono::from_nanos(self.now + call * SECOND / count);
+                if let Some(found) = self.tally.offered(row, now)
+                    && found.on_find == crate::detect::OnFind::Trip
+                {
+                    self.act(row, found);
+                }
+            }
+        }
+
+        fn settle(&mut self, row: usize, count: u64, outcome: Outcome, millis: u64) {
+            let latency = Some(Span::from_millis(millis));
+            for _ in 0..count {
+                let finish = Finish { outcome, latency, class: 500 };
+                let now = self.at();
+                if let Some(found) = self.tally.finished(row, &finish, now) {
+                    self.act(row, found);
+                }
+            }
+        }
+
+        fn sweep(&mut self) {
+            let now = self.at();
+            let (gates, blind, crowd, time) =
+                (self.gates.clone(), self.blind, self.crowd, self.now);
+            let facts = |row: usize| {
+                let (until, epoch) = gates.get(row).copied().unwrap_or_default();
+                // A trip and the way back are a move each.
+                let epoch = if time < until { epoch * 2 } else { epoch * 2 + 1 };
+                let (blocked, epoch) = if blind { (false, 0) } else { (time < until, epoch) };
+                Facts { blocked, epoch, crowd, children: 0 }
+            };
+            let mut out = Vec::new();
+            self.tally.sweep(&mut self.judge, 4_096, facts, now, &mut out);
+            for (row, found) in out {
+                let by_call = found.window == Span::from_secs(1)
+                    || self.tally.rules().surge.is_some_and(|surge| surge.index == found.detector);
+                if by_call && found.on_find == crate::detect::OnFind::Trip {
+                    continue;
+                }
+                self.act(row, found);
+            }
+        }
+
+        /// Lives to an instant, second by second.
+        fn live(&mut self, until: u64, mut second: impl FnMut(&mut World)) {
+            while self.now < until {
+                second(self);
+                self.now += SECOND;
+                self.sweep();
+            }
+        }
+    }
+
+    fn surge(rule: Surge) -> DetectorSpec {
+        DetectorSpec::new(DetectorKind::Surge(rule))
+    }
+
+    /// A route's day: 2 to 14 calls a second, and a burst of 60 more at each full hour.
+    fn daily(world: &mut World, times: u64) {
+        let hour = world.now / HOUR % 24;
+        let rate = 2 + hour.min(24 - hour);
+        let burst = if world.now % HOUR < 3 * SECOND { 60 } else { 0 };
+        let noise = world.random(rate);
+        world.calls(0, (rate / 2 + noise + burst) * times);
+    }
+
+    /// Goal: six days with bursts, sevenfold tides and growth trip nothing; then a runaway of the route trips in
+    /// seconds, and what tripped is told.
+    #[test]
+    fn a_route_lives_and_a_runaway_trips() {
+        let mut world = World::new(&[surge(Surge::of_route(600_000))], None);
+        world.live(6 * DAY, |world| {
+            daily(world, 1);
+            // Growth by a tenth a day.
+            let more = world.now / DAY;
+            world.calls(0, more);
+        });
+        assert!(world.trips.is_empty(), "{:?}", world.trips);
+        let from = world.now;
+        world.live(from + 60 * SECOND, |world| world.calls(0, 600));
+        let (at, _, found) = world.trips[0];
+        assert!(at - from < 15 * SECOND, "{} s", (at - from) / SECOND);
+        assert!(found.learned && found.value > found.bound && found.count > 0, "{found:?}");
+    }
+
+    /// Goal: a crowd that comes to everything trips no route; without the guard it does.
+    #[test]
+    fn a_crowd_trips_nothing() {
+        for guarded in [true, false] {
+            let mut world = World::new(&[surge(Surge::of_route(600_000))], None);
+            world.live(2 * DAY, |world| world.calls(0, 5));
+            world.live(2 * DAY + 600 * SECOND, |world| {
+                let seconds = (world.now - 2 * DAY) / SECOND;
+                let times = 1 + seconds.min(60) / 6;
+                world.calls(0, 5 * times);
+                if guarded {
+                    // Everything has 100 calls a second on other days.
+                    let count = |length: u64| length * 100 * times;
+                    world.crowd = Some(Crowd {
+                        counts: [1, 10, 60, 300].map(count),
+                        peaks: [100.0, 1_000.0, 6_000.0, 30_000.0],
+                    });
+                }
+            });
+            assert_eq!(world.trips.is_empty(), guarded, "{:?}", world.trips.first());
+        }
+    }
+
+    /// Goal: the ceiling is in force before anything is learned.
+    #[test]
+    fn the_ceiling_needs_no_learning() {
+        let mut world = World::new(&[surge(Surge::of_route(6_000))], None);
+        world.live(10 * SECOND, |world| world.calls(0, 90));
+        assert!(world.trips.is_empty());
+        world.live(2 * MINUTE, |world| world.calls(0, 110));
+        assert_eq!((world.trips.len(), world.trips[0].2.learned), (1, false));
+    }
+
+    /// Goal: an attack that comes again and again is never learned; with the quarantine's eyes shut it is.
+    #[test]
+    fn an_attack_is_not_learned() {
+        for blind in [false, true] {
+            let rule = Surge { growth: 1.0, ..Surge::of_route(600_000) };
+            let mut world = World::new(&[surge(rule)], None);
+            world.live(2 * DAY, |world| world.calls(0, 5));
+            world.blind = blind;
+            world.live(3 * DAY, |world| {
+                let attacked = world.now % (20 * MINUTE) < 5 * MINUTE;
+                world.calls(0, if attacked { 100 } else { 5 });
+            });
+            let late = world.trips.iter().filter(|trip| trip.0 > 2 * DAY + DAY / 2).count();
+            assert_eq!(late > 30, !blind, "{late} late trips, blind: {blind}");
+        }
+    }
+
+    /// Goal: a slow climb that never exceeds its bound ends at the ceiling; without one it gets through.
+    #[test]
+    fn slow_poisoning_ends_at_the_ceiling() {
+        for (a_minute, stopped) in [(1_200, true), (6_000_000, false)] {
+            let mut world = World::new(&[surge(Surge::of_route(a_minute))], None);
+            world.live(DAY, |world| world.calls(0, 4));
+            world.live(DAY + 15 * HOUR, |world| {
+                let hours = i32::try_from((world.now - DAY) / HOUR).unwrap_or(0);
+                let rate = super::super::narrow(4.0 * 1.3_f64.powi(hours.min(12)));
+                world.calls(0, rate);
+            });
+            assert!(world.trips.first().is_none_or(|trip| !trip.2.learned));
+            assert_eq!(!world.trips.is_empty(), stopped);
+        }
+    }
+
+    /// Goal: a new normal finds its way back: by growth after hours, by a person at once, else never.
+    #[test]
+    fn there_is_a_way_back() {
+        let life = |growth: f64, accepted: bool| {
+            let rule = Surge { growth, ..Surge::of_route(600_000) };
+            let mut world = World::new(&[surge(rule)], None);
+            world.live(2 * DAY, |world| world.calls(0, 5));
+            world.live(2 * DAY + 10 * MINUTE, |world| world.calls(0, 50));
+            if accepted {
+                // The whole of it is what the person saw.
+                for _ in 0..3 {
+                    world.judge.accept(0, Mono::from_nanos(world.now));
+                }
+            }
+            world.live(3 * DAY, |world| world.calls(0, 50));
+            world.trips.iter().filter(|trip| trip.0 > 2 * DAY + DAY * 3 / 4).count()
+        };
+        assert_eq!(life(1.5, false), 0, "growth");
+        assert!(life(1.0, false) > 20, "no way back");
+    }
+
+    /// Goal: one episode is one warning, and after the hold there is another look.
+    #[test]
+    fn one_episode_is_one_warning() {
+        let mut world = World::new(&[surge(Surge::of_route(600_000)).warning()], None);
+        world.live(2 * DAY, |world| world.calls(0, 5));
+        world.live(2 * DAY + 4 * MINUTE, |world| world.calls(0, 200));
+        assert_eq!(world.warnings.len(), 1, "{:?}", world.warnings);
+        world.live(2 * DAY + 11 * MINUTE, |world| world.calls(0, 200));
+        assert!((2..=3).contains(&world.warnings.len()), "{:?}", world.warnings);
+        assert!(world.trips.is_empty());
+    }
+
+    /// Goal: looks an hour apart lose no peak: nothing trips that did not before.
+    #[test]
+    fn late_looks_lose_no_peak() {
+        let mut world = World::new(&[surge(Surge::of_route(600_000))], None);
+        while world.now < 4 * DAY {
+            daily(&mut world, 1);
+            world.now += SECOND;
+            if world.now % HOUR == 0 {
+                world.sweep();
+            }
+        }
+        assert!(world.trips.is_empty(), "{:?}", world.trips);
+        assert!(world.judge.export(0, world.at()).unwrap().peaks[1] >= 180.0);
+    }
+
+    /// Goal: among a dimension's keys the runaway is cut and nobody else: neither the nightly batch, nor a new key of
+    /// the usual size; a new key of no usual size is. The batch is the one worth remembering.
+    #[test]
+    fn the_runaway_key_is_cut_alone() {
+        let mut world = World::new(&[surge(Surge::of_keys(100_000))], Some(64));
+        let day = |world: &mut World| {
+            for key in 0..40 {
+                let calls = u64::from(world.random(4) == 0);
+                world.calls(key, calls);
+            }
+            // The nightly batch of key 7.
+            if world.now % DAY >= 2 * HOUR && world.now % DAY < 2 * HOUR + 5 * MINUTE {
+                world.calls(7, 30);
+            }
+            // Every hour a key comes back that was evicted: it has no history.
+            if world.now % HOUR == 0 {
+                let row = 40 + usize::try_from(world.now / HOUR % 20).unwrap_or(0);
+                world.tally.clear(row);
+            }
+            let row = 40 + usize::try_from(world.now / HOUR % 20).unwrap_or(0);
+            let calls = u64::from(world.random(4) == 0);
+            world.calls(row, calls);
+        };
+        world.live(3 * DAY, day);
+        let first: Vec<_> = world.trips.iter().filter(|trip| trip.0 > DAY).collect();
+        assert!(first.is_empty(), "{first:?}");
+        assert!(
+            (0..40).all(|key| key == 7 || world.tally.weight_of(key) < world.tally.weight_of(7))
+        );
+        world.trips.clear();
+        let from = world.now;
+        world.live(from + MINUTE, |world| {
+            day(world);
+            world.calls(3, 20);
+            world.calls(63, 20);
+        });
+        let mut cut: Vec<_> = world.trips.iter().map(|trip| trip.1).collect();
+        cut.sort_unstable();
+        assert_eq!(cut, [3, 63], "{:?}", world.trips);
+        assert!(world.trips.iter().all(|trip| trip.0 - from < 10 * SECOND));
+    }
+
+    /// Goal: a dead upstream trips in seconds at 25 calls a second and is never learned, however long it lasts; a base
+    /// of its own is learned where nothing trips.
+    #[test]
+    fn errors_are_learned_by_time() {
+        let mut world =
+            World::new(&[DetectorSpec::new(DetectorKind::Errors(Errors::default()))], None);
+        world.live(6 * HOUR, |world| {
+            world.settle(0, 24, Outcome::Good, 10);
+            let fault = world.random(25) < 3;
+            world.settle(0, 1, if fault { Outcome::Fault } else { Outcome::Good }, 10);
+        });
+        assert!(world.trips.is_empty());
+        let base = world.judge.export(0, world.at()).unwrap().errors;
+        assert!((0.001..0.02).contains(&base), "{base}");
+        let from = world.now;
+        world.live(from + 3 * HOUR, |world| {
+            if !world.is_blocked(0) {
+                world.settle(0, 3, Outcome::Good, 10);
+                world.settle(0, 22, Outcome::Fault, 10);
+            }
+        });
+        assert!(world.trips[0].0 - from <= 10 * SECOND);
+        assert!(world.trips.len() >= 30, "{} trips", world.trips.len());
+        let after = world.judge.export(0, world.at()).unwrap().errors;
+        assert!(after <= base * 1.2, "{base} became {after}");
+    }
+
+    /// Goal: latency and silence are found in a life as well, once each.
+    #[test]
+    fn slow_and_silent_routes_are_found() {
+        let latency = DetectorSpec::new(DetectorKind::Latency(Latency::default()));
+        let silence = DetectorSpec::new(DetectorKind::Silence(Silence::default()));
+        let mut world = World::new(&[latency.warning(), silence], None);
+        let usual = |world: &mut World| {
+            world.calls(0, 3);
+            let millis = 50 + world.random(100);
+            world.settle(0, 3, Outcome::Good, millis);
+        };
+        world.live(DAY, usual);
+        assert!(world.warnings.is_empty(), "{:?}", world.warnings);
+        world.live(DAY + 3 * MINUTE, |world| {
+            world.calls(0, 3);
+            world.settle(0, 3, Outcome::Good, 900);
+        });
+        assert_eq!(world.warnings.len(), 1);
+        assert_eq!(world.warnings[0].2.detector, 0);
+        world.live(DAY + HOUR, usual);
+        world.warnings.clear();
+        let from = world.now;
+        world.live(from + 4 * MINUTE, |_| {});
+        assert_eq!(world.warnings.len(), 1, "{:?}", world.warnings);
+        let (at, _, found) = world.warnings[0];
+        assert_eq!(found.detector, 1);
+        assert!((45..48).contains(&((at - from) / SECOND)), "{found:?}");
+    }
+
+    /// Goal: what was learned survives a restart, away or not, and nonsense is refused.
+    #[test]
+    fn learned_survives_a_restart() {
+        let mut world = World::new(&[surge(Surge::of_route(600_000))], None);
+        world.live(3 * DAY, |world| daily(world, 1));
+        let learned = world.judge.export(0, world.at()).unwrap();
+        assert!(learned.check().is_ok());
+        // A new origin of time, nine hours later.
+        let mut again = World::new(&[surge(Surge::of_route(600_000))], None);
+        again.now = 5 * SECOND;
+        again.judge.import(0, &learned, Span::from_secs(9 * 3_600), again.at()).unwrap();
+        let exported = again.judge.export(0, again.at()).unwrap();
+        assert!(exported.peaks[2] > learned.peaks[2] * 0.9);
+        // Nine o'clock, by the old origin, is what comes next.
+        assert!((exported.hours[3][2] - learned.hours[12][2]).abs() < learned.hours[12][2] * 0.1);
+        again.sweep();
+        again.live(20 * SECOND, |world| world.calls(0, 600));
+        assert_eq!(again.trips.len(), 1, "a restart forgot what is normal");
+        let nonsense = Learned { errors: f64::NAN, ..learned };
+        assert!(again.judge.import(0, &nonsense, Span::ZERO, again.at()).is_err());
+    }
+
+    /// Goal: all detectors that fit fit into what was promised: 256 bytes a key, 2 kB a route.
+    #[test]
+    fn memory_is_as_promised() {
+        use crate::detect::{Novel, Ratio, ShareOf, Spread};
+        let either = Ratio { of: ShareOf::Either, ..Ratio::default() };
+        let keys = [
+            DetectorKind::Surge(Surge::of_keys(1_000)),
+            DetectorKind::Repeat(Repeat::default()),
+            DetectorKind::Errors(Errors::default()),
+            DetectorKind::Streak(Streak::default()),
+            DetectorKind::Ratio(Ratio::default()),
+            DetectorKind::Ratio(either),
+        ];
+        let specs: Vec<_> = keys.into_iter().map(DetectorSpec::new).collect();
+        let rules = Arc::new(Compiled::new(&specs, true).unwrap());
+        let tally = Tally::for_cells(rules, 16);
+        assert!(tally.row_bytes() + size_of::<Row>() <= 256, "{}", tally.row_bytes());
+        let named = [
+            DetectorKind::Surge(Surge::of_route(1_000)),
+            DetectorKind::Repeat(Repeat::default()),
+            DetectorKind::Errors(Errors::default()),
+            DetectorKind::Streak(Streak::default()),
+            DetectorKind::Latency(Latency::default()),
+            DetectorKind::Silence(Silence::default()),
+            DetectorKind::Spread(Spread::default()),
+            DetectorKind::Novel(Novel::default()),
+        ];
+        let specs: Vec<_> = named.into_iter().map(DetectorSpec::new).collect();
+        let tally = Tally::for_scope(Arc::new(Compiled::new(&specs, false).unwrap()));
+        let judge = size_of::<Judge>() + size_of::<Row>() + size_of::<super::Extra>();
+        assert!(tally.bytes() + judge <= 2_048, "{} and {judge}", tally.bytes());
+    }
+}
