@@ -259,7 +259,7 @@ impl Memories {
         }
         let known = self.tally.take().filter(|known| known.rules() == rules);
         let tally = known.unwrap_or_else(|| {
-            let rules = rules.clone();
+            let rules = Arc::new(rules.clone());
             Arc::new(match cells {
                 Some(cells) => Tally::for_cells(rules, cells),
                 None => Tally::for_scope(rules),
