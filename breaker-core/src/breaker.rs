@@ -1,7 +1,9 @@
 //! The house: every cell there will ever be, the decision on a call, and the orders of operators. It reads no clock and keeps no rule.
 
 mod decide;
+mod finish;
 mod registry;
+mod short;
 
 use std::fmt;
 use std::hash::Hasher;
@@ -11,13 +13,16 @@ use siphasher::sip::SipHasher13;
 
 use self::registry::Registry;
 use crate::cell::{Cell, Dirty, Gate, Moved};
-use crate::facts::{Cause, Denial, KillLevel, Mode, Place, State};
+use crate::counts::{Count, ScopeCounts};
+use crate::facts::{By, Cause, Class, Denial, KillLevel, Mode, Place, State};
 use crate::gate::{Input, LiftTo, TripRule, Word};
 use crate::keys::{Ordered, Table, cells_for};
 use crate::permit::{KeySeat, Pass, Verdict};
-use crate::policy::{MAX_DIMENSIONS, Policy, PolicyError, PolicySpec, Room, RouteId, Rules, check};
+use crate::policy::{
+    MAX_DIMENSIONS, NAMED, Policy, PolicyError, PolicySpec, Room, RouteId, RouteRules, Rules, check,
+};
 use crate::scope::{KeyHash, Level, Scope};
-use crate::sync::Mutex;
+use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::time::{Mono, Span};
 
 /// What there is room for, set at start.
@@ -43,6 +48,8 @@ pub struct Breaker {
     registry: Mutex<Registry>,
     capacity: Capacity,
     seed: Seed,
+    /// The newest instant that a sweep or a reload was told.
+    newest: AtomicU64,
 }
 
 /// One call, as a decision sees it.
@@ -50,6 +57,7 @@ pub struct Breaker {
 pub struct Call {
     route: RouteId,
     keys: [Option<KeyHash>; MAX_DIMENSIONS],
+    weight: u64,
 }
 
 /// Which kill or trip a lift undoes.
@@ -121,13 +129,23 @@ pub struct KeyUsage {
     pub cells: u64,
     /// Calls that had to share an overflow cell.
     pub overflowed: u64,
+    /// Busy keys that lost their cell to the kill or trip of another.
+    pub evicted: u64,
 }
 
 impl Call {
     /// A call without keys.
     #[must_use]
     pub const fn new(route: RouteId) -> Call {
-        Call { route, keys: [None; MAX_DIMENSIONS] }
+        Call { route, keys: [None; MAX_DIMENSIONS], weight: 1 }
+    }
+
+    /// The same call with a weight, for limits that count weight: notional, bytes, tokens, in the unit of their
+    /// numbers. 1 unless said.
+    #[must_use]
+    pub const fn weighing(mut self, weight: u64) -> Call {
+        self.weight = weight;
+        self
     }
 
     /// The same call with a key; `dimension` is an index of `Policy::dimensions`. Out of range it
@@ -156,21 +174,36 @@ impl Breaker {
             registry: Mutex::new(Registry::new(capacity.scopes.saturating_add(1))),
             capacity,
             seed,
+            newest: AtomicU64::new(0),
         }
     }
 
-    /// Checks a spec and gives it memory. What an earlier policy of this breaker had stays with it: gates by scope,
-    /// debts by scope and equal limit, key tables by scope and dimension. Nothing changes on error.
+    /// Checks a spec and gives it memory. What an earlier policy of this breaker had stays with it: gates by scope, limits
+    /// as [`Breaker::recompile`] says, key tables by scope and dimension. Nothing changes on error.
     ///
     /// # Errors
     /// All errors at once, each with its path.
     pub fn compile(&self, spec: &PolicySpec) -> Result<Policy, Vec<PolicyError>> {
+        // ordering: relaxed, for an instant stands alone.
+        let newest = Mono::from_nanos(self.newest.load(Ordering::Relaxed));
+        self.recompile(spec, newest)
+    }
+
+    /// As [`Breaker::compile`], at an instant: what a reload calls. Limits are known again by name, or by what they
+    /// count. One whose bound alone changed keeps its memory; one whose arithmetic changed (another
+    /// refill, another length) starts with what its old self had been charged, and never with a second burst: while calls may
+    /// still be charged to the old one by an older policy, both are charged.
+    ///
+    /// # Errors
+    /// All errors at once, each with its path.
+    pub fn recompile(&self, spec: &PolicySpec, now: Mono) -> Result<Policy, Vec<PolicyError>> {
+        self.note(now);
         let room = Room {
             scopes: count(self.capacity.scopes),
             rows: cells_for(count(self.capacity.keys)) + 1,
         };
         let draft = check(spec, room)?;
-        self.registry.lock().compile(self, draft)
+        self.registry.lock().compile(self, draft, now)
     }
 
     /// A label's hash: the same for the life of this breaker, of no meaning beyond.
@@ -182,6 +215,28 @@ impl Breaker {
         KeyHash::new(hasher.finish())
     }
 
+    /// The hash of a number, such as an account's: as good as that of a label, and faster.
+    #[must_use]
+    #[inline]
+    pub fn hash_u64(&self, label: u64) -> KeyHash {
+        let Seed([first, second]) = self.seed;
+        let hasher = SipHasher13::new_with_keys(first, second);
+        KeyHash::new(hasher.hash(&label.to_le_bytes()))
+    }
+
+    /// The hash of several fields at once, such as symbol, side, quantity and price of an order: the key of a
+    /// dimension that counts identical repeats. Fields keep their borders: `["a", "bc"]` is not `["ab", "c"]`.
+    #[must_use]
+    pub fn fingerprint(&self, fields: &[&[u8]]) -> KeyHash {
+        let Seed([first, second]) = self.seed;
+        let mut hasher = SipHasher13::new_with_keys(first, second);
+        for field in fields {
+            hasher.write_usize(field.len());
+            hasher.write(field);
+        }
+        KeyHash::new(hasher.finish())
+    }
+
     /// Decides on a call. `now` is read just before, from one monotonic clock for all calls.
     ///
     /// Gates are looked at wide to narrow, and the widest block answers. Then limits are charged
@@ -190,11 +245,69 @@ impl Breaker {
     ///
     /// A key whose dimension has limits shares the dimension's overflow cell when its bucket is full of busy keys: that cell
     /// throttles, and never trips.
-    pub fn admit<'b>(&'b self, policy: &Policy, call: Call, now: Mono) -> Verdict<'b> {
-        match self.decide(policy, &call, now) {
-            Ok(permit) => Verdict::Allow(permit),
-            Err(denial) => Verdict::Deny(denial),
+    #[inline]
+    pub fn admit<'a>(&'a self, policy: &'a Policy, call: Call, now: Mono) -> Verdict<'a> {
+        let Some(route) = policy.route_rules(call.route) else { return Verdict::Deny(NOWHERE) };
+        if let Some(short) = &route.short
+            && let Some(verdict) = self.decide_shortly(policy, route, short, &call, now)
+        {
+            return verdict;
         }
+        self.decide(policy, route, &call, now)
+    }
+
+    /// What [`Breaker::admit`] would say, by a look: nothing is charged, claimed, counted or moved. A gate on
+    /// probation with a probe left says yes.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn peek(&self, policy: &Policy, call: Call, now: Mono) -> Result<(), Denial> {
+        let route = policy.route_rules(call.route).ok_or(NOWHERE)?;
+        self.peek_at(policy, route, &call, now)
+    }
+
+    /// A block of the call's named scopes that no time ends: a kill, or a trip that waits for a person; shadow mode
+    /// does not let it through only if it is a kill. It needs no clock, and counts nothing unless told to.
+    ///
+    /// For senders that ask often while they are blocked: look here first, and read the clock only if it says nothing.
+    #[inline]
+    #[must_use]
+    pub fn blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
+        let Some(route) = policy.route_rules(call.route) else { return Some(Cause::Stale) };
+        let [global, group, own] = route.cells.map(|cell| self.named_gate(cell).map(Gate::word));
+        let words = [global?, group?, own?];
+        if Word::are_quiet(words) {
+            return None;
+        }
+        endless_block(policy, route, words)
+    }
+
+    /// As [`Breaker::blocked`], and counts the call as refused if it is.
+    #[inline]
+    #[must_use]
+    pub fn refuse_blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
+        let cause = self.blocked(policy, call)?;
+        if let Some(route) = policy.route_rules(call.route) {
+            self.count(policy, route, Count::Blocked);
+        }
+        Some(cause)
+    }
+
+    /// What became of the calls of a named scope. `None` if the policy does not count there.
+    #[must_use]
+    pub fn counts(&self, policy: &Policy, scope: &Scope) -> Option<ScopeCounts> {
+        Some(policy.named(scope)?.rules.counts.as_ref()?.read())
+    }
+
+    /// As [`Breaker::counts`], of the limits of all keys of the dimension that `parent` declares.
+    #[must_use]
+    pub fn key_counts(
+        &self,
+        policy: &Policy,
+        parent: &Scope,
+        dimension: &str,
+    ) -> Option<ScopeCounts> {
+        Some(policy.dimension(parent, dimension)?.rules.counts.as_ref()?.read())
     }
 
     /// The last look: does what the pass was given under still hold?
@@ -218,7 +331,7 @@ impl Breaker {
                 return Err(denial(place, cause, None, word.epoch()));
             }
         }
-        for (seat, index) in pass.keys.iter().zip(0_u8..) {
+        for (seat, index) in pass.keys.iter().flatten().zip(0_u8..) {
             let Some(seat) = seat else { continue };
             let Some((cell, word)) = self.key_word(seat) else { continue };
             // In another cell than before, the epoch is another count.
@@ -236,7 +349,8 @@ impl Breaker {
     #[must_use]
     pub fn is_cut(&self, pass: &Pass) -> bool {
         let named = pass.named.iter().filter_map(|seat| Some(self.named_gate(seat.cell)?.word()));
-        let keys = pass.keys.iter().flatten().filter_map(|seat| Some(self.key_word(seat)?.1));
+        let keys = pass.keys.iter().flatten().flatten();
+        let keys = keys.filter_map(|seat| Some(self.key_word(seat)?.1));
         named.chain(keys).any(Word::is_cut)
     }
 
@@ -289,7 +403,7 @@ impl Breaker {
     /// `UnknownScope`, `NoRoom` for a key, `Killed`.
     pub fn trip(&self, policy: &Policy, scope: &Scope, now: Mono) -> Result<Stamp, OrderError> {
         let (place, rules) = self.locate(policy, scope)?;
-        let word = self.order(place, Input::Trip(None), &rules.trip, now)?;
+        let word = self.order(place, Input::Trip(By::Hand), &rules.trip, now)?;
         if matches!(word.state(), State::Killed(_)) {
             return Err(OrderError::Killed);
         }
@@ -391,28 +505,15 @@ impl Breaker {
             usage.held += table.held();
             usage.cells += u64::try_from(table.cells()).unwrap_or(u64::MAX);
             usage.overflowed += table.overflowed();
+            usage.evicted += table.evicted();
         }
         usage
     }
 
-    pub(crate) fn settle_seat(
-        &self,
-        pass: &Pass,
-        seat: usize,
-        input: impl Fn(u16) -> Input,
-        rule: &TripRule,
-        now: Mono,
-    ) -> bool {
-        let moved = if let Some(named) = pass.named.get(seat) {
-            self.step_named(named.cell, input(named.epoch), rule, now)
-        } else {
-            let key = pass.keys.get(seat - pass.named.len()).copied().flatten();
-            key.and_then(|key| {
-                let table = self.table(usize::from(key.table))?;
-                table.step(count(key.cell), input(key.epoch), rule, now)
-            })
-        };
-        moved.is_some_and(|moved| moved.before.epoch() != moved.after.epoch())
+    /// Remembers an instant, if it is the newest.
+    pub(crate) fn note(&self, now: Mono) {
+        // ordering: relaxed, for an instant stands alone.
+        self.newest.fetch_max(now.as_nanos(), Ordering::Relaxed);
     }
 
     pub(crate) fn table(&self, number: usize) -> Option<&Table> {
@@ -465,7 +566,8 @@ impl Breaker {
 
     fn step_named(&self, cell: u32, input: Input, rule: &TripRule, now: Mono) -> Option<Moved> {
         let moved = self.named_gate(cell)?.order(input, rule, now)?;
-        if moved.before.epoch() != moved.after.epoch() {
+        // A probe that is out must be looked after, should it never come back.
+        if moved.before.epoch() != moved.after.epoch() || input == Input::ProbeTaken {
             self.dirty.mark(count(cell));
         }
         Some(moved)
@@ -552,6 +654,18 @@ impl Breaker {
     }
 }
 
+/// The block of a lineage that no time ends.
+#[inline(never)]
+fn endless_block(policy: &Policy, route: &RouteRules, words: [Word; NAMED]) -> Option<Cause> {
+    let reducing = route.class == Class::Reducing;
+    words.into_iter().zip(route.lineage).find_map(|(word, scope)| {
+        let rules = &policy.scopes.get(scope)?.rules;
+        let cause = word.endless_block(reducing, &rules.trip)?;
+        let shadow = word.mode().unwrap_or(rules.mode) == Mode::Shadow;
+        (!shadow || matches!(cause, Cause::Killed(_))).then_some(cause)
+    })
+}
+
 fn denial(place: Place, cause: Cause, wait: Option<Span>, epoch: u16) -> Denial {
     Denial { place, cause, wait, moved: false, epoch }
 }
@@ -597,6 +711,14 @@ fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// The answer to a call on a route that the policy does not have.
+const NOWHERE: Denial = Denial {
+    place: Place { level: Level::Global, index: 0, key: None },
+    cause: Cause::Stale,
+    wait: None,
+    moved: false,
+    epoch: 0,
+};
 /// Key dimensions of one breaker, over all policies it ever compiled.
 const MAX_TABLES: usize = 256;
 

@@ -12,6 +12,9 @@
 
 mod breaker;
 mod cell;
+mod charges;
+mod counts;
+mod detect;
 mod facts;
 mod gate;
 mod keys;
@@ -22,17 +25,20 @@ mod scope;
 mod sending;
 mod sweep;
 mod sync;
+mod tally;
 pub mod time;
 
 pub use breaker::{
     Breaker, Call, Capacity, KeyUsage, OrderError, ScopeOrKey, Seed, Stamp, Standing,
 };
-pub use facts::{Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State, Transition};
+pub use counts::ScopeCounts;
+pub use detect::DetectorSpec;
+pub use facts::{By, Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State, Transition};
 pub use gate::LiftTo;
-pub use permit::{Pass, Permit, Verdict};
+pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{
-    Counting, Dimension, GroupSpec, KeySpec, LimitKind, LimitSpec, OnBreach, Policy, PolicyError,
-    PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec,
+    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, OnBreach, Policy,
+    PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
 };
 pub use scope::{KeyHash, Level, Scope, ScopeError};
 pub use sending::{Sender, Senders, Watch};

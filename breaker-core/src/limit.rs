@@ -12,15 +12,33 @@ use crate::policy::LimitKind;
 pub(crate) enum Limit {
     Rate(Rate),
     Window(Window),
+    InFlight(()),
 }
 
 impl Limit {
     /// Checks the numbers; the error is a problem and a hint.
-    pub(crate) fn new(kind: LimitKind) -> Result<Limit, (String, String)> {
+    pub(crate) fn new(
+        kind: LimitKind,
+        _by: crate::policy::Unit,
+    ) -> Result<Limit, (String, String)> {
         match kind {
             LimitKind::Rate { count, per, burst } => Rate::new(count, per, burst).map(Limit::Rate),
             LimitKind::Window { count, length } => Window::new(count, length).map(Limit::Window),
+            _ => Err(("not yet".into(), "".into())),
         }
+    }
+
+    pub(crate) fn recovery(self) -> crate::time::Span {
+        crate::time::Span::from_nanos(u64::MAX)
+    }
+    pub(crate) fn can_undo(self) -> bool {
+        !matches!(self, Limit::Window(_))
+    }
+    pub(crate) fn can_settle(self) -> bool {
+        true
+    }
+    pub(crate) fn shares_memory_with(self, other: Limit) -> bool {
+        self == other
     }
 
     /// Words of memory that one cell needs for it.
@@ -28,6 +46,7 @@ impl Limit {
         match self {
             Limit::Rate(_) => 1,
             Limit::Window(window) => window.words(),
+            Limit::InFlight(()) => 1,
         }
     }
 }
@@ -59,6 +78,7 @@ pub(crate) fn makes_idle(first: LimitKind, second: LimitKind) -> bool {
                 && wide(count).saturating_mul(wide(over.as_nanos()))
                     <= wide(refill).saturating_mul(wide(per.as_nanos()))
         }
+        _ => false,
     }
 }
 

@@ -2,29 +2,66 @@
 
 use crate::breaker::Breaker;
 use crate::facts::{Denial, Outcome};
-use crate::gate::{Input, TripRule};
+use crate::policy::{MAX_DIMENSIONS, NAMED, Policy};
 use crate::scope::KeyHash;
-use crate::time::Mono;
+use crate::time::{Mono, Span};
 
 /// The answer to a call.
 #[must_use]
 #[derive(Debug)]
-pub enum Verdict<'b> {
+pub enum Verdict<'a> {
     /// It may pass.
-    Allow(Permit<'b>),
+    Allow(Permit<'a>),
     /// It may not.
     Deny(Denial),
 }
 
-/// Leave for one call. Settle it with the call's outcome; dropped unsettled, it gives its probe back
-/// and counts for nothing.
+/// Leave for one call. Settle it with the call's outcome; dropped unsettled, it gives back its probe and its place in
+/// flight, and counts as neither good nor bad.
 #[must_use]
-pub struct Permit<'b> {
-    pub(crate) breaker: &'b Breaker,
-    pub(crate) pass: Pass,
-    /// For each seat of the lineage that gave a probe: the rule by which to count it.
-    pub(crate) probes: Probes,
+pub struct Permit<'a> {
+    pub(crate) breaker: &'a Breaker,
+    pub(crate) policy: &'a Policy,
+    pub(crate) ticket: Ticket,
     pub(crate) shadowed: Option<Denial>,
+}
+
+/// A permit without its borrows, for calls that outlive the place where they were admitted. It must be
+/// [attached](Ticket::attach) again to end: lost, it keeps its place in flight for ever and its probe for a time.
+#[must_use]
+#[derive(Debug)]
+pub struct Ticket {
+    /// The policy's number.
+    pub(crate) policy: u32,
+    /// The route's number.
+    pub(crate) route: u32,
+    pub(crate) at: Mono,
+    pub(crate) weight: u64,
+    /// Bits of the limits that were charged: eight for each seat of the lineage.
+    pub(crate) charged: u64,
+    pub(crate) epochs: [u16; NAMED],
+    /// Bits of the seats that gave a probe.
+    pub(crate) probes: u8,
+    /// Bits of the seats in shadow mode.
+    pub(crate) shadow: u8,
+    pub(crate) reducing: bool,
+    /// Whether anything hears how the call ends.
+    pub(crate) due: bool,
+    pub(crate) keys: KeySeats,
+}
+
+/// How a call ended, with all that is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// How it went.
+    pub outcome: Outcome,
+    /// Its true weight, where the one it was admitted with was a guess. What was reserved too much is given back as far
+    /// as time has not forgiven it yet; what was too little is charged in full.
+    pub weight: Option<u64>,
+    /// How long it took.
+    pub latency: Option<Span>,
+    /// The class of its fault, in the embedder's numbers: a status code, a reject reason. 0 says nothing.
+    pub class: u16,
 }
 
 /// What the last look needs: the lineage's gates, the epochs they had, and the class.
@@ -32,13 +69,12 @@ pub struct Permit<'b> {
 pub struct Pass {
     pub(crate) reducing: bool,
     /// Global, group, route.
-    pub(crate) named: [NamedSeat; 3],
-    /// In the order of `Policy::dimensions`.
-    pub(crate) keys: [Option<KeySeat>; 4],
+    pub(crate) named: [NamedSeat; NAMED],
+    pub(crate) keys: KeySeats,
 }
 
-/// One rule for each seat: global, group, route, and the keys.
-pub(crate) type Probes = [Option<TripRule>; 7];
+/// The keys of a call, in the order of `Policy::dimensions`; `None` if it has none at all.
+pub(crate) type KeySeats = Option<[Option<KeySeat>; MAX_DIMENSIONS]>;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NamedSeat {
@@ -60,7 +96,15 @@ pub(crate) struct KeySeat {
 /// No table is this large: memory for it would be refused.
 pub(crate) const NO_CELL: u32 = u32::MAX;
 
-const _: () = assert!(size_of::<Option<KeySeat>>() == 16, "a pass is copied at every send");
+const _: () = assert!(size_of::<KeySeats>() == 64, "a pass is copied at every send");
+
+impl Settlement {
+    /// An outcome, and nothing more.
+    #[must_use]
+    pub const fn of(outcome: Outcome) -> Settlement {
+        Settlement { outcome, weight: None, latency: None, class: 0 }
+    }
+}
 
 impl Verdict<'_> {
     /// Whether the call may pass.
@@ -70,60 +114,95 @@ impl Verdict<'_> {
     }
 }
 
-impl Permit<'_> {
+impl<'a> Permit<'a> {
     /// What the last look needs.
     #[must_use]
     pub fn pass(&self) -> Pass {
-        self.pass
+        let cells = self.route_cells();
+        let mut named = [NamedSeat { cell: 0, epoch: 0, shadow: false }; NAMED];
+        for ((bit, seat), (cell, epoch)) in
+            (0..).zip(&mut named).zip(cells.into_iter().zip(self.ticket.epochs))
+        {
+            *seat = NamedSeat { cell, epoch, shadow: self.ticket.shadow >> bit & 1 == 1 };
+        }
+        Pass { reducing: self.ticket.reducing, named, keys: self.ticket.keys }
+    }
+
+    fn route_cells(&self) -> [u32; NAMED] {
+        self.policy.route_at(self.ticket.route).map_or([0; NAMED], |route| route.cells)
     }
 
     /// Whether a gate on probation waits for how the call goes.
     #[must_use]
-    pub fn is_probe(&self) -> bool {
-        self.probes.iter().any(Option::is_some)
+    pub const fn is_probe(&self) -> bool {
+        self.ticket.probes != 0
     }
 
     /// Counts how the call went; true if that moved a gate: nudge the sweeper.
     ///
-    /// Only probes count: on probation `Good` brings the gate nearer to armed, `Slow` and `Fault`
-    /// trip it again. An answer from an earlier probation counts for nothing.
+    /// On probation `Good` brings the gate nearer to armed, `Slow` and `Fault` trip it again. An answer from
+    /// an earlier probation moves nothing.
     #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
-    pub fn settle(mut self, outcome: Outcome, now: Mono) -> bool {
-        self.give_back(now, |epoch| match outcome {
-            Outcome::Good => Input::ProbePassed(epoch),
-            Outcome::Slow | Outcome::Fault => Input::ProbeFailed(epoch),
-        })
+    #[inline]
+    pub fn settle(self, outcome: Outcome, now: Mono) -> bool {
+        self.settle_as(Settlement::of(outcome), now)
     }
 
-    /// The first denial that shadow mode let through. If it says `moved`, nudge the sweeper.
+    /// As [`Permit::settle`], with all that is known of the call.
+    #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
+    #[inline]
+    pub fn settle_as(mut self, settlement: Settlement, now: Mono) -> bool {
+        if !std::mem::take(&mut self.ticket.due) {
+            return false;
+        }
+        self.breaker.settle(self.policy, &self.ticket, &settlement, now)
+    }
+
+    /// The first denial that shadow mode or a candidate limit let through. If it says `moved`, nudge the sweeper.
     #[must_use]
-    pub fn shadowed(&self) -> Option<&Denial> {
+    pub const fn shadowed(&self) -> Option<&Denial> {
         self.shadowed.as_ref()
     }
 
-    fn give_back(&mut self, now: Mono, input: impl Fn(u16) -> Input) -> bool {
-        let probes = std::mem::take(&mut self.probes);
-        let mut moved = false;
-        for (seat, rule) in probes.iter().enumerate() {
-            if let Some(rule) = rule {
-                moved |= self.breaker.settle_seat(&self.pass, seat, &input, rule, now);
-            }
-        }
-        moved
+    /// The permit without its borrows.
+    pub fn detach(mut self) -> Ticket {
+        let due = std::mem::take(&mut self.ticket.due);
+        Ticket { due, ..self.ticket.copied() }
+    }
+}
+
+impl Ticket {
+    /// The permit again; `None` if `policy` is not the one that it was admitted by, with the ticket lost.
+    #[must_use]
+    pub fn attach<'a>(self, breaker: &'a Breaker, policy: &'a Policy) -> Option<Permit<'a>> {
+        let known = self.policy == policy.number;
+        known.then_some(Permit { breaker, policy, ticket: self, shadowed: None })
+    }
+
+    /// Whether a gate on probation waits for how the call goes.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.probes != 0
+    }
+
+    const fn copied(&self) -> Ticket {
+        Ticket { ..*self }
     }
 }
 
 impl Drop for Permit<'_> {
+    #[inline]
     fn drop(&mut self) {
-        // A probe that is given back moves no deadline, so no time is needed.
-        self.give_back(Mono::ZERO, Input::ProbeAbandoned);
+        if self.ticket.due {
+            self.breaker.abandon(self.policy, &self.ticket);
+        }
     }
 }
 
 impl std::fmt::Debug for Permit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Permit")
-            .field("pass", &self.pass)
+            .field("ticket", &self.ticket)
             .field("shadowed", &self.shadowed)
             .finish_non_exhaustive()
     }
