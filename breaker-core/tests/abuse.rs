@@ -7,10 +7,13 @@
     reason = "a test that fails says so by a panic"
 )]
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use breaker_core::{
-    Breaker, Call, Capacity, Cause, Class, Denial, GroupSpec, KeyHash, KeySpec, KillLevel, Level,
-    LiftTo, LimitSpec, Mode, Mono, Outcome, Permit, Policy, PolicySpec, Recover, RouteSpec, Scope,
-    ScopeSpec, Seed, Senders, Span, Stamp, State, Sweeper, Verdict,
+    Breaker, By, Call, Capacity, Cause, Class, Denial, GroupSpec, KeyHash, KeySpec, KillLevel,
+    Level, LiftTo, LimitSpec, Mode, Mono, Outcome, Permit, Policy, PolicySpec, Recover, RouteSpec,
+    Scope, ScopeSpec, Seed, Senders, Settlement, Span, Stamp, State, Sweeper, Verdict,
 };
 use proptest::prelude::*;
 
@@ -31,7 +34,14 @@ fn limits(limits: Vec<LimitSpec>) -> ScopeSpec {
 }
 
 fn key(name: &str, limits: Vec<LimitSpec>) -> KeySpec {
-    KeySpec { name: name.into(), limits, recover: MANUAL, mode: Mode::Enforce }
+    KeySpec {
+        name: name.into(),
+        limits,
+        recover: MANUAL,
+        mode: Mode::Enforce,
+        detectors: Vec::new(),
+        overrides: Vec::new(),
+    }
 }
 
 fn route(name: &str, class: Class, scope: ScopeSpec) -> RouteSpec {
@@ -284,11 +294,19 @@ fn a_client_that_aborts_is_no_fault() {
 }
 
 /// Hole: two threads look at a limit at the same time, both see room for one, and both pass. All four threads ask at
-/// one instant, so what passes is the limit to the call, neither more nor less.
+/// one instant, so what passes is the limit to the call, neither more nor less: for each kind of limit, by calls and by
+/// weight, of a route and of a key.
 #[test]
 fn threads_share_a_limit_exactly() {
-    let shapes = [LimitSpec::window(1_000, SECOND), LimitSpec::rate(1_000, SECOND, 1_000)];
-    for limit in shapes {
+    let kinds = [
+        (LimitSpec::window(1_000, SECOND), 1),
+        (LimitSpec::rate(1_000, SECOND, 1_000), 1),
+        (LimitSpec::budget(1_000), 1),
+        (LimitSpec::window(7_000, SECOND).by_weight(), 7),
+        (LimitSpec::rate(7_000, SECOND, 7_000).by_weight(), 7),
+        (LimitSpec::budget(7_003).by_weight(), 7),
+    ];
+    for (limit, weight) in kinds {
         for keyed in [false, true] {
             let (group, orders) = if keyed {
                 let keys = vec![key("client", vec![limit.clone()])];
@@ -298,14 +316,73 @@ fn threads_share_a_limit_exactly() {
             };
             let house = House::new(&spec(group, orders), 64);
             let call = if keyed { house.of(house.breaker.hash(b"one")) } else { house.orders() };
+            let call = call.weighing(weight);
             let passed: usize = std::thread::scope(|threads| {
                 let asking: Vec<_> =
                     (0..4).map(|_| threads.spawn(|| house.pass(call, 5_000, at(0)))).collect();
                 asking.into_iter().map(|thread| thread.join().unwrap()).sum()
             });
-            assert_eq!(passed, 1_000);
+            assert_eq!(passed, 1_000, "{limit:?}");
         }
     }
+}
+
+/// Hole: a place in flight that is lost for ever when a client hangs up or a thread panics, so that the limit wears down
+/// to nothing; or that is given back twice, so that it grows. Four threads take and drop, settle and panic:
+/// never more than eight at once, and all eight are free in the end.
+#[test]
+fn a_place_in_flight_is_never_lost() {
+    let house = House::new(&spec(ScopeSpec::default(), limits(vec![LimitSpec::in_flight(8)])), 0);
+    let inside = AtomicU64::new(0);
+    std::thread::scope(|threads| {
+        for _ in 0..4 {
+            threads.spawn(|| {
+                for turn in 0..2_000_u64 {
+                    let Verdict::Allow(permit) = house.admit(house.orders(), at(turn)) else {
+                        continue;
+                    };
+                    assert!(inside.fetch_add(1, Ordering::SeqCst) < 8);
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    match turn % 3 {
+                        0 => drop(permit),
+                        1 => drop(permit.settle(Outcome::Fault, at(turn))),
+                        _ => {
+                            let unwound = catch_unwind(AssertUnwindSafe(|| {
+                                let _held = permit;
+                                // No panic hook, no message.
+                                resume_unwind(Box::new(()));
+                            }));
+                            assert!(unwound.is_err());
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let held: Vec<_> = (0..8).map(|_| allowed(house.admit(house.orders(), at(9_000)))).collect();
+    let denial = denied(house.send(house.orders(), at(9_000)));
+    assert_eq!(denial.cause, Cause::Limit(0));
+    drop(held);
+    assert_eq!(house.pass(house.orders(), 100, at(9_000)), 100, "each ends before the next");
+}
+
+/// Hole: a flood of names fills the table of a budget that never forgets, and no newcomer is ever served again. The
+/// budget of a finished parent forgets after its idle time, and its cell is free for another.
+#[test]
+fn a_flood_of_budgets_passes_by() {
+    let own = vec![LimitSpec::budget(3).tripping().idle(Span::from_secs(600))];
+    let keys = ScopeSpec { keys: vec![key("parent", own)], ..ScopeSpec::default() };
+    let house = House::new(&spec(keys, ScopeSpec::default()), 64);
+    let spent = house.of(house.breaker.hash(b"spent"));
+    assert_eq!(house.pass(spent, 3, at(0)), 3);
+    for number in 0..FLOOD / 8 {
+        let _ = house.send(house.of(house.breaker.hash_u64(number)), at(1));
+    }
+    assert_eq!(house.pass(spent, 3, at(2)), 0, "still spent, and tripped for asking again");
+    assert_eq!(house.pass(house.of(house.breaker.hash(b"new")), 3, at(2)), 0, "a shared budget");
+    let late = at(600_003);
+    assert_eq!(house.pass(house.of(house.breaker.hash(b"new")), 3, late), 3);
+    assert_eq!(house.pass(spent, 3, late), 0, "a trip is not forgotten with it");
 }
 
 /// Hole (refuse before send): an order that was admitted a moment before the halt goes out after it. The
@@ -492,5 +569,150 @@ fn a_throttle_level_and_a_trip_level() {
         assert_eq!(house.state("/desk/orders", at(10_000)), end);
         let later = house.pass(house.orders(), 1, at(3_600_000));
         assert_eq!(later, usize::from(end == State::Armed), "a trip latches, a throttle does not");
+    }
+}
+
+/// Hole (fan-out): what the SEC named first: nothing compared what left the router with what came in. Children and quantity
+/// of each parent are bounded; a child that is cancelled unfilled gives its quantity back; the surplus trips that parent alone.
+#[test]
+fn children_are_held_against_their_parent() {
+    let own = vec![LimitSpec::budget(300).by_weight().tripping(), LimitSpec::budget(5).tripping()];
+    let keys = ScopeSpec { keys: vec![key("parent", own)], ..ScopeSpec::default() };
+    let house = House::new(&spec(keys, ScopeSpec::default()), 64);
+    let child =
+        |parent: &str, shares| house.of(house.breaker.hash(parent.as_bytes())).weighing(shares);
+    let unfilled = allowed(house.admit(child("A", 100), at(0)));
+    assert_eq!(house.pass(child("A", 100), 2, at(1)), 2, "300 are out");
+    assert!(house.breaker.peek(&house.policy, child("A", 1), at(1)).is_err());
+    unfilled.settle_as(Settlement { weight: Some(0), ..Settlement::of(Outcome::Good) }, at(2));
+    assert_eq!(house.pass(child("A", 100), 1, at(3)), 1, "the cancelled 100 again");
+    let denial = denied(house.send(child("A", 1), at(4)));
+    assert!(matches!(denial.cause, Cause::Tripped(By::Limit(0))) && denial.moved, "{denial:?}");
+    assert_eq!(denial.wait, None, "for a person, not for a time");
+    // By children, of one share each.
+    assert_eq!(house.pass(child("B", 1), 10, at(5)), 5);
+    assert_eq!(house.state("/desk/parent=B", at(5)), State::Tripped);
+    assert_eq!(house.pass(child("C", 100), 3, at(6)), 3, "other parents go on");
+    for path in ["/desk", "/desk/orders"] {
+        assert_eq!(house.state(path, at(6)), State::Armed);
+    }
+}
+
+/// Hole (repeats): a loop that sends the same order again and again under fresh ids, which a check for equal ids never
+/// sees. The key is symbol, side, quantity and price; five in ten seconds pass, the sixth trips; a like order does not.
+#[test]
+fn equal_orders_trip_whatever_their_ids() {
+    let own = vec![LimitSpec::window(5, Span::from_secs(10)).tripping()];
+    let keys = ScopeSpec { keys: vec![key("repeat", own)], ..ScopeSpec::default() };
+    let house = House::new(&spec(keys, ScopeSpec::default()), 64);
+    let order = |fields: [&[u8]; 4]| house.of(house.breaker.fingerprint(&fields));
+    let buy = order([b"EXC", b"buy", b"100", b"39.50"]);
+    assert_eq!(house.pass(buy, 1_000, at(0)), 5);
+    assert_eq!(house.pass(buy, 10, at(3_600_000)), 0, "latched");
+    for other in [
+        [&b"EXC"[..], b"sell", b"100", b"39.50"],
+        [b"EXC", b"buy", b"200", b"39.50"],
+        [b"EXC", b"buy", b"100", b"39.51"],
+        // The same bytes in a row, but other fields.
+        [b"EX", b"Cbuy", b"100", b"39.50"],
+        [b"EXC", b"buy", b"1003", b"9.50"],
+        [b"EXCbuy", b"", b"100", b"39.50"],
+    ] {
+        assert_eq!(house.pass(order(other), 5, at(1)), 5, "{other:?}");
+    }
+    assert_eq!(house.state("/desk", at(1)), State::Armed);
+}
+
+/// Hole (repeats): a strategy that fills and sends again for ever, however slowly. After so many automatic executions it is
+/// disabled until a person enables it, and stays so for any length of time (RTS 6, Art. 15(3)).
+#[test]
+fn repeated_executions_disable_until_a_person_decides() {
+    let own = vec![LimitSpec::budget(50).tripping()];
+    let keys = ScopeSpec { keys: vec![key("strategy", own)], ..ScopeSpec::default() };
+    let house = House::new(&spec(keys, ScopeSpec::default()), 64);
+    let one = house.of(house.breaker.hash(b"mean-reverter"));
+    let path = scope("/desk/strategy=mean-reverter");
+    let mut passed = 0;
+    for hour in 0..100 {
+        passed += house.pass(one, 1, at(hour * 3_600_000));
+    }
+    assert_eq!(passed, 50);
+    let now = at(100 * 3_600_000);
+    assert_eq!(house.state(path.as_str(), now), State::Tripped);
+    assert_eq!(house.breaker.reset(&house.policy, &path, now), Ok(true));
+    assert_eq!(house.pass(one, 100, now), 50, "enabled again, for as many");
+}
+
+/// Hole (notional): one order larger than all that is allowed waits for ever, or slips through an overflow. It
+/// is refused at once, with no wait told, spends nothing, and so does a weight that says that the price was no number.
+#[test]
+fn a_weight_above_the_whole_limit_never_passes() {
+    for limit in [
+        LimitSpec::window(1_000_000, Span::from_secs(60)).by_weight(),
+        LimitSpec::rate(1_000_000, SECOND, 1_000_000).by_weight(),
+        LimitSpec::budget(1_000_000).by_weight(),
+    ] {
+        let house = House::new(&spec(ScopeSpec::default(), limits(vec![limit.clone()])), 0);
+        for weight in [1_000_001, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
+            for _ in 0..3 {
+                let denial = denied(house.send(house.orders().weighing(weight), at(0)));
+                assert_eq!(denial.cause, Cause::Limit(0), "{limit:?}, {weight}");
+                assert_eq!(denial.wait, None, "{limit:?}, {weight}: no wait helps");
+            }
+        }
+        assert!(house.send(house.orders().weighing(1_000_000), at(0)).is_ok(), "{limit:?}");
+        assert!(house.send(house.orders().weighing(1), at(0)).is_err(), "{limit:?}");
+    }
+}
+
+/// Hole (notional): a limit per day that a runaway fills in its first minutes, or one per minute that never adds up. Both at
+/// once: $6.5M in any minute, $20M in all; what is cancelled or rejected is given back.
+#[test]
+fn notional_per_window_and_in_all() {
+    let (minute, all) = (650_000_000, 2_000_000_000);
+    let levels = vec![
+        LimitSpec::window(minute, Span::from_secs(60)).by_weight(),
+        LimitSpec::budget(all).by_weight().tripping(),
+    ];
+    let house = House::new(&spec(ScopeSpec::default(), limits(levels)), 0);
+    let order = house.orders().weighing(1_000_000);
+    assert_eq!(house.pass(order, 1_000, at(0)), 650);
+    // A reject by the venue gives all of it back, to the minute and to the sum.
+    let rejected = Settlement { weight: Some(0), ..Settlement::of(Outcome::Fault) };
+    let later = at(120_000);
+    for _ in 0..10_000 {
+        allowed(house.admit(order, later)).settle_as(rejected, later);
+    }
+    assert_eq!(house.pass(order, 1_000, later), 650);
+    assert_eq!(house.pass(order, 1_000, at(240_000)), 650);
+    assert_eq!(house.state("/desk/orders", at(240_000)), State::Armed, "the minute throttles");
+    // 1,950 of 2,000 are spent.
+    assert_eq!(house.pass(order, 1_000, at(360_000)), 50);
+    assert_eq!(house.state("/desk/orders", at(360_000)), State::Tripped, "the sum trips");
+    assert_eq!(house.pass(order, 1_000, at(3_600_000)), 0);
+}
+
+/// Hole (exact accounting): calls that are in no count, so that nobody can tell whether one was lost. Of each route, whatever
+/// its class: offered is what passed and was settled or dropped, and what was refused by a gate or a limit.
+#[test]
+fn every_call_is_in_one_count() {
+    let throttled = ScopeSpec { counts: true, ..limits(vec![LimitSpec::window(10, SECOND)]) };
+    let mut spec = spec(ScopeSpec::default(), throttled);
+    spec.routes[1].scope.counts = true;
+    let house = House::new(&spec, 0);
+    for call in [house.orders(), house.cancels()] {
+        let _ = house.pass(call, 5, at(0));
+        drop(house.admit(call, at(0)));
+        allowed(house.admit(call, at(0))).settle(Outcome::Fault, at(0));
+        let _ = house.pass(call, 13, at(0));
+    }
+    let _ = house.kill("/desk", KillLevel::Cut, at(1));
+    for (call, path) in [(house.orders(), "/desk/orders"), (house.cancels(), "/desk/cancels")] {
+        let _ = house.pass(call, 30, at(1));
+        let counts = house.breaker.counts(&house.policy, &scope(path)).unwrap();
+        let passed = counts.good + counts.slow + counts.fault + counts.dropped;
+        let room = if path == "/desk/orders" { 10 } else { 20 };
+        assert_eq!((counts.dropped, counts.fault, passed), (1, 1, room), "{path}");
+        assert_eq!((counts.throttled, counts.blocked), (20 - room, 30), "{path}");
     }
 }

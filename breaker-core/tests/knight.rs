@@ -22,10 +22,10 @@ mod replay;
 
 use breaker_core::{LiftTo, LimitSpec, Mono, Span};
 
-use firm::{Book, Firm, Keys, Rules};
+use firm::{Book, Firm, Keys, Rules, Weight};
 use market::{
-    BAD, CHILDREN, Child, Children, Flow, HOT, LOSS, PARENTS, PRICE, ROLLBACK, RUN, SECOND,
-    SERVERS, SYMBOLS, at_millis, parents, parents_of, seconds,
+    BAD, CHILDREN, Child, Children, Flow, HOT, LOSS, PARENTS, PRICE, QUANTITY, ROLLBACK, RUN,
+    SECOND, SERVERS, SYMBOLS, at_millis, parents, parents_of, seconds,
 };
 use replay::{News, Replay};
 
@@ -180,6 +180,81 @@ fn r05_a_polled_loss_is_late() {
     }
 }
 
+/// Goal: R6a, the $2M limit of the 33 Account, wired to the order entry by its execution feed: 1,203 orders before it is
+/// passed, one more that passes it, $0.14M, 3.97 s.
+///
+/// 12 hundreds of children are $1,994,925; three more of $1,675 stay below $2M, and the 1,204th goes above. The
+/// table books every fill of a looping server. Booking only what exceeds the parents' 200 shares, as the firm did
+/// afterwards, comes 52 orders later: two for each of 26 parents.
+#[test]
+fn r06a_the_position_of_the_33_account() {
+    for (run, excess_only, leaks, millis) in [
+        ("R6a $2M gross in the 33 Account, by fills", false, 1_204, 3_971),
+        ("R6a the same, only what exceeds the parents", true, 1_204 + 52, 4_142),
+    ] {
+        let firm = Firm::new(Rules::default());
+        let replay = Replay { until: until(60), ..Replay::new(Some(ROLLBACK)) };
+        let mut position = 0;
+        let book = replay.play(&firm, &mut |firm, book, news| {
+            if let News::Sent(child) = news {
+                let before = book.filled[child.parent] - child.shares;
+                let excess = child.shares - child.shares.min(QUANTITY.saturating_sub(before));
+                position += PRICE * if excess_only { excess } else { child.shares };
+                if position > 200_000_000 {
+                    book.trip(firm, "/firm", child.at);
+                }
+            }
+        });
+        tell(run, &book);
+        assert_eq!(book.leaks(), leaks);
+        assert_trip(&book, "/firm", millis, millis + 1);
+    }
+}
+
+/// Goal: R6a before the send: the same $2M as a budget by weight stops the order that would go above: 1,203.
+#[test]
+fn r06a_as_a_budget_before_the_send() {
+    let limit = LimitSpec::budget(200_000_000).by_weight().tripping();
+    let firm = Firm::new(Rules { firm: vec![limit], ..Rules::default() });
+    let book = Replay { until: until(60), ..Replay::new(Some(ROLLBACK)) }.alone(&firm);
+    tell("R6a $2M gross, as a budget", &book);
+    assert_eq!((book.leaks(), book.loss()), (1_203, 138_345));
+    assert_trip(&book, "/firm", 3_971, 3_972);
+}
+
+/// Goal: R6b, $2bn a day for the firm, twice a normal day: a backstop that leaks $138M, 1,546 s.
+///
+/// The table divides by $1,662.50, which gives 1,203,008. 12,030 hundreds of children are $1,999,912,312.50 and 52
+/// more at $1,675 still fit: 1,203,052, which is 0.004 % more.
+#[test]
+fn r06b_a_daily_notional_is_a_backstop() {
+    let limit = LimitSpec::budget(200_000_000_000).by_weight().tripping();
+    let firm = Firm::new(Rules { firm: vec![limit], ..Rules::default() });
+    let book = Replay { until: until(1_600), ..Replay::new(Some(ROLLBACK)) }.alone(&firm);
+    tell("R6b $2bn gross a day, firm", &book);
+    assert_eq!(book.leaks(), 1_203_052);
+    assert_near(book.leaks(), 1_203_008, 50);
+    assert!(book.cents <= 200_000_000_000);
+    assert_trip(&book, "/firm", 1_546_200, 1_546_300);
+}
+
+/// Goal: R6c, $6.5M entered in a minute per route: about 3,910 orders of route 8, $0.45M, 12.9 s.
+///
+/// 39 hundreds are $6,483,506.25, and nine more at $1,675 fit: 3,909.
+#[test]
+fn r06c_notional_per_minute_and_route() {
+    let limit = LimitSpec::window(650_000_000, seconds(60)).by_weight().tripping();
+    let firm = Firm::new(Rules { server: vec![limit], ..Rules::default() });
+    let book = Replay { until: until(1_320), ..Replay::new(Some(ROLLBACK)) }.alone(&firm);
+    tell("R6c $6.5M a minute per route, and rollback", &book);
+    assert_eq!(book.leaked[BAD], 3_909);
+    assert_near(book.leaked[BAD], 3_910, 1);
+    assert_trip(&book, "/firm/server8", 12_900, 12_901);
+    assert_eq!(book.trips.len(), 8);
+    // All lots of 100, or every 25th of 25: odd lots do not fall evenly on the servers.
+    assert!(book.leaked[..BAD].iter().all(|leaked| (3_880..=4_001).contains(leaked)));
+}
+
 /// Goal: R7, 100/s per route, latched: 100 orders, $11.5k, at 0.33 s; and 800, $92k, if the rollback happens all the same.
 #[test]
 fn r07_a_route_trips_at_its_hundredth() {
@@ -252,6 +327,70 @@ fn r08_a_symbol_alone_leaves_the_rest() {
     assert_eq!(book.leaks(), 1_398 * 22 + 16 + 20);
 }
 
+/// Goal: R9a, fills above the parent's quantity trip that parent: the third child of each is the first above, so 3 leak per parent,
+/// 636 over all; of server 8 alone 26 × 3 = 78, the table's 80 being 26.5 × 3. Stopping the route with the first such
+/// parent leaks 53: two full rounds, and the child that tells.
+#[test]
+fn r09a_fills_above_the_parents_quantity() {
+    for (run, rollback, by_route, leaks) in [
+        ("R9a filled above the parent, trips it", None, false, 78),
+        ("R9a the same, and the rollback happens", Some(ROLLBACK), false, 636),
+        ("R9a filled above the parent, trips the route", None, true, 53),
+    ] {
+        let firm = Firm::new(Rules { keys: Keys::All, ..Rules::default() });
+        let replay = Replay { until: until(1_260), ..Replay::new(rollback) };
+        let book = replay.play(&firm, &mut |firm, book, news| {
+            if let News::Sent(child) = news
+                && book.filled[child.parent] > QUANTITY
+            {
+                let parent = format!("/firm/parent=P{}", child.parent);
+                let path = if by_route { "/firm/server8" } else { &parent };
+                book.trip(firm, path, child.at);
+            }
+        });
+        tell(run, &book);
+        assert_eq!((book.leaks(), book.loss()), (leaks, leaks * LOSS));
+        assert!(book.children.iter().all(|&children| children <= 3));
+        // The first third child: 2 × 26 × 3.3 ms, and the phase.
+        let first = format!("/firm/parent=P{}", parents_of(BAD).start);
+        assert_trip(&book, if by_route { "/firm/server8" } else { &first }, 172, 173);
+    }
+}
+
+/// Goal: R9b, the check that the SEC named first: shares sent against shares asked for, before the send. The third child
+/// of each parent is refused at 0.17 s; two pass for each, which the client asked for, and no other: $0 lost.
+#[test]
+fn r09b_out_against_in_before_the_send() {
+    for (run, rollback, parents) in [
+        ("R9b sent above the parent, refused", None, 26),
+        ("R9b the same, and the rollback happens", Some(ROLLBACK), 212),
+    ] {
+        let limit = LimitSpec::budget(QUANTITY).by_weight().tripping();
+        let rules = Rules { parent: vec![limit], weight: Weight::Shares, ..Rules::default() };
+        let firm = Firm::new(Rules { keys: Keys::All, ..rules });
+        let book = Replay { until: until(1_260), ..Replay::new(rollback) }.alone(&firm);
+        tell(run, &book);
+        assert_eq!(book.leaks(), parents * 2);
+        assert_eq!(book.erroneous(), 0);
+        assert!(book.filled.iter().all(|&filled| filled <= QUANTITY));
+        assert_eq!(book.trips.len() as u64, parents);
+        assert_trip(&book, "/firm/parent", 172, 173);
+        // The surplus never got as far as the route: seven servers could not tell that the eighth is bad.
+        assert_eq!(book.refused_at[2], 0);
+    }
+}
+
+/// Goal: at most 20 children per parent, which needs no more than its name: 4,240 orders, $0.49M, 1.7 s.
+#[test]
+fn r09c_twenty_children_per_parent() {
+    let limit = LimitSpec::budget(20).tripping();
+    let firm = Firm::new(Rules { parent: vec![limit], keys: Keys::All, ..Rules::default() });
+    let book = Replay { until: until(1_260), ..Replay::new(Some(ROLLBACK)) }.alone(&firm);
+    tell("R9c 20 children per parent", &book);
+    assert_eq!((book.leaks(), book.loss()), (4_240, 487_600));
+    assert_trip(&book, "/firm/parent", 1_717, 1_718);
+}
+
 /// Goal: R10, a kill by hand stops everything at the instant it is made: 303, 3,030, 18,182 or 90,909 orders.
 #[test]
 fn r10_a_kill_by_hand() {
@@ -269,6 +408,50 @@ fn r10_a_kill_by_hand() {
         assert_eq!((book.leaks(), book.loss()), (leaks, leaks * LOSS));
         assert_trip(&book, "/firm", second * 1_000, second * 1_000);
         assert!(book.cancels_halted > 100);
+    }
+}
+
+/// Goal: R11, the proposed defaults: no erroneous order if parents are tagged, 100 or fewer if not, and no refusal of
+/// the normal flow of healthy servers, as it is or tenfold.
+#[test]
+fn r11_the_proposed_defaults() {
+    for (run, keys, leaks) in
+        [("R11 defaults, tagged", Keys::All, 424), ("R11 defaults, untagged", Keys::Untagged, 800)]
+    {
+        let firm = defaults(keys);
+        let book = Replay { until: until(1_320), ..Replay::new(Some(ROLLBACK)) }.alone(&firm);
+        tell(run, &book);
+        // Tagged: the two that each of 212 parents asked for. Untagged: 100 of each server, 100 if nobody rolls back.
+        assert_eq!(book.leaks(), leaks);
+        if keys == Keys::All {
+            assert_eq!(book.erroneous(), 0);
+            assert_trip(&book, "/parents/parent", 172, 173);
+            assert!(book.trips.iter().all(|(_, path)| path == "/parents/parent"));
+        } else {
+            assert_eq!(book.leaked[BAD], 100);
+            assert!(book.leaked[BAD] * LOSS < 20_000);
+            assert_trip(&book, "/firm/server8", 331, 332);
+        }
+    }
+}
+
+/// Goal: R11 beside normal flow: nobody healthy is refused, and the runaway leaks no more for it.
+#[test]
+fn r11_no_false_refusal() {
+    for (keys, tenfold) in
+        [(Keys::All, false), (Keys::All, true), (Keys::Untagged, false), (Keys::Untagged, true)]
+    {
+        let firm = defaults(keys);
+        let flow = Some(Flow::new(tenfold));
+        let replay =
+            Replay { flow, until: until(if tenfold { 120 } else { 300 }), ..Replay::new(None) };
+        let book = replay.alone(&firm);
+        let name = if tenfold { "tenfold flow" } else { "normal flow" };
+        tell(&format!("R11 defaults beside {name}, {keys:?}"), &book);
+        assert!(book.plain_offered > 18_000);
+        assert_eq!(book.plain_refused, 0);
+        assert_eq!(book.leaks(), if keys == Keys::All { 52 } else { 100 });
+        assert_eq!(firm.breaker.key_usage().overflowed, 0);
     }
 }
 
@@ -299,6 +482,28 @@ fn a_bad_lift_trips_as_fast_again() {
 fn hundred_a_second() -> Firm {
     let limit = LimitSpec::window(100, seconds(1)).tripping();
     Firm::new(Rules { server: vec![limit], ..Rules::default() })
+}
+
+/// The limits that the field suggests: 100/s, 4,000 and $6.5M a minute per server, 20/s per symbol, the quantity and
+/// 20 children per parent.
+fn defaults(keys: Keys) -> Firm {
+    let done = seconds(600);
+    Firm::new(Rules {
+        server: vec![
+            LimitSpec::window(100, seconds(1)).tripping(),
+            LimitSpec::window(4_000, seconds(60)).tripping(),
+            LimitSpec::window(650_000_000, seconds(60)).by_weight().tripping(),
+        ],
+        symbol: vec![LimitSpec::window(20, seconds(1)).tripping()],
+        out_against_in: vec![
+            LimitSpec::budget(1_000_000).by_weight().tripping().idle(done),
+            LimitSpec::budget(20).tripping().idle(done),
+        ],
+        keys,
+        // The tenfold flow has 29,000 parents in ten minutes. Far more room than keys, so that no bucket of 16 fills.
+        room: 262_144,
+        ..Rules::default()
+    })
 }
 
 /// Counts the stream with no breaker in it, while somebody looks on who could stop it.

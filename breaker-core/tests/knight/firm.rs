@@ -3,11 +3,11 @@
 use breaker_core::{
     Breaker, Call, Capacity, Class, Denial, GroupSpec, KeyHash, KeySpec, KillLevel, Level, LiftTo,
     LimitSpec, Mode, Mono, Outcome, Policy, PolicySpec, Recover, RouteId, RouteSpec, Scope,
-    ScopeSpec, Seed, Stamp, Verdict,
+    ScopeSpec, Seed, Settlement, Stamp, Verdict,
 };
 
 use crate::market::{
-    ACCOUNTS, Child, LOSS, PARENTS, PRICE, Parent, Plain, SERVERS, SYMBOLS, parents,
+    ACCOUNTS, Child, LOSS, PARENTS, PRICE, Parent, Plain, QUANTITY, SERVERS, SYMBOLS, parents,
 };
 
 /// The dimensions, in the order of a call's keys.
@@ -27,6 +27,21 @@ pub(crate) struct Rules {
     pub(crate) symbol: Vec<LimitSpec>,
     /// Which keys an order carries.
     pub(crate) keys: Keys,
+    /// What an order weighs.
+    pub(crate) weight: Weight,
+    /// Of each parent, in a decision of its own before the order's, weighed in parts per million of the quantity
+    /// that the parent asked for. A call has one weight, and here each parent has a quantity of its own.
+    pub(crate) out_against_in: Vec<LimitSpec>,
+    /// Room for so many keys of each dimension, if more than 4,096.
+    pub(crate) room: u32,
+}
+
+/// What an order weighs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Weight {
+    #[default]
+    Cents,
+    Shares,
 }
 
 /// Which keys an order carries.
@@ -47,6 +62,9 @@ pub(crate) struct Firm {
     pub(crate) policy: Policy,
     pub(crate) parents: Vec<Parent>,
     keys: Keys,
+    weight: Weight,
+    /// Where an order is held against its parent first, if it is.
+    check: Option<RouteId>,
     servers: Vec<RouteId>,
     cancels: Vec<RouteId>,
     parent_keys: Vec<KeyHash>,
@@ -64,6 +82,8 @@ pub(crate) struct Book {
     pub(crate) leaked: [u64; SERVERS],
     /// By server: children refused.
     pub(crate) refused: [u64; SERVERS],
+    /// Orders refused against their parents, in a decision of its own.
+    pub(crate) checked: u64,
     /// By the level that refused: global, group, route, key.
     pub(crate) refused_at: [u64; 4],
     /// Shares and cents that reached the venue.
@@ -85,7 +105,8 @@ pub(crate) struct Book {
 
 impl Firm {
     pub(crate) fn new(rules: Rules) -> Firm {
-        let breaker = Breaker::new(Capacity { scopes: 32, keys: 4_096 }, Seed([2012, 8]));
+        let keys = rules.room.max(4_096);
+        let breaker = Breaker::new(Capacity { scopes: 32, keys }, Seed([2012, 8]));
         let policy = breaker.compile(&spec(&rules)).unwrap();
         let route = |name: String| policy.route(&Scope::parse(&name).unwrap()).unwrap();
         let keys = |name: &str, count: usize| {
@@ -96,6 +117,8 @@ impl Firm {
             cancels: (1..=SERVERS).map(|number| route(format!("/firm/cancel{number}"))).collect(),
             parents: parents(),
             keys: rules.keys,
+            weight: rules.weight,
+            check: (!rules.out_against_in.is_empty()).then(|| route("/parents/check".into())),
             parent_keys: keys("P", PARENTS),
             symbol_keys: keys("S", SYMBOLS),
             account_keys: keys("A", ACCOUNTS),
@@ -106,19 +129,20 @@ impl Firm {
 
     /// Decides on a child, and has it filled at once if it passes.
     pub(crate) fn send(&self, child: &Child) -> Result<(), Denial> {
-        self.decide(self.call_of(self.servers[child.server], child), child.at)
+        let call = self.call_of(self.servers[child.server], child);
+        self.decide(call, self.parent_keys[child.parent], child.shares, QUANTITY, child.at)
     }
 
     /// Decides on a cancel of a child.
     pub(crate) fn cancel(&self, child: &Child) -> Result<(), Denial> {
-        self.decide(self.call_of(self.cancels[child.server], child), child.at)
+        self.order(self.call_of(self.cancels[child.server], child), child.shares, child.at)
     }
 
     /// Decides on an order of the normal flow.
     pub(crate) fn send_plain(&self, order: &Plain) -> Result<(), Denial> {
-        let (symbol, account) = (order.symbol, order.account);
-        let parent = self.breaker.hash(format!("N{}", order.parent).as_bytes());
-        self.decide(self.call(self.servers[order.server], parent, symbol, account), order.at)
+        let parent = self.breaker.hash_u64(order.parent);
+        let call = self.call(self.servers[order.server], parent, order.symbol, order.account);
+        self.decide(call, parent, order.shares, order.quantity, order.at)
     }
 
     /// Where the gate at a path stands, as a stamp that a lift can name.
@@ -158,14 +182,63 @@ impl Firm {
         if self.keys == Keys::All { call.with_key(PARENT, parent) } else { call }
     }
 
-    fn decide(&self, call: Call, now: Mono) -> Result<(), Denial> {
-        match self.breaker.admit(&self.policy, call, now) {
+    /// Holds an order against its parent, if that is asked for, and then decides on it. An order that is refused
+    /// after all was not sent: what it took of its parent's quantity is given back.
+    fn decide(
+        &self,
+        call: Call,
+        parent: KeyHash,
+        shares: u64,
+        quantity: u64,
+        now: Mono,
+    ) -> Result<(), Denial> {
+        let Some(check) = self.check.filter(|_| self.keys == Keys::All) else {
+            return self.order(call, shares, now);
+        };
+        let check = Call::new(check).with_key(0, parent).weighing(shares * 1_000_000 / quantity);
+        match self.breaker.admit(&self.policy, check, now) {
+            Verdict::Deny(denial) => Err(denial),
+            Verdict::Allow(permit) => {
+                let verdict = self.order(call, shares, now);
+                let weight = verdict.is_err().then_some(0);
+                permit.settle_as(Settlement { weight, ..Settlement::of(Outcome::Good) }, now);
+                verdict
+            }
+        }
+    }
+
+    fn order(&self, call: Call, shares: u64, now: Mono) -> Result<(), Denial> {
+        let weight = match self.weight {
+            Weight::Cents => shares * PRICE,
+            Weight::Shares => shares,
+        };
+        match self.breaker.admit(&self.policy, call.weighing(weight), now) {
             Verdict::Allow(permit) => {
                 permit.settle(Outcome::Good, now);
                 Ok(())
             }
             Verdict::Deny(denial) => Err(denial),
         }
+    }
+
+    /// The breaker counted what the book says: orders offered to it and refused, over all servers.
+    pub(crate) fn agrees(&self, book: &Book) {
+        let mut counted = (0, 0);
+        for number in 1..=SERVERS {
+            let scope = Scope::parse(&format!("/firm/server{number}")).unwrap();
+            let counts = self.breaker.counts(&self.policy, &scope).unwrap();
+            let refused = counts.blocked + counts.throttled;
+            counted.0 += refused + counts.good + counts.slow + counts.fault + counts.dropped;
+            counted.1 += refused;
+        }
+        let offered = book.offered.iter().sum::<u64>() + book.plain_offered - book.checked;
+        let refused = book.refused.iter().sum::<u64>() + book.plain_refused - book.checked;
+        assert_eq!(counted, (offered, refused), "offered and refused, as the breaker counted");
+    }
+
+    /// Whether an order was refused before it came to its server's route: against its parent.
+    pub(crate) fn is_check(&self, denial: &Denial) -> bool {
+        self.policy.scope_of(denial.place).is_some_and(|(scope, _)| scope.as_str() == "/parents")
     }
 }
 
@@ -199,6 +272,7 @@ impl Book {
                     Level::Key => 3,
                 };
                 self.refused_at[level] += 1;
+                self.checked += u64::from(firm.is_some_and(|firm| firm.is_check(denial)));
                 if let Some(firm) = firm.filter(|_| denial.moved) {
                     self.trips.push((child.at, firm.path(denial)));
                 }
@@ -233,6 +307,12 @@ impl Book {
         self.trips.push((now, path.into()));
     }
 
+    /// Children that their parents did not ask for.
+    pub(crate) fn erroneous(&self) -> u64 {
+        let excess = |&filled: &u64| filled.saturating_sub(QUANTITY).div_ceil(100);
+        self.filled.iter().map(excess).sum()
+    }
+
     /// Every order offered was either sent or refused, in each scope; and every cancel passed.
     pub(crate) fn check(&self) {
         for server in 0..SERVERS {
@@ -252,21 +332,26 @@ fn spec(rules: &Rules) -> PolicySpec {
         name,
         group: "firm".into(),
         class,
-        scope: scope(limits.to_vec(), Vec::new()),
+        scope: ScopeSpec { counts: true, ..scope(limits.to_vec(), Vec::new()) },
     };
     let orders =
         (1..=SERVERS).map(|number| route(format!("server{number}"), Class::Normal, &rules.server));
     let cancels =
         (1..=SERVERS).map(|number| route(format!("cancel{number}"), Class::Reducing, &[]));
+    let check = RouteSpec { group: "parents".into(), ..route("check".into(), Class::Normal, &[]) };
     let keys = vec![
         key("parent", rules.parent.clone()),
         key("symbol", rules.symbol.clone()),
         key("account", Vec::new()),
     ];
+    let check_keys = vec![key("parent", rules.out_against_in.clone())];
     PolicySpec {
         global: ScopeSpec::default(),
-        groups: vec![GroupSpec { name: "firm".into(), scope: scope(rules.firm.clone(), keys) }],
-        routes: orders.chain(cancels).collect(),
+        groups: vec![
+            GroupSpec { name: "firm".into(), scope: scope(rules.firm.clone(), keys) },
+            GroupSpec { name: "parents".into(), scope: scope(Vec::new(), check_keys) },
+        ],
+        routes: orders.chain(cancels).chain([check]).collect(),
     }
 }
 
@@ -276,6 +361,12 @@ fn scope(limits: Vec<LimitSpec>, keys: Vec<KeySpec>) -> ScopeSpec {
 }
 
 fn key(name: &str, limits: Vec<LimitSpec>) -> KeySpec {
-    let recover = Recover::Manual { probes: 5 };
-    KeySpec { name: name.into(), limits, recover, mode: Mode::Enforce }
+    KeySpec {
+        name: name.into(),
+        limits,
+        recover: Recover::Manual { probes: 5 },
+        mode: Mode::Enforce,
+        detectors: Vec::new(),
+        overrides: Vec::new(),
+    }
 }

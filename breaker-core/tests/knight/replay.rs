@@ -62,6 +62,7 @@ impl Replay {
                 Err(denial) => watch(firm, &mut book, News::Refused(&child, &denial)),
             }
         }
+        firm.agrees(&book);
         book
     }
 
@@ -79,7 +80,10 @@ impl Replay {
         book.plain_offered += 1;
         match firm.send_plain(order) {
             Ok(()) => book.plain_sent += 1,
-            Err(_) => book.plain_refused += 1,
+            Err(denial) => {
+                book.plain_refused += 1;
+                book.checked += u64::from(firm.is_check(&denial));
+            }
         }
     }
 }
