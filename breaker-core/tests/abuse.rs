@@ -261,6 +261,41 @@ fn a_flood_of_fresh_keys_does_not_trip_the_overflow() {
     assert!(house.send(house.of(newcomer), at(1_000)).is_ok());
 }
 
+/// Hole: a table that fills for good. A stranger trips name after fresh name, each for a second only, and never comes back
+/// with any of them: nobody probes them, so they stay on probation, and no newcomer has a cell of his own again.
+#[test]
+fn names_tripped_for_a_time_do_not_fill_the_table_for_ever() {
+    let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
+    let own = vec![LimitSpec::window(3, SECOND).tripping()];
+    let keys = vec![KeySpec { recover, ..key("client", own) }];
+    let group = ScopeSpec { keys, ..ScopeSpec::default() };
+    let house = House::new(&spec(group, ScopeSpec::default()), 64);
+    for number in 0..10_000_u64 {
+        let _ = house.pass(house.of(house.breaker.hash_u64(number)), 4, at(number));
+    }
+    let two_days = at(2 * 86_400_000);
+    let newcomers = (0..10_u8).map(|number| house.of(house.breaker.hash(&[number])));
+    let passed: usize = newcomers.map(|call| house.pass(call, 3, two_days)).sum();
+    assert_eq!(passed, 30, "ten newcomers, three each");
+}
+
+/// Hole: a set of keys that falls into one bucket, found once, works everywhere. What collides under one seed is spread
+/// over all buckets under another: whoever does not know the seed gains nothing by choosing his keys.
+#[test]
+fn collisions_do_not_carry_over_to_another_seed() {
+    let house = |seed| Breaker::new(Capacity { scopes: 1, keys: 1_024 }, Seed(seed));
+    let (known, other) = (house([1, 2]), house([1, 3]));
+    let bucket = |key: KeyHash| (u128::from(key.as_u64()) * 64) >> 64;
+    let found: Vec<u64> =
+        (0_u64..).filter(|&label| bucket(known.hash_u64(label)) == 0).take(640).collect();
+    let mut spread = [0; 64];
+    for label in found {
+        spread[usize::try_from(bucket(other.hash_u64(label))).unwrap()] += 1;
+    }
+    // Ten on the average; 40 in one would be ten standard deviations.
+    assert!(spread.iter().all(|&count| count < 40), "{spread:?}");
+}
+
 /// Fresh keys in the bucket of another: the place of a bucket is known to whoever knows the seed.
 fn colliding(breaker: &Breaker, target: KeyHash, cells: u64, count: usize) -> Vec<KeyHash> {
     let bucket = |key: KeyHash| (u128::from(key.as_u64()) * u128::from(cells / 16)) >> 64;
