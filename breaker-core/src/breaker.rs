@@ -7,7 +7,7 @@ mod short;
 
 use std::fmt;
 use std::hash::Hasher;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use siphasher::sip::SipHasher13;
 
@@ -42,9 +42,9 @@ pub struct Seed(pub [u64; 2]);
 /// Every cell there will ever be. Policies come and go; this stays.
 pub struct Breaker {
     /// `/` is the first.
-    cells: Box<[Cell]>,
+    cells: Box<[Arc<Cell>]>,
     dirty: Dirty,
-    tables: Box<[OnceLock<Table>]>,
+    tables: Box<[OnceLock<Arc<Table>>]>,
     registry: Mutex<Registry>,
     capacity: Capacity,
     seed: Seed,
@@ -168,7 +168,7 @@ impl Breaker {
     pub fn new(capacity: Capacity, seed: Seed) -> Breaker {
         let cells = count(capacity.scopes).saturating_add(1);
         Breaker {
-            cells: (0..cells).map(|_| Cell::new()).collect(),
+            cells: (0..cells).map(|_| Arc::default()).collect(),
             dirty: Dirty::new(cells),
             tables: (0..MAX_TABLES).map(|_| OnceLock::new()).collect(),
             registry: Mutex::new(Registry::new(capacity.scopes.saturating_add(1))),
@@ -248,12 +248,10 @@ impl Breaker {
     #[inline]
     pub fn admit<'a>(&'a self, policy: &'a Policy, call: Call, now: Mono) -> Verdict<'a> {
         let Some(route) = policy.route_rules(call.route) else { return Verdict::Deny(NOWHERE) };
-        if let Some(short) = &route.short
-            && let Some(verdict) = self.decide_shortly(policy, route, short, &call, now)
-        {
-            return verdict;
+        match &route.short {
+            Some(short) => self.decide_shortly(policy, route, short, &call, now),
+            None => self.decide(policy, route, &call, now),
         }
-        self.decide(policy, route, &call, now)
     }
 
     /// What [`Breaker::admit`] would say, by a look: nothing is charged, claimed, counted or moved. A gate on
@@ -274,8 +272,7 @@ impl Breaker {
     #[must_use]
     pub fn blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
         let Some(route) = policy.route_rules(call.route) else { return Some(Cause::Stale) };
-        let [global, group, own] = route.cells.map(|cell| self.named_gate(cell).map(Gate::word));
-        let words = [global?, group?, own?];
+        let words = route.words();
         if Word::are_quiet(words) {
             return None;
         }
@@ -288,7 +285,7 @@ impl Breaker {
     pub fn refuse_blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
         let cause = self.blocked(policy, call)?;
         if let Some(route) = policy.route_rules(call.route) {
-            self.count(policy, route, Count::Blocked);
+            route.count(Count::Blocked);
         }
         Some(cause)
     }
@@ -331,14 +328,14 @@ impl Breaker {
                 return Err(denial(place, cause, None, word.epoch()));
             }
         }
-        for (seat, index) in pass.keys.iter().flatten().zip(0_u8..) {
+        for (seat, index) in pass.keys.iter().zip(0_u8..) {
             let Some(seat) = seat else { continue };
             let Some((cell, word)) = self.key_word(seat) else { continue };
             // In another cell than before, the epoch is another count.
-            let epoch = if cell == seat.cell { seat.epoch } else { word.epoch() };
-            if let Some(cause) = word.look_again(epoch, pass.reducing, seat.shadow) {
+            let epoch = if cell == seat.cell() { seat.epoch() } else { word.epoch() };
+            if let Some(cause) = word.look_again(epoch, pass.reducing, seat.shadow()) {
                 let key = Some((index, seat.key));
-                let place = Place { level: Level::Key, index: u32::from(seat.table), key };
+                let place = Place { level: Level::Key, index: u32::from(seat.table()), key };
                 return Err(denial(place, cause, None, word.epoch()));
             }
         }
@@ -349,7 +346,7 @@ impl Breaker {
     #[must_use]
     pub fn is_cut(&self, pass: &Pass) -> bool {
         let named = pass.named.iter().filter_map(|seat| Some(self.named_gate(seat.cell)?.word()));
-        let keys = pass.keys.iter().flatten().flatten();
+        let keys = pass.keys.iter().flatten();
         let keys = keys.filter_map(|seat| Some(self.key_word(seat)?.1));
         named.chain(keys).any(Word::is_cut)
     }
@@ -517,7 +514,7 @@ impl Breaker {
     }
 
     pub(crate) fn table(&self, number: usize) -> Option<&Table> {
-        self.tables.get(number)?.get()
+        self.tables.get(number)?.get().map(AsRef::as_ref)
     }
 
     /// Areas to sweep: the named cells, and the tables.
@@ -575,10 +572,10 @@ impl Breaker {
 
     /// A key's cell and word as they stand now; `None` if it has no cell.
     fn key_word(&self, seat: &KeySeat) -> Option<(u32, Word)> {
-        let table = self.table(usize::from(seat.table))?;
+        let table = self.table(usize::from(seat.table()))?;
         // Out of range where the key had no cell.
-        if let Some(word) = owned_word(table, count(seat.cell), seat.key) {
-            return Some((seat.cell, word));
+        if let Some(word) = owned_word(table, count(seat.cell()), seat.key) {
+            return Some((seat.cell(), word));
         }
         // A cell may change hands again while we look: twice is bad luck, more is not believed.
         for _ in 0..4 {
@@ -675,7 +672,7 @@ fn owned_word(table: &Table, cell: usize, key: KeyHash) -> Option<Word> {
     if table.tag(cell)? != key {
         return None;
     }
-    let word = table.gate(cell)?.word();
+    let word = table.word(cell)?;
     (word.is_armed() || table.tag(cell)? == key).then_some(word)
 }
 

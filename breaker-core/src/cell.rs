@@ -64,8 +64,8 @@ impl Gate {
     }
 }
 
-impl Cell {
-    pub(crate) fn new() -> Cell {
+impl Default for Cell {
+    fn default() -> Cell {
         Cell { gate: Gate::new() }
     }
 }

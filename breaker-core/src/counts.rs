@@ -7,7 +7,7 @@ use crate::policy::MAX_LIMITS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The counts of one named scope, or of all keys of one dimension.
-pub(crate) struct Counts(Box<[Stripe]>);
+pub(crate) struct Counts([Stripe; STRIPES]);
 
 /// The counts of the threads that share it.
 #[repr(align(128))]
@@ -61,7 +61,7 @@ pub struct ScopeCounts {
 impl Counts {
     pub(crate) fn new() -> Counts {
         let stripe = || Stripe(std::array::from_fn(|_| AtomicU64::new(0)));
-        Counts((0..STRIPES).map(|_| stripe()).collect())
+        Counts(std::array::from_fn(|_| stripe()))
     }
 
     #[inline]

@@ -1,8 +1,9 @@
 //! The bounded table of one key dimension: which slot belongs to which key; it never sees a label, and knows no rule but the gate's.
 //!
 //! A key's slot stands in one bucket of 16. Finding a known key is a lock-free scan of the bucket, from a place that
-//! the key's hash says, so that it mostly ends at the first slot and touches one cache line: tag, gate and the
-//! one-word memory of two limits stand together. The first sight of a key takes the bucket's lock and claims an empty slot, or
+//! the key's hash says, so that it mostly ends at the first slot and touches one cache line: the tag and the
+//! one-word memory of a limit stand together. Gates stand apart, and a bit for each bucket says whether any of its gates was ever
+//! moved: while it says no, none is read. The first sight of a key takes the bucket's lock and claims an empty slot, or
 //! one that is *indistinguishable from fresh* (gate armed, no strikes, no override, all limits idle), which
 //! therefore needs no clearing. Tags are never emptied, so a scan ends at the first empty one.
 //!
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use crate::cell::{Dirty, Gate, Moved};
 use crate::charges::{Charges, Row};
-use crate::gate::{Input, TripRule};
+use crate::gate::{Input, TripRule, Word};
 use crate::limit::Limit;
 use crate::scope::KeyHash;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -56,6 +57,9 @@ pub(crate) struct Kept {
 pub(crate) struct Table {
     /// The last is shared by calls whose key has none.
     slots: Box<[Slot]>,
+    gates: Box<[Gate]>,
+    /// A bit for each bucket: a gate of it was moved at least once.
+    stirred: Box<[AtomicU64]>,
     buckets: usize,
     locks: Box<[Mutex<Lock>]>,
     pub(crate) dirty: Dirty,
@@ -64,11 +68,10 @@ pub(crate) struct Table {
     evicted: AtomicU64,
 }
 
-/// One key's words, on half a cache line.
-#[repr(align(32))]
+/// What a decision on a key reads and writes.
+#[repr(align(16))]
 struct Slot {
     tag: AtomicU64,
-    gate: Gate,
     inline: [AtomicU64; INLINE],
 }
 
@@ -98,6 +101,8 @@ impl Table {
         let lock = || Mutex::new(Lock { kept: Arc::clone(&kept), spent_until: Mono::ZERO });
         Table {
             slots: (0..=cells).map(|_| Slot::new()).collect(),
+            gates: (0..cells).map(|_| Gate::new()).collect(),
+            stirred: (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             buckets,
             locks: (0..buckets).map(|_| lock()).collect(),
             dirty: Dirty::new(cells),
@@ -108,7 +113,7 @@ impl Table {
     }
 
     pub(crate) fn cells(&self) -> usize {
-        self.slots.len().saturating_sub(1)
+        self.gates.len()
     }
 
     /// The slot that calls without one of their own share.
@@ -148,7 +153,34 @@ impl Table {
 
     #[inline]
     pub(crate) fn gate(&self, cell: usize) -> Option<&Gate> {
-        Some(&self.slots.get(cell).filter(|_| cell < self.cells())?.gate)
+        self.gates.get(cell)
+    }
+
+    /// A slot's gate as it stands. While no gate of its bucket was ever moved, none is read.
+    #[inline]
+    pub(crate) fn word(&self, cell: usize) -> Option<Word> {
+        let bucket = cell / WAYS;
+        // ordering: relaxed. Who moves a gate stirs its bucket before, so that after a kill returned every later look sees
+        // both; the last look orders its loads after its mark by a fence of its own, as the killer does its stores.
+        let stirred = self.stirred.get(bucket / 64)?.load(Ordering::Relaxed);
+        if stirred >> (bucket % 64) & 1 == 0 {
+            return Some(Word::default());
+        }
+        Some(self.gates.get(cell)?.word())
+    }
+
+    /// Says that a gate of a slot's bucket is about to move.
+    fn stir(&self, cell: usize) {
+        let bucket = cell / WAYS;
+        let bit = 1 << (bucket % 64);
+        if let Some(word) = self.stirred.get(bucket / 64)
+            // ordering: relaxed, for only the first of many needs to be written.
+            && word.load(Ordering::Relaxed) & bit == 0
+        {
+            // ordering: release, so that the move that follows is not seen before it by whoever reads the bit and then the
+            // gate; on one word alone relaxed would do.
+            word.fetch_or(bit, Ordering::Release);
+        }
     }
 
     /// One limit's words of a slot.
@@ -239,6 +271,7 @@ impl Table {
                 cell
             }
         };
+        self.stir(cell);
         let moved = self.gate(cell).and_then(|gate| gate.order(input, rule, now));
         if moved.is_some() {
             self.dirty.mark(cell);
@@ -255,6 +288,7 @@ impl Table {
         rule: &TripRule,
         now: Mono,
     ) -> Option<Moved> {
+        self.stir(cell);
         let moved = self.gate(cell)?.step(input, rule, now)?;
         // A probe that is out must be looked after, should it never come back.
         if moved.before.epoch() != moved.after.epoch() || input == Input::ProbeTaken {
@@ -348,11 +382,7 @@ impl Table {
 
 impl Slot {
     fn new() -> Slot {
-        Slot {
-            tag: AtomicU64::new(EMPTY),
-            gate: Gate::new(),
-            inline: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
+        Slot { tag: AtomicU64::new(EMPTY), inline: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
 }
 
@@ -366,7 +396,7 @@ fn buckets(keys: usize) -> usize {
 }
 
 /// Limits of one word each whose memory stands in the slots themselves.
-pub(crate) const INLINE: usize = 2;
+pub(crate) const INLINE: usize = 1;
 /// Slots in a bucket; two in models, which must try everything.
 #[cfg(not(loom))]
 const WAYS: usize = 16;
@@ -380,7 +410,7 @@ const RESERVED: usize = 0;
 const EMPTY: u64 = 0;
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Slot>() == 32, "two slots share a cache line");
+const _: () = assert!(size_of::<Slot>() == 16, "four slots share a cache line");
 
 #[cfg(all(test, loom))]
 mod models {

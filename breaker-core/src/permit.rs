@@ -2,7 +2,7 @@
 
 use crate::breaker::Breaker;
 use crate::facts::{Denial, Outcome};
-use crate::policy::{MAX_DIMENSIONS, NAMED, Policy};
+use crate::policy::{MAX_DIMENSIONS, NAMED, Policy, RouteRules};
 use crate::scope::KeyHash;
 use crate::time::{Mono, Span};
 
@@ -22,6 +22,7 @@ pub enum Verdict<'a> {
 pub struct Permit<'a> {
     pub(crate) breaker: &'a Breaker,
     pub(crate) policy: &'a Policy,
+    pub(crate) route: &'a RouteRules,
     pub(crate) ticket: Ticket,
     pub(crate) shadowed: Option<Denial>,
 }
@@ -73,8 +74,8 @@ pub struct Pass {
     pub(crate) keys: KeySeats,
 }
 
-/// The keys of a call, in the order of `Policy::dimensions`; `None` if it has none at all.
-pub(crate) type KeySeats = Option<[Option<KeySeat>; MAX_DIMENSIONS]>;
+/// The keys of a call, in the order of `Policy::dimensions`.
+pub(crate) type KeySeats = [Option<KeySeat>; MAX_DIMENSIONS];
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NamedSeat {
@@ -83,20 +84,54 @@ pub(crate) struct NamedSeat {
     pub(crate) shadow: bool,
 }
 
+/// A key of a call: two words, so that it is copied as two.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeySeat {
     pub(crate) key: KeyHash,
-    /// `NO_CELL` for a key that had none of its own.
-    pub(crate) cell: u32,
-    pub(crate) table: u8,
-    pub(crate) shadow: bool,
-    pub(crate) epoch: u16,
+    /// From the low end: 32 bits of the cell, 16 of the epoch, 8 of the table, one of shadow.
+    rest: u64,
 }
 
 /// No table is this large: memory for it would be refused.
 pub(crate) const NO_CELL: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<KeySeats>() == 64, "a pass is copied at every send");
+
+impl KeySeat {
+    #[inline]
+    pub(crate) const fn new(
+        key: KeyHash,
+        cell: u32,
+        table: u8,
+        epoch: u16,
+        shadow: bool,
+    ) -> KeySeat {
+        let rest =
+            cell as u64 | (epoch as u64) << 32 | (table as u64) << 48 | (shadow as u64) << 56;
+        KeySeat { key, rest }
+    }
+
+    /// `NO_CELL` for a key that had none of its own.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are wanted")]
+    pub(crate) const fn cell(self) -> u32 {
+        self.rest as u32
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits of the word are wanted")]
+    pub(crate) const fn epoch(self) -> u16 {
+        (self.rest >> 32) as u16
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "8 bits of the word are wanted")]
+    pub(crate) const fn table(self) -> u8 {
+        (self.rest >> 48) as u8
+    }
+
+    pub(crate) const fn shadow(self) -> bool {
+        self.rest >> 56 != 0
+    }
+}
 
 impl Settlement {
     /// An outcome, and nothing more.
@@ -118,7 +153,7 @@ impl<'a> Permit<'a> {
     /// What the last look needs.
     #[must_use]
     pub fn pass(&self) -> Pass {
-        let cells = self.route_cells();
+        let cells = self.route.cells;
         let mut named = [NamedSeat { cell: 0, epoch: 0, shadow: false }; NAMED];
         for ((bit, seat), (cell, epoch)) in
             (0..).zip(&mut named).zip(cells.into_iter().zip(self.ticket.epochs))
@@ -126,10 +161,6 @@ impl<'a> Permit<'a> {
             *seat = NamedSeat { cell, epoch, shadow: self.ticket.shadow >> bit & 1 == 1 };
         }
         Pass { reducing: self.ticket.reducing, named, keys: self.ticket.keys }
-    }
-
-    fn route_cells(&self) -> [u32; NAMED] {
-        self.policy.route_at(self.ticket.route).map_or([0; NAMED], |route| route.cells)
     }
 
     /// Whether a gate on probation waits for how the call goes.
@@ -155,7 +186,7 @@ impl<'a> Permit<'a> {
         if !std::mem::take(&mut self.ticket.due) {
             return false;
         }
-        self.breaker.settle(self.policy, &self.ticket, &settlement, now)
+        self.breaker.settle(self.policy, self.route, &self.ticket, &settlement, now)
     }
 
     /// The first denial that shadow mode or a candidate limit let through. If it says `moved`, nudge the sweeper.
@@ -175,8 +206,8 @@ impl Ticket {
     /// The permit again; `None` if `policy` is not the one that it was admitted by, with the ticket lost.
     #[must_use]
     pub fn attach<'a>(self, breaker: &'a Breaker, policy: &'a Policy) -> Option<Permit<'a>> {
-        let known = self.policy == policy.number;
-        known.then_some(Permit { breaker, policy, ticket: self, shadowed: None })
+        let route = policy.route_at(self.route).filter(|_| self.policy == policy.number)?;
+        Some(Permit { breaker, policy, route, ticket: self, shadowed: None })
     }
 
     /// Whether a gate on probation waits for how the call goes.
@@ -194,7 +225,7 @@ impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
         if self.ticket.due {
-            self.breaker.abandon(self.policy, &self.ticket);
+            self.breaker.abandon(self.policy, self.route, &self.ticket);
         }
     }
 }
