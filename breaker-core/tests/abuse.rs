@@ -235,6 +235,59 @@ fn a_flood_of_fresh_keys_refills_nobody() {
     }
 }
 
+/// Hole: a kill that makes room by evicting a busy key gives that key its limit back. Fourteen keys of one bucket have
+/// spent theirs when ten others of it are killed: none of the fourteen passes again within the hour, neither in the
+/// cell it kept, nor in a new one, nor in the shared one.
+#[test]
+fn an_eviction_for_a_kill_gives_nothing_back() {
+    for limit in [LimitSpec::window(3, HOUR), LimitSpec::rate(3, HOUR, 3)] {
+        let keys = ScopeSpec { keys: vec![key("client", vec![limit])], ..ScopeSpec::default() };
+        let house = House::new(&spec(keys, ScopeSpec::default()), 1_024);
+        let label = |number: u64| format!("collide{number}");
+        let first = house.breaker.hash(label(0).as_bytes());
+        let bucket = |key: KeyHash| (u128::from(key.as_u64()) * 64) >> 64;
+        let in_bucket =
+            |&number: &u64| bucket(house.breaker.hash(label(number).as_bytes())) == bucket(first);
+        let names: Vec<String> = (0..).filter(in_bucket).map(label).take(24).collect();
+        let call = |name: &String| house.of(house.breaker.hash(name.as_bytes()));
+        for name in &names[..14] {
+            assert_eq!(house.pass(call(name), 4, at(0)), 3);
+        }
+        for name in &names[14..] {
+            let _ = house.kill(&format!("/desk/client={name}"), KillLevel::Halt, at(1));
+        }
+        // A rate of three an hour gives one back after 20 minutes.
+        for millis in [2, 3_000, 600_000] {
+            let again = names[..14].iter().map(|name| house.pass(call(name), 4, at(millis)));
+            assert_eq!(again.sum::<usize>(), 0, "at {millis} ms");
+        }
+        for name in &names[14..] {
+            let denial = denied(house.send(call(name), at(600_000)));
+            assert_eq!(denial.cause, Cause::Killed(KillLevel::Halt));
+        }
+    }
+}
+
+/// Hole: a key that spent its limit in the shared cell comes back when a cell is free, and has it again. While its bucket
+/// is full it passes three times; a second later its own cell is free, and three of three an hour are spent.
+#[test]
+fn to_have_shared_the_overflow_refills_nobody() {
+    let own = vec![LimitSpec::window(3, HOUR)];
+    let keys = ScopeSpec { keys: vec![key("client", own)], ..ScopeSpec::default() };
+    let house = House::new(&spec(keys, ScopeSpec::default()), 1_024);
+    let late = house.breaker.hash(b"late");
+    for fresh in colliding(&house.breaker, late, 1_024, 14) {
+        let _ = house.pass(house.of(fresh), 1, at(0));
+    }
+    let shared = house.pass(house.of(late), 4, at(3_599_000));
+    assert_eq!((shared, house.breaker.key_usage().overflowed), (3, 4));
+    assert_eq!(
+        house.pass(house.of(late), 4, at(3_600_000)),
+        0,
+        "the others' hour is over, not its own"
+    );
+}
+
 /// Hole: the cell that newcomers share when a bucket is full trips, and with it everybody who comes new; or a flood
 /// trips the scope through it. The shared cell throttles: a newcomer waits, and passes when its time has come.
 #[test]
