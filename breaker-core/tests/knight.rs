@@ -484,6 +484,27 @@ fn hundred_a_second() -> Firm {
     Firm::new(Rules { server: vec![limit], ..Rules::default() })
 }
 
+/// Goal: a leak just under the rate is found by the longer window: 99/s pass 100/s for ever, and trip 4,000 a minute at 40.4 s.
+#[test]
+fn a_slow_leak_meets_the_minute() {
+    for (longer, leaks) in [(None, 99 * 120), (Some(LimitSpec::window(4_000, seconds(60))), 4_000)]
+    {
+        let shorter = Some(LimitSpec::window(100, seconds(1)));
+        let both = [shorter, longer].into_iter().flatten().map(LimitSpec::tripping);
+        let firm = Firm::new(Rules { server: both.collect(), ..Rules::default() });
+        let mut book = Book::new();
+        for mut child in Children::new(None).take(99 * 120) {
+            child.at = Mono::from_nanos(child.number * SECOND / 99);
+            book.write(&child, &firm.send(&child), Some(&firm));
+        }
+        tell("slow leak of 99/s for two minutes", &book);
+        assert_eq!(book.leaks(), leaks);
+        if leaks == 4_000 {
+            assert_trip(&book, "/firm/server8", 40_404, 40_405);
+        }
+    }
+}
+
 /// The limits that the field suggests: 100/s, 4,000 and $6.5M a minute per server, 20/s per symbol, the quantity and
 /// 20 children per parent.
 fn defaults(keys: Keys) -> Firm {
