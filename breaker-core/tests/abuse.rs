@@ -636,6 +636,44 @@ proptest! {
     }
 }
 
+/// Orders of some weight with gaps between them, in milliseconds.
+fn notionals() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    let gap = prop_oneof![0_u64..300, 0_u64..5_000, Just(60_000), 55_000_u64..65_000];
+    let weight = prop_oneof![1_u64..100, 1_u64..1_001];
+    prop::collection::vec((gap, weight), 1..200)
+}
+
+proptest! {
+    /// Hole (notional): a sum in buckets that forgets a part of the minute, or never forgets it. In no minute passes more
+    /// than 1,000; and what passed is forgotten a 64th of the minute later than it might be, at the latest. Never
+    /// more than 5,000 pass in all.
+    #[test]
+    fn notional_holds_in_every_minute(orders in notionals()) {
+        const MINUTE: u64 = 60_000;
+        let minute = LimitSpec::window(1_000, Span::from_millis(MINUTE)).by_weight();
+        let all = LimitSpec::budget(5_000).by_weight();
+        let house = House::new(&spec(ScopeSpec::default(), limits(vec![minute, all])), 0);
+        let mut passed: Vec<(u64, u64)> = Vec::new();
+        let mut now = 0;
+        for (gap, weight) in orders {
+            now += gap;
+            let within = |length: u64| {
+                let counts = |&&(one, _): &&(u64, u64)| one + length > now;
+                passed.iter().filter(counts).map(|(_, weight)| weight).sum::<u64>()
+            };
+            let (least, most) = (within(MINUTE), within(MINUTE + MINUTE / 64 + 1));
+            let total = within(u64::MAX / 2);
+            let sent = house.send(house.orders().weighing(weight), at(now)).is_ok();
+            if sent {
+                prop_assert!(least + weight <= 1_000 && total + weight <= 5_000, "at {now} ms");
+                passed.push((now, weight));
+            } else {
+                prop_assert!(most + weight > 1_000 || total + weight > 5_000, "at {now} ms");
+            }
+        }
+    }
+}
+
 /// Hole (two levels): a throttle that is taken for a breaker, or a breaker with no warning level. At 600 a second
 /// against 500 and 750 the surplus is refused and it comes back by itself; at 800 it trips, and stays. Either level
 /// works alone.
