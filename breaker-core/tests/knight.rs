@@ -411,16 +411,19 @@ fn r10_a_kill_by_hand() {
     }
 }
 
-/// Goal: R11, the proposed defaults: no erroneous order if parents are tagged, 100 or fewer if not, and no refusal of
-/// the normal flow of healthy servers, as it is or tenfold.
+/// Goal: R11, the proposed defaults: no erroneous order and $0 if parents are tagged, 100 orders and $11.5k if not. The $2M of
+/// the 33 Account is a backstop behind both: $83,000 and $166,000 are booked there at most.
 #[test]
 fn r11_the_proposed_defaults() {
-    for (run, keys, leaks) in
-        [("R11 defaults, tagged", Keys::All, 424), ("R11 defaults, untagged", Keys::Untagged, 800)]
-    {
+    for (run, keys, rollback, leaks) in [
+        ("R11 defaults, tagged", Keys::All, None, 52),
+        ("R11 the same, and the rollback happens", Keys::All, Some(ROLLBACK), 424),
+        ("R11 defaults, untagged", Keys::Untagged, None, 100),
+        ("R11 the same, and the rollback happens", Keys::Untagged, Some(ROLLBACK), 800),
+    ] {
         let firm = defaults(keys);
-        let book = Replay { until: until(1_320), ..Replay::new(Some(ROLLBACK)) }.alone(&firm);
-        // Tagged: the two that each of 212 parents asked for. Untagged: 100 of each server, 100 if nobody rolls back.
+        let book = Replay { until: until(1_260), ..Replay::new(rollback) }.alone(&firm);
+        // Tagged: the two that each parent asked for. Untagged: 100 of each bad server.
         assert_eq!(book.leaks(), leaks);
         if keys == Keys::All {
             tell_erroneous(run, &book);
@@ -430,7 +433,7 @@ fn r11_the_proposed_defaults() {
         } else {
             tell(run, &book);
             assert_eq!(book.leaked[BAD], 100);
-            assert!(book.leaked[BAD] * LOSS < 20_000);
+            assert!(rollback.is_some() || book.loss() < 20_000);
             assert_trip(&book, "/firm/server8", 331, 332);
         }
     }
