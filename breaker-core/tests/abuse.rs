@@ -7,6 +7,7 @@
     reason = "a test that fails says so by a panic"
 )]
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -450,8 +451,20 @@ fn a_place_in_flight_is_never_lost() {
     let held: Vec<_> = (0..8).map(|_| allowed(house.admit(house.orders(), at(9_000)))).collect();
     let denial = denied(house.send(house.orders(), at(9_000)));
     assert_eq!(denial.cause, Cause::Limit(0));
+    // One ends, one more fits, and no second: whichever way it ends.
+    let mut held: VecDeque<_> = held.into();
+    for turn in 0..20 {
+        let ending = held.pop_front().unwrap();
+        if turn % 2 == 0 {
+            drop(ending);
+        } else {
+            ending.settle(Outcome::Good, at(9_001));
+        }
+        held.push_back(allowed(house.admit(house.orders(), at(9_001))));
+        assert!(house.send(house.orders(), at(9_001)).is_err());
+    }
     drop(held);
-    assert_eq!(house.pass(house.orders(), 100, at(9_000)), 100, "each ends before the next");
+    assert_eq!(house.pass(house.orders(), 100, at(9_002)), 100, "each ends before the next");
 }
 
 /// Hole: a flood of names fills the table of a budget that never forgets, and no newcomer is ever served again. The
