@@ -245,7 +245,7 @@ impl Breaker {
     ///
     /// A key whose dimension has limits shares the dimension's overflow cell when its bucket is full of busy keys: that cell
     /// throttles, and never trips.
-    #[inline]
+    #[inline(always)]
     pub fn admit<'a>(&'a self, policy: &'a Policy, call: Call, now: Mono) -> Verdict<'a> {
         let Some(route) = policy.route_rules(call.route) else { return Verdict::Deny(NOWHERE) };
         match &route.short {

@@ -1,9 +1,10 @@
 //! The answer to a call: a verdict, the permit inside it, and the pass that the last look needs; it decides nothing.
 
 use crate::breaker::Breaker;
-use crate::facts::{Denial, Outcome};
+use crate::counts::Count;
+use crate::facts::{Cause, Denial, Outcome, Place};
 use crate::policy::{MAX_DIMENSIONS, NAMED, Policy, RouteRules};
-use crate::scope::KeyHash;
+use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
 
 /// The answer to a call.
@@ -24,7 +25,30 @@ pub struct Permit<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) route: &'a RouteRules,
     pub(crate) ticket: Ticket,
-    pub(crate) shadowed: Option<Denial>,
+    pub(crate) shadowed: Option<Shadow>,
+}
+
+/// A denial that was let through, in two words: its place is known from the ticket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shadow {
+    /// In nanoseconds; the largest number if none is known.
+    wait: u64,
+    cause: Cause,
+    /// Which seat of the lineage.
+    seat: u8,
+    moved: bool,
+    epoch: u16,
+}
+
+/// Who hears how a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nobody.
+    Nothing,
+    /// The route's counts.
+    Count,
+    /// Limits, gates on probation or detectors as well.
+    All,
 }
 
 /// A permit without its borrows, for calls that outlive the place where they were admitted. It must be
@@ -46,8 +70,7 @@ pub struct Ticket {
     /// Bits of the seats in shadow mode.
     pub(crate) shadow: u8,
     pub(crate) reducing: bool,
-    /// Whether anything hears how the call ends.
-    pub(crate) due: bool,
+    pub(crate) due: Due,
     pub(crate) keys: KeySeats,
 }
 
@@ -96,6 +119,19 @@ pub(crate) struct KeySeat {
 pub(crate) const NO_CELL: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<KeySeats>() == 64, "a pass is copied at every send");
+
+impl Shadow {
+    pub(crate) fn of(denial: &Denial) -> Shadow {
+        let seat = match (denial.place.level, denial.place.key) {
+            (Level::Global, _) => 0,
+            (Level::Group, _) => 1,
+            (Level::Route, _) => 2,
+            (Level::Key, key) => key.map_or(u8::MAX, |(position, _)| position.saturating_add(3)),
+        };
+        let Denial { wait, cause, moved, epoch, .. } = *denial;
+        Shadow { wait: wait.map_or(u64::MAX, Span::as_nanos), cause, seat, moved, epoch }
+    }
+}
 
 impl KeySeat {
     #[inline]
@@ -174,30 +210,49 @@ impl<'a> Permit<'a> {
     /// On probation `Good` brings the gate nearer to armed, `Slow` and `Fault` trip it again. An answer from
     /// an earlier probation moves nothing.
     #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
-    #[inline]
+    #[inline(always)]
     pub fn settle(self, outcome: Outcome, now: Mono) -> bool {
         self.settle_as(Settlement::of(outcome), now)
     }
 
     /// As [`Permit::settle`], with all that is known of the call.
     #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
-    #[inline]
+    #[inline(always)]
     pub fn settle_as(mut self, settlement: Settlement, now: Mono) -> bool {
-        if !std::mem::take(&mut self.ticket.due) {
-            return false;
+        // The ticket is handed on by value, so that the commonest permit never needs an address.
+        match std::mem::replace(&mut self.ticket.due, Due::Nothing) {
+            Due::Nothing => false,
+            Due::Count => {
+                self.route.count(Count::Ended(settlement.outcome));
+                false
+            }
+            Due::All => {
+                let ticket = self.ticket.copied();
+                self.breaker.settle(self.policy, self.route, ticket, settlement, now)
+            }
         }
-        self.breaker.settle(self.policy, self.route, &self.ticket, &settlement, now)
     }
 
     /// The first denial that shadow mode or a candidate limit let through. If it says `moved`, nudge the sweeper.
     #[must_use]
-    pub const fn shadowed(&self) -> Option<&Denial> {
-        self.shadowed.as_ref()
+    pub fn shadowed(&self) -> Option<Denial> {
+        let Shadow { wait, cause, seat, moved, epoch } = self.shadowed?;
+        let place = if let Some(&index) = self.route.cells.get(usize::from(seat)) {
+            let level = [Level::Global, Level::Group, Level::Route].get(usize::from(seat));
+            Place { level: *level?, index, key: None }
+        } else {
+            let position = usize::from(seat).checked_sub(NAMED)?;
+            let key = self.ticket.keys.get(position).copied().flatten()?;
+            let index = u32::from(key.table());
+            Place { level: Level::Key, index, key: Some((u8::try_from(position).ok()?, key.key)) }
+        };
+        let wait = Some(Span::from_nanos(wait)).filter(|wait| wait.as_nanos() != u64::MAX);
+        Some(Denial { place, cause, wait, moved, epoch })
     }
 
     /// The permit without its borrows.
     pub fn detach(mut self) -> Ticket {
-        let due = std::mem::take(&mut self.ticket.due);
+        let due = std::mem::replace(&mut self.ticket.due, Due::Nothing);
         Ticket { due, ..self.ticket.copied() }
     }
 }
@@ -216,16 +271,19 @@ impl Ticket {
         self.probes != 0
     }
 
+    #[inline(always)]
     const fn copied(&self) -> Ticket {
         Ticket { ..*self }
     }
 }
 
 impl Drop for Permit<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.ticket.due {
-            self.breaker.abandon(self.policy, self.route, &self.ticket);
+        match self.ticket.due {
+            Due::Nothing => {}
+            Due::Count => self.route.count(Count::Dropped),
+            Due::All => self.breaker.abandon(self.policy, self.route, self.ticket.copied()),
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::detect::{self, DetectorSpec};
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule, Word};
 use crate::keys::{Rows, Table};
-use crate::limit::rate::Rate;
 use crate::limit::{Limit, makes_idle};
+use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope, check_name};
 use crate::tally::Tally;
 use crate::time::Span;
@@ -316,8 +316,8 @@ pub(crate) struct RouteRules {
     /// The cells of the same, by number and as they are.
     pub(crate) cells: [u32; NAMED],
     pub(crate) gates: [Arc<Cell>; NAMED],
-    /// Whether the end of every call is heard: it is counted, or judged.
-    pub(crate) hears_all: bool,
+    /// Who hears the end of every call.
+    pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
     pub(crate) dimensions: Box<[usize]>,
     /// What the short way through a decision needs, if this route can take it.
@@ -338,13 +338,13 @@ pub(crate) struct Short {
     pub(crate) charges: Box<[Charge]>,
     /// More than one of them cannot be undone: all are looked at before the first is charged.
     pub(crate) looks_first: bool,
-    /// The only charge, if it is a rate of calls of a named scope and there are no keys.
+    /// The only charge, if it counts the calls of a named scope and there are no keys.
     pub(crate) lone: Option<Lone>,
 }
 
-/// One rate and nothing more.
+/// One limit and nothing more.
 pub(crate) struct Lone {
-    pub(crate) rate: Rate,
+    pub(crate) limit: Limit,
     pub(crate) charges: Arc<Charges>,
     /// Its bit.
     pub(crate) charged: u64,
@@ -487,13 +487,9 @@ impl Default for KeySpec {
 
 impl Charge {
     fn lone(&self) -> Option<Lone> {
-        let (Limit::Rate(rate), Charged::Named(charges), Unit::Calls) =
-            (self.limit, &self.at, self.by)
-        else {
-            return None;
-        };
+        let (Charged::Named(charges), Unit::Calls) = (&self.at, self.by) else { return None };
         let charged = limit_bit(self.seat, u32::from(self.index));
-        Some(Lone { rate, charges: Arc::clone(charges), charged })
+        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged })
     }
 }
 
@@ -503,6 +499,12 @@ impl RouteRules {
     pub(crate) fn words(&self) -> [Word; NAMED] {
         let [global, group, own] = &self.gates;
         [global.gate.word(), group.gate.word(), own.gate.word()]
+    }
+
+    /// Who hears the end of a call that was charged so and gave these probes.
+    #[inline]
+    pub(crate) const fn due(&self, charged: u64, probes: u8) -> Due {
+        if charged & self.hears != 0 || probes != 0 { Due::All } else { self.hears_all }
     }
 
     /// Counts what became of a call.
@@ -652,7 +654,11 @@ impl Policy {
             let tallies = policy.seats(route).any(|(_, rules)| rules.tally.is_some());
             route.tallies = tallies;
             route.counts = own.and_then(|own| own.rules.counts.clone());
-            route.hears_all = route.tallies || route.counts.is_some();
+            route.hears_all = match (tallies, &route.counts) {
+                (true, _) => Due::All,
+                (false, Some(_)) => Due::Count,
+                (false, None) => Due::Nothing,
+            };
             let gate = |scope: usize| policy.scopes.get(scope).map(|scope| Arc::clone(&scope.gate));
             for (slot, scope) in route.gates.iter_mut().zip(route.lineage) {
                 if let Some(gate) = gate(scope) {
@@ -890,7 +896,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 lineage,
                 cells: [0; NAMED],
                 gates: std::array::from_fn(|_| Arc::clone(&nowhere)),
-                hears_all: false,
+                hears_all: Due::Nothing,
                 dimensions,
                 short: None,
                 hears: 0,

@@ -307,7 +307,7 @@ fn shadow_denies_nothing_but_a_kill() {
     let path = scope("/pay/orders");
     assert!(allowed(breaker.admit(&policy, orders(&policy), at(0))).shadowed().is_none());
     let permit = allowed(breaker.admit(&policy, orders(&policy), at(0)));
-    let shadowed = *permit.shadowed().unwrap();
+    let shadowed = permit.shadowed().unwrap();
     assert_eq!((shadowed.cause, shadowed.moved), (Cause::Tripped(By::Limit(0)), true));
     assert_eq!(breaker.standing(&policy, &path, at(0)).unwrap().state, State::Tripped);
     let permit = allowed(breaker.admit(&policy, orders(&policy), at(0)));

@@ -8,7 +8,7 @@ use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table};
 use crate::limit::Limit;
-use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Ticket, Verdict};
+use crate::permit::{Due, KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
 use crate::policy::{
     Counting, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules, Rules,
     Unit, limit_bit,
@@ -36,6 +36,7 @@ impl Breaker {
                     route.count(Count::Shadowed);
                 }
                 let ticket = ticket(policy, route, call, now, &seats, probes);
+                let shadowed = shadowed.as_ref().map(Shadow::of);
                 Verdict::Allow(Permit { breaker: self, policy, route, ticket, shadowed })
             }
             Err(denial) => {
@@ -584,7 +585,7 @@ fn ticket(
     let [global, group, own, ..] = seats;
     let epochs = [global, group, own].map(|seat| seat.as_ref().map_or(0, |seat| seat.epoch));
     let reducing = route.class == Class::Reducing;
-    let due = !reducing && (route.hears_all || probes != 0 || charged & route.hears != 0);
+    let due = if reducing { Due::Nothing } else { route.due(charged, probes) };
     Ticket {
         policy: policy.number,
         route: call.route.0,

@@ -12,14 +12,16 @@ use crate::time::Mono;
 
 impl Breaker {
     /// A call ended, and how; true if a gate moved.
+    #[inline(never)]
     pub(crate) fn settle(
         &self,
         policy: &Policy,
         route: &RouteRules,
-        ticket: &Ticket,
-        settlement: &Settlement,
+        ticket: Ticket,
+        settlement: Settlement,
         now: Mono,
     ) -> bool {
+        let (ticket, settlement) = (&ticket, &settlement);
         route.count(Count::Ended(settlement.outcome));
         if ticket.charged & route.hears != 0 {
             self.give_back(policy, route, ticket, settlement.weight, now);
@@ -39,7 +41,9 @@ impl Breaker {
     }
 
     /// A permit was dropped unsettled: what it held is given back, and nothing is said of the call.
-    pub(crate) fn abandon(&self, policy: &Policy, route: &RouteRules, ticket: &Ticket) {
+    #[inline(never)]
+    pub(crate) fn abandon(&self, policy: &Policy, route: &RouteRules, ticket: Ticket) {
+        let ticket = &ticket;
         route.count(Count::Dropped);
         // A place in flight and a probe that are given back move no deadline, so no time is needed.
         if ticket.charged & route.hears != 0 {

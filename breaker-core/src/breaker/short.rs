@@ -6,7 +6,6 @@ use crate::charges::{Row, Taken};
 use crate::counts::Count;
 use crate::facts::{Cause, Denial, Place};
 use crate::gate::Word;
-use crate::limit::Limit;
 use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Ticket, Verdict};
 use crate::policy::{
     Charge, Charged, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy, RouteRules, Short, Unit, limit_bit,
@@ -16,7 +15,7 @@ use crate::time::{Mono, Span};
 
 impl Breaker {
     /// Decides the short way, if every gate is armed without an operator's override and every key has a slot.
-    #[inline]
+    #[inline(always)]
     pub(super) fn decide_shortly<'a>(
         &'a self,
         policy: &'a Policy,
@@ -29,14 +28,35 @@ impl Breaker {
         if !Word::are_quiet(words) {
             return self.decide(policy, route, call, now);
         }
-        // The commonest route first: one rate, no key.
+        // The commonest route first: one limit, no key.
         if let Some(lone) = &short.lone
             && let Some(row) = lone.charges.row(0)
-            && row.take(Limit::Rate(lone.rate), 1, now).is_ok()
         {
-            return self.allow(policy, route, call, now, words, lone.charged, NO_KEYS);
+            return match row.take(lone.limit, 1, now) {
+                Ok(_) => self.allow(policy, route, call, now, words, lone.charged, NO_KEYS),
+                Err(wait) => self.refuse_lone(policy, route, short, call, now, wait),
+            };
         }
         self.decide_few(policy, route, short, call, now, words)
+    }
+
+    #[inline(never)]
+    fn refuse_lone<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        short: &'a Short,
+        call: &Call,
+        now: Mono,
+        wait: Span,
+    ) -> Verdict<'a> {
+        match refusal(short, route, &NO_KEYS, route.words(), wait) {
+            Some(denial) => {
+                count_refusal(policy, route, short, &denial);
+                Verdict::Deny(denial)
+            }
+            None => self.decide(policy, route, call, now),
+        }
     }
 
     #[inline(never)]
@@ -80,7 +100,7 @@ impl Breaker {
         self.allow(policy, route, call, now, words, charged, keys)
     }
 
-    #[inline]
+    #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "all of it goes into one ticket")]
     fn allow<'a>(
         &'a self,
@@ -106,7 +126,7 @@ impl Breaker {
                 probes: 0,
                 shadow: 0,
                 reducing: false,
-                due: route.hears_all || charged & route.hears != 0,
+                due: route.due(charged, 0),
                 keys,
             },
             shadowed: None,
