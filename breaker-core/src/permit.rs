@@ -1,5 +1,7 @@
 //! The answer to a call: a verdict, the permit inside it, and the pass that the last look needs; it decides nothing.
 
+use std::mem::ManuallyDrop;
+
 use crate::breaker::Breaker;
 use crate::counts::Count;
 use crate::facts::{Cause, Denial, Outcome, Place};
@@ -218,17 +220,19 @@ impl<'a> Permit<'a> {
     /// As [`Permit::settle`], with all that is known of the call.
     #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
     #[inline(always)]
-    pub fn settle_as(mut self, settlement: Settlement, now: Mono) -> bool {
-        // The ticket is handed on by value, so that the commonest permit never needs an address.
-        match std::mem::replace(&mut self.ticket.due, Due::Nothing) {
+    pub fn settle_as(self, settlement: Settlement, now: Mono) -> bool {
+        // Nothing is written to it, and the ticket is handed on by value, so that the commonest permit is never
+        // copied.
+        let ended = ManuallyDrop::new(self);
+        match ended.ticket.due {
             Due::Nothing => false,
             Due::Count => {
-                self.route.count(Count::Ended(settlement.outcome));
+                ended.route.count(Count::Ended(settlement.outcome));
                 false
             }
             Due::All => {
-                let ticket = self.ticket.copied();
-                self.breaker.settle(self.policy, self.route, ticket, settlement, now)
+                let ticket = ended.ticket.copied();
+                ended.breaker.settle(ended.policy, ended.route, ticket, settlement, now)
             }
         }
     }
@@ -251,9 +255,8 @@ impl<'a> Permit<'a> {
     }
 
     /// The permit without its borrows.
-    pub fn detach(mut self) -> Ticket {
-        let due = std::mem::replace(&mut self.ticket.due, Due::Nothing);
-        Ticket { due, ..self.ticket.copied() }
+    pub fn detach(self) -> Ticket {
+        ManuallyDrop::new(self).ticket.copied()
     }
 }
 
