@@ -315,6 +315,22 @@ fn a_flood_of_fresh_keys_does_not_trip_the_overflow() {
     assert!(house.send(house.of(newcomer), at(1_000)).is_ok());
 }
 
+/// Hole: a key that gets a second cell, and a third, each with the whole limit. In a bucket whose strangers have all gone quiet,
+/// newcomer after newcomer takes one of their cells, finds it again at his next call, and passes three times, not thirty.
+#[test]
+fn a_key_has_one_cell_at_a_time() {
+    let own = vec![LimitSpec::window(3, SECOND)];
+    let keys = ScopeSpec { keys: vec![key("client", own)], ..ScopeSpec::default() };
+    let house = House::new(&spec(keys, ScopeSpec::default()), 16);
+    let strangers = (0..20_u64).map(|number| house.of(house.breaker.hash_u64(number)));
+    let _ = strangers.map(|call| house.pass(call, 1, at(0))).sum::<usize>();
+    for number in 100..400_u64 {
+        let newcomer = house.of(house.breaker.hash_u64(number));
+        assert_eq!(house.pass(newcomer, 30, at(number * 1_000)), 3, "newcomer {number}");
+        assert_eq!(house.pass(newcomer, 30, at(number * 1_000 + 999)), 0, "newcomer {number}");
+    }
+}
+
 /// Hole: a table that fills for good. A stranger trips name after fresh name, each for a second only, and never comes back
 /// with any of them: nobody probes them, so they stay on probation, and no newcomer has a cell of his own again.
 #[test]
