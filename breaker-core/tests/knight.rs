@@ -421,7 +421,7 @@ fn r11_the_proposed_defaults() {
         ("R11 defaults, untagged", Keys::Untagged, None, 100),
         ("R11 the same, and the rollback happens", Keys::Untagged, Some(ROLLBACK), 800),
     ] {
-        let firm = defaults(keys);
+        let firm = defaults(keys, 4_096);
         let book = Replay { until: until(1_260), ..Replay::new(rollback) }.alone(&firm);
         // Tagged: the two that each parent asked for. Untagged: 100 of each bad server.
         assert_eq!(book.leaks(), leaks);
@@ -445,7 +445,8 @@ fn r11_no_false_refusal() {
     for (keys, tenfold) in
         [(Keys::All, false), (Keys::All, true), (Keys::Untagged, false), (Keys::Untagged, true)]
     {
-        let firm = defaults(keys);
+        // The tenfold flow has 29,000 parents in ten minutes. Far more room than keys, so that no bucket of 16 fills.
+        let firm = defaults(keys, if cfg!(debug_assertions) { 65_536 } else { 262_144 });
         let flow = Some(Flow::new(tenfold));
         let replay =
             Replay { flow, until: until(if tenfold { 120 } else { 300 }), ..Replay::new(None) };
@@ -511,7 +512,7 @@ fn a_slow_leak_meets_the_minute() {
 
 /// The limits that the field suggests: 100/s, 4,000 and $6.5M a minute per server, 20/s per symbol, the quantity and
 /// 20 children per parent.
-fn defaults(keys: Keys) -> Firm {
+fn defaults(keys: Keys, room: u32) -> Firm {
     let done = seconds(600);
     Firm::new(Rules {
         server: vec![
@@ -525,8 +526,7 @@ fn defaults(keys: Keys) -> Firm {
             LimitSpec::budget(20).tripping().idle(done),
         ],
         keys,
-        // The tenfold flow has 29,000 parents in ten minutes. Far more room than keys, so that no bucket of 16 fills.
-        room: 262_144,
+        room,
         ..Rules::default()
     })
 }
