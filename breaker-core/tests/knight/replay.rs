@@ -1,5 +1,7 @@
 //! The morning itself: it offers each order at its instant, keeps the book, and calls whoever watches. It decides nothing.
 
+use std::ops::Range;
+
 use breaker_core::{Denial, Mono};
 
 use crate::firm::{Book, Firm};
@@ -16,6 +18,8 @@ pub(crate) struct Replay {
     pub(crate) ticks: Vec<Mono>,
     /// When to stop looking.
     pub(crate) until: u64,
+    /// When nothing is offered, for all that is bad is halted: from, until.
+    pub(crate) dull: Range<u64>,
 }
 
 /// What a watcher is told.
@@ -28,7 +32,7 @@ pub(crate) enum News<'a> {
 impl Replay {
     /// The defect alone, to the end.
     pub(crate) fn new(rollback: Option<u64>) -> Replay {
-        Replay { rollback, flow: None, ticks: Vec::new(), until: RUN }
+        Replay { rollback, flow: None, ticks: Vec::new(), until: RUN, dull: 0..0 }
     }
 
     /// Plays it. At one instant a tick comes first, then normal orders, then children.
@@ -43,6 +47,9 @@ impl Replay {
         for child in Children::new(self.rollback) {
             if child.at.as_nanos() >= self.until {
                 break;
+            }
+            if self.dull.contains(&child.at.as_nanos()) {
+                continue;
             }
             while let Some(tick) = ticks.next_if(|&tick| tick <= child.at) {
                 watch(firm, &mut book, News::Tick(tick));
