@@ -217,7 +217,7 @@ impl Table {
     pub(crate) fn find(&self, key: KeyHash) -> Option<usize> {
         let (bucket, start) = self.home(key);
         for step in 0..WAYS {
-            let cell = bucket + ((start + step) & (WAYS - 1));
+            let cell = bucket + way(start, step);
             // ordering: acquire, to pair with the claim's release.
             match self.slots.get(cell)?.tag.load(Ordering::Acquire) {
                 hash if hash == key.as_u64() => return Some(cell),
@@ -241,7 +241,8 @@ impl Table {
     fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         self.find(key).or_else(|| {
-            let cell = self.empty(key, RESERVED).or_else(|| self.idle(key, &lock.kept, now))?;
+            let idle = || self.idle(key, OPEN, &lock.kept, now);
+            let cell = self.empty(key, OPEN).or_else(idle)?;
             self.give(cell, key, &lock, now);
             Some(cell)
         })
@@ -263,7 +264,11 @@ impl Table {
             Some(cell) => cell,
             None if !may_claim => return Ordered::Unknown,
             None => {
-                let room = self.empty(key, 0).or_else(|| self.idle(key, &lock.kept, now));
+                // The slots kept for orders come last in every scan, and are taken last: a scan that meets an empty slot before
+                // them has missed nothing.
+                let room = self.empty(key, OPEN);
+                let room = room.or_else(|| self.idle(key, WAYS, &lock.kept, now));
+                let room = room.or_else(|| self.empty(key, WAYS));
                 let Some(cell) = room.or_else(|| self.evict(key, &mut lock, rule, now)) else {
                     return Ordered::NoRoom;
                 };
@@ -299,8 +304,8 @@ impl Table {
 
     /// The first slot of a key's bucket, and where in it a scan for the key begins.
     fn home(&self, key: KeyHash) -> (usize, usize) {
-        #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
-        let start = key.as_u64() as usize & (WAYS - 1);
+        let low = key.as_u64() & 0xffff_ffff;
+        let start = usize::try_from((low * OPEN_WAYS) >> 32).unwrap_or(0);
         (self.bucket_of(key) * WAYS, start)
     }
 
@@ -312,18 +317,16 @@ impl Table {
     /// The slots of a key's bucket, in the order of its scan.
     fn ways(&self, key: KeyHash) -> impl DoubleEndedIterator<Item = usize> {
         let (bucket, start) = self.home(key);
-        (0..WAYS).map(move |step| bucket + ((start + step) & (WAYS - 1)))
+        (0..WAYS).map(move |step| bucket + way(start, step))
     }
 
-    /// The first empty slot that leaves so many.
-    fn empty(&self, key: KeyHash, leave: usize) -> Option<usize> {
-        let mut empty = self.ways(key).filter(|&cell| self.tag(cell).is_none());
-        let first = empty.next()?;
-        (empty.count() >= leave).then_some(first)
+    /// The first empty one among so many slots of a key's scan.
+    fn empty(&self, key: KeyHash, among: usize) -> Option<usize> {
+        self.ways(key).take(among).find(|&cell| self.tag(cell).is_none())
     }
 
-    /// Of the idle slots the one whose learned past weighs least.
-    fn idle(&self, key: KeyHash, kept: &Kept, now: Mono) -> Option<usize> {
+    /// Of the idle ones among so many slots the one whose learned past weighs least.
+    fn idle(&self, key: KeyHash, among: usize, kept: &Kept, now: Mono) -> Option<usize> {
         let is_idle = |&cell: &usize| {
             self.tag(cell).is_some()
                 && self.gate(cell).is_some_and(|gate| gate.word().is_fresh())
@@ -335,7 +338,7 @@ impl Table {
         let weight = |&cell: &usize| -> u64 {
             kept.tallies.iter().map(|tally| tally.weight_of(cell)).fold(0, u64::saturating_add)
         };
-        self.ways(key).filter(is_idle).min_by_key(weight)
+        self.ways(key).take(among).filter(is_idle).min_by_key(weight)
     }
 
     /// Takes the slot of a busy key that is neither blocked nor on probation.
@@ -386,6 +389,19 @@ impl Slot {
     }
 }
 
+/// The slot that a scan meets at a step: round the open ones from its start, then those kept for orders.
+#[inline]
+const fn way(start: usize, step: usize) -> usize {
+    let at = start + step;
+    if step >= OPEN {
+        step
+    } else if at < OPEN {
+        at
+    } else {
+        at - OPEN
+    }
+}
+
 /// Slots of a table for so many keys.
 pub(crate) fn cells_for(keys: usize) -> usize {
     buckets(keys) * WAYS
@@ -402,11 +418,12 @@ pub(crate) const INLINE: usize = 1;
 const WAYS: usize = 16;
 #[cfg(loom)]
 const WAYS: usize = 2;
-/// Slots of a bucket that only orders may claim.
+/// Slots of a bucket that any key may claim; the others are kept for orders.
 #[cfg(not(loom))]
-const RESERVED: usize = 2;
+const OPEN: usize = 14;
 #[cfg(loom)]
-const RESERVED: usize = 0;
+const OPEN: usize = 2;
+const OPEN_WAYS: u64 = OPEN as u64;
 const EMPTY: u64 = 0;
 
 #[cfg(not(loom))]
