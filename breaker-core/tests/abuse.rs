@@ -1,11 +1,6 @@
 //! What a hostile or broken client may try, and the requirements of the trading field that a core can show; each test names the hole that it closes.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test that fails says so by a panic"
-)]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -6,7 +6,6 @@
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,
-    clippy::panic,
     clippy::expect_used,
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
