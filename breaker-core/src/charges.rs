@@ -214,8 +214,8 @@ impl Row<'_> {
 
     /// Empties a budget, by order. Other limits come back by time, or call by call.
     pub(crate) fn reset(self, limit: Limit, now: Mono) {
-        if let Limit::Budget(_) = limit {
-            budget::reset(self, now);
+        if let Limit::Budget(budget) = limit {
+            budget::reset(budget, self, now);
         }
     }
 
@@ -342,3 +342,136 @@ const UNFROZEN: u8 = 4;
 const LATE: u8 = 5;
 /// A budget that forgets keeps the number of its run.
 const NUMBERLESS: u8 = 6;
+
+/// Tries every interleaving with at most so many preemptions.
+#[cfg(all(test, loom))]
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::{BLIND, Charges, SOUND, explore, step};
+    use crate::limit::flight::InFlight;
+    use crate::limit::rate::Rate;
+    use crate::limit::{Limit, NEVER};
+    use crate::policy::Unit;
+    use crate::time::{Mono, Span};
+    use loom::sync::Arc;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    fn burst_of_two<const FLAW: u8>() {
+        explore(3, || {
+            let rate = Rate::new(1, Span::from_nanos(10), 2, Unit::Weight).unwrap();
+            let charges = Arc::new(Charges::for_rows(Limit::Rate(rate), 1));
+            let call = move |charges: &Charges| {
+                let debt = charges.row(0).unwrap().head;
+                usize::from(step::<FLAW>(debt, |debt| rate.take(debt, 1, at(5))).is_ok())
+            };
+            let spawned: Vec<_> = (0..2)
+                .map(|_| {
+                    let charges = Arc::clone(&charges);
+                    loom::thread::spawn(move || call(&charges))
+                })
+                .collect();
+            let own = call(&charges);
+            let passed = spawned.into_iter().fold(own, |sum, one| sum + one.join().unwrap());
+            assert_eq!(passed, 2, "a burst of two");
+        });
+    }
+
+    /// Goal: three threads at a burst of two.
+    #[test]
+    fn loom_a_burst_is_a_burst() {
+        burst_of_two::<SOUND>();
+    }
+
+    /// Negative control: a charge that overwrites what it did not read lets all pass.
+    #[test]
+    #[should_panic(expected = "a burst of two")]
+    fn loom_a_blind_burst_is_caught() {
+        burst_of_two::<BLIND>();
+    }
+
+    /// Goal: a charge, its undo, a settlement of another's charge, and a third charge at once: never less is owed than
+    /// what was neither undone nor given back.
+    #[test]
+    fn loom_undo_and_settlement_leave_the_others() {
+        explore(3, || {
+            let rate = Rate::new(1, Span::from_nanos(10), 6, Unit::Weight).unwrap();
+            let limit = Limit::Rate(rate);
+            let charges = Arc::new(Charges::for_rows(limit, 1));
+            charges.row(0).unwrap().take(limit, 3, at(5)).unwrap();
+            let undoer = {
+                let charges = Arc::clone(&charges);
+                loom::thread::spawn(move || {
+                    let row = charges.row(0).unwrap();
+                    if let Ok(taken) = row.take(limit, 2, at(5)) {
+                        row.undo(limit, taken);
+                    }
+                })
+            };
+            let settler = {
+                let charges = Arc::clone(&charges);
+                loom::thread::spawn(move || {
+                    charges.row(0).unwrap().settle(limit, 3, 1, at(5), at(5));
+                })
+            };
+            let row = charges.row(0).unwrap();
+            let passed = row.take(limit, 1, at(5)).is_ok();
+            assert!(passed, "3 + 2 + 1 is a burst");
+            undoer.join().unwrap();
+            settler.join().unwrap();
+            // The undo may be forfeited.
+            let used = row.used(limit, at(5));
+            assert!(used == 2 || used == 4, "{used} owed");
+        });
+    }
+
+    fn one_in_flight<const FLAW: u8>() {
+        explore(3, || {
+            let flight = InFlight::new(1).unwrap();
+            let limit = Limit::InFlight(flight);
+            let charges = Arc::new(Charges::for_rows(limit, 1));
+            let flying = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+            let call = move |charges: &Charges, flying: &loom::sync::atomic::AtomicUsize| {
+                let row = charges.row(0).unwrap();
+                let take = |used| flight.take(used, 1).ok_or(NEVER);
+                if step::<FLAW>(row.head, take).is_ok() {
+                    let before = flying.fetch_add(1, loom::sync::atomic::Ordering::AcqRel);
+                    assert_eq!(before, 0, "two at once");
+                    flying.fetch_sub(1, loom::sync::atomic::Ordering::AcqRel);
+                    row.give_back(limit, 1);
+                }
+            };
+            let other = {
+                let (charges, flying) = (Arc::clone(&charges), Arc::clone(&flying));
+                loom::thread::spawn(move || call(&charges, &flying))
+            };
+            call(&charges, &flying);
+            other.join().unwrap();
+            assert!(charges.row(0).unwrap().is_idle(limit, at(0)), "all given back");
+        });
+    }
+
+    /// Goal: one at once, and each gives back what it took.
+    #[test]
+    fn loom_one_in_flight_is_one() {
+        one_in_flight::<SOUND>();
+    }
+
+    /// Negative control: a take that overwrites what it did not read lets two fly.
+    #[test]
+    #[should_panic]
+    fn loom_a_blind_flight_is_caught() {
+        one_in_flight::<BLIND>();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
