@@ -9,7 +9,7 @@ fn at(nanos: u64) -> Mono {
 }
 
 fn made(kind: LimitKind, by: Unit) -> Limit {
-    Limit::new(kind, by).unwrap()
+    Limit::new(kind, by).unwrap_or_else(|error| unreachable!("{error:?}"))
 }
 
 /// One limit of each kind, the rings and buckets of small and large.

@@ -417,7 +417,7 @@ mod tests {
             let amounts = prop_oneof![1..=burst, Just(burst), 1..=burst.min(3), 0..=burst + 1];
             // Steps of some thousandths of the time that a burst takes to refill.
             let refill = i64::try_from(u128::from(burst) * u128::from(per) / u128::from(count));
-            let step = (refill.unwrap() / 1_000).max(1);
+            let step = (refill.unwrap_or(i64::MAX) / 1_000).max(1);
             let steps = proptest::collection::vec((-100_i64..400, amounts), 1..120);
             let steps = steps.prop_map(move |steps| {
                 steps.into_iter().map(|(time, amount)| (time * step, amount)).collect::<Vec<_>>()
