@@ -502,4 +502,5 @@ mod models {
 }
 
 #[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -111,19 +111,18 @@ impl<'a, const FLAW: u8> Words<'a, FLAW> {
     /// The sum of all buckets but a tick's.
     fn others(&self, tick: u64) -> u64 {
         let own = self.buckets.bucket_of(tick);
-        let counts = self.ring.iter().enumerate().filter(|(bucket, _)| *bucket != own);
+        let (before, after) = self.ring.split_at(own.min(self.ring.len()));
         // ordering: see `LOAD`.
-        let counts = counts.map(|(_, word)| count_of(word.load(Self::LOAD)));
-        counts.fold(0, u64::saturating_add)
+        let counts = before.iter().chain(after.iter().skip(1));
+        counts.fold(0, |sum, word| sum + count_of(word.load(Self::LOAD)))
     }
 
     /// What the buckets of a tick's window hold, the oldest first.
-    fn counts(&self, tick: u64) -> impl Iterator<Item = u64> + Clone + '_ {
-        self.buckets.counting(tick).map(|tick| {
-            let word = self.ring.get(self.buckets.bucket_of(tick));
-            // ordering: see `LOAD`.
-            word.map_or(0, |word| count_of(word.load(Self::LOAD)))
-        })
+    fn counts(&self, tick: u64) -> impl Iterator<Item = u64> + '_ {
+        let oldest = self.buckets.bucket_of(*self.buckets.counting(tick).start());
+        let (newer, older) = self.ring.split_at(oldest.min(self.ring.len()));
+        // ordering: see `LOAD`.
+        older.iter().chain(newer).map(|word| count_of(word.load(Self::LOAD)))
     }
 
     /// Whether a tick is current, and not about to end.
@@ -158,7 +157,7 @@ impl<'a, const FLAW: u8> Words<'a, FLAW> {
         if self.buckets.fits(sum) {
             return Some(Ok(()));
         }
-        let wait = self.buckets.wait(tick, self.counts(tick), amount, now);
+        let wait = self.buckets.wait(tick, self.counts(tick), sum, now);
         self.is_current(tick).then_some(Err(wait))
     }
 }
