@@ -502,5 +502,4 @@ mod models {
 }
 
 #[cfg(all(test, not(loom)))]
-#[cfg(all(test, not(loom)))]
 mod tests;
