@@ -1,3 +1,5 @@
+//! What all kinds of limit have in common, and what passes from one row to another; each kind's own tests stand beside it.
+
 use super::{Charges, Past, Row, Saved, Taken};
 use crate::limit::{Limit, NEVER};
 use crate::policy::{LimitKind, Unit};

@@ -354,6 +354,19 @@ mod tests {
         );
     }
 
+    /// Goal: where a unit of time is worth many of weight, a burst in pieces is no more than a burst, and a
+    /// whole one passes when nothing is owed.
+    #[test]
+    fn a_burst_is_rounded_down() {
+        // 12.5 of weight for each unit: a burst is worth 1,000.08 units.
+        let rate = weights(100_000_000_000, SECOND, 12_501).unwrap();
+        let debt = rate.take(0, 12_500, at(9)).unwrap();
+        assert_eq!(rate.take(debt, 2, at(9)), Err(Span::from_nanos(1)));
+        let debt = rate.take(0, 12_501, at(9)).unwrap();
+        assert_eq!(rate.take(debt, 12_501, at(9)), Err(Span::from_nanos(126)));
+        assert!(rate.take(debt, 12_501, at(9 + 126)).is_ok());
+    }
+
     /// Goal: ten gigabytes a second in packets, and a billion dollars a second in cents, are granted to 0.1 %.
     #[test]
     fn fast_refills_are_granted() {
