@@ -140,16 +140,19 @@ impl Row<'_> {
 
     /// Undoes a charge exactly or not at all.
     ///
-    /// A debt goes back only from the very value that the charge left: if anybody charged since, time may have
-    /// forgiven ours, and to subtract it would eat theirs. A bucket shrinks while it lives, a budget within its
-    /// run, though what it forgets is still counted from the call undone. A ring's slot is forfeited.
+    /// A debt of calls goes back only from the very value that the charge left: if anybody charged since, time may have
+    /// forgiven ours, and to subtract it would eat theirs. One of weight is forfeited: what is settled could bring
+    /// that value back. So is a ring's slot. A bucket shrinks while it lives, a budget within its run, though its idle
+    /// time is still counted from the call undone.
     pub(crate) fn undo(self, limit: Limit, taken: Taken) {
         match limit {
-            Limit::Rate(_) => {
+            Limit::Rate(rate) => {
                 let Taken { before, after } = taken;
-                // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
-                let _ =
-                    self.head.compare_exchange(after, before, Ordering::Relaxed, Ordering::Relaxed);
+                if rate.can_undo() {
+                    // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
+                    let order = Ordering::Relaxed;
+                    let _ = self.head.compare_exchange(after, before, order, order);
+                }
             }
             Limit::Window(_) => {}
             Limit::Buckets(buckets) => buckets::undo(buckets, self, taken.before, taken.after),
@@ -168,11 +171,13 @@ impl Row<'_> {
     /// Tells the true cost of a call that was charged `reserved` at `since`. More is charged in full, beyond the bound
     /// if need be; of less as much is given back as is never freer than if the truth had been charged at once.
     /// A ring counts calls, and what is in flight stays so until it is given back: neither has a true cost.
+    /// A rate of calls is not settled: its charges may be undone.
     pub(crate) fn settle(self, limit: Limit, reserved: u64, truth: u64, since: Mono, now: Mono) {
         if reserved == truth {
             return;
         }
         match limit {
+            Limit::Rate(rate) if rate.can_undo() => {}
             Limit::Rate(rate) => {
                 let settled = |debt| Ok(rate.settle(debt, reserved, truth, since, now));
                 let _ = step::<SOUND>(self.head, settled);
@@ -214,8 +219,8 @@ impl Row<'_> {
 
     /// Empties a budget, by order. Other limits come back by time, or call by call.
     pub(crate) fn reset(self, limit: Limit, now: Mono) {
-        if let Limit::Budget(_) = limit {
-            budget::reset(self, now);
+        if let Limit::Budget(budget) = limit {
+            budget::reset(budget, self, now);
         }
     }
 
@@ -342,3 +347,159 @@ const UNFROZEN: u8 = 4;
 const LATE: u8 = 5;
 /// A budget that forgets keeps the number of its run.
 const NUMBERLESS: u8 = 6;
+
+/// Tries every interleaving with at most so many preemptions.
+#[cfg(all(test, loom))]
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::{BLIND, Charges, SOUND, explore, step};
+    use crate::limit::flight::InFlight;
+    use crate::limit::rate::Rate;
+    use crate::limit::{Limit, NEVER};
+    use crate::policy::Unit;
+    use crate::time::{Mono, Span};
+    use loom::sync::Arc;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    fn burst_of_two<const FLAW: u8>() {
+        explore(3, || {
+            let rate = Rate::new(1, Span::from_nanos(10), 2, Unit::Weight).unwrap();
+            let charges = Arc::new(Charges::for_rows(Limit::Rate(rate), 1));
+            let call = move |charges: &Charges| {
+                let debt = charges.row(0).unwrap().head;
+                usize::from(step::<FLAW>(debt, |debt| rate.take(debt, 1, at(5))).is_ok())
+            };
+            let spawned: Vec<_> = (0..2)
+                .map(|_| {
+                    let charges = Arc::clone(&charges);
+                    loom::thread::spawn(move || call(&charges))
+                })
+                .collect();
+            let own = call(&charges);
+            let passed = spawned.into_iter().fold(own, |sum, one| sum + one.join().unwrap());
+            assert_eq!(passed, 2, "a burst of two");
+        });
+    }
+
+    /// Goal: three threads at a burst of two.
+    #[test]
+    fn loom_a_burst_is_a_burst() {
+        burst_of_two::<SOUND>();
+    }
+
+    /// Negative control: a charge that overwrites what it did not read lets all pass.
+    #[test]
+    #[should_panic(expected = "a burst of two")]
+    fn loom_a_blind_burst_is_caught() {
+        burst_of_two::<BLIND>();
+    }
+
+    /// Goal: an undo and two other charges at once: it goes back whole, or stays whole.
+    #[test]
+    fn loom_an_undo_leaves_the_others() {
+        explore(3, || {
+            let rate = Rate::new(1, Span::from_nanos(10), 4, Unit::Calls).unwrap();
+            let limit = Limit::Rate(rate);
+            let charges = Arc::new(Charges::for_rows(limit, 1));
+            let undoer = {
+                let charges = Arc::clone(&charges);
+                loom::thread::spawn(move || {
+                    let row = charges.row(0).unwrap();
+                    let taken = row.take(limit, 1, at(5)).unwrap();
+                    row.undo(limit, taken);
+                })
+            };
+            let row = charges.row(0).unwrap();
+            row.take(limit, 1, at(5)).unwrap();
+            row.take(limit, 1, at(6)).unwrap();
+            undoer.join().unwrap();
+            let used = row.used(limit, at(6));
+            assert!(used == 2 || used == 3, "{used} owed");
+        });
+    }
+
+    fn settled_under_charges<const FLAW: u8>() {
+        explore(3, || {
+            let rate = Rate::new(1, Span::from_nanos(10), 6, Unit::Weight).unwrap();
+            let charges = Arc::new(Charges::for_rows(Limit::Rate(rate), 1));
+            charges.row(0).unwrap().take(Limit::Rate(rate), 3, at(5)).unwrap();
+            let settler = {
+                let charges = Arc::clone(&charges);
+                loom::thread::spawn(move || {
+                    let settled = |debt| Ok(rate.settle(debt, 3, 1, at(5), at(5)));
+                    step::<FLAW>(charges.row(0).unwrap().head, settled).unwrap();
+                })
+            };
+            let row = charges.row(0).unwrap();
+            for _ in 0..2 {
+                row.take(Limit::Rate(rate), 1, at(5)).unwrap();
+            }
+            settler.join().unwrap();
+            assert_eq!(row.used(Limit::Rate(rate), at(5)), 3, "lost a charge");
+        });
+    }
+
+    /// Goal: a settlement takes nothing but its own, whoever charges meanwhile.
+    #[test]
+    fn loom_a_settlement_leaves_the_others() {
+        settled_under_charges::<SOUND>();
+    }
+
+    /// Negative control: a settlement that overwrites what it did not read loses a charge.
+    #[test]
+    #[should_panic(expected = "lost a charge")]
+    fn loom_a_blind_settlement_is_caught() {
+        settled_under_charges::<BLIND>();
+    }
+
+    fn one_in_flight<const FLAW: u8>() {
+        explore(3, || {
+            let flight = InFlight::new(1).unwrap();
+            let limit = Limit::InFlight(flight);
+            let charges = Arc::new(Charges::for_rows(limit, 1));
+            let flying = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+            let call = move |charges: &Charges, flying: &loom::sync::atomic::AtomicUsize| {
+                let row = charges.row(0).unwrap();
+                let take = |used| flight.take(used, 1).ok_or(NEVER);
+                if step::<FLAW>(row.head, take).is_ok() {
+                    let before = flying.fetch_add(1, loom::sync::atomic::Ordering::AcqRel);
+                    assert_eq!(before, 0, "two at once");
+                    flying.fetch_sub(1, loom::sync::atomic::Ordering::AcqRel);
+                    row.give_back(limit, 1);
+                }
+            };
+            let other = {
+                let (charges, flying) = (Arc::clone(&charges), Arc::clone(&flying));
+                loom::thread::spawn(move || call(&charges, &flying))
+            };
+            call(&charges, &flying);
+            other.join().unwrap();
+            assert!(charges.row(0).unwrap().is_idle(limit, at(0)), "all given back");
+        });
+    }
+
+    /// Goal: one at once, and each gives back what it took.
+    #[test]
+    fn loom_one_in_flight_is_one() {
+        one_in_flight::<SOUND>();
+    }
+
+    /// Negative control: a take that overwrites what it did not read lets two fly.
+    #[test]
+    #[should_panic]
+    fn loom_a_blind_flight_is_caught() {
+        one_in_flight::<BLIND>();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -171,3 +171,229 @@ pub(super) fn restore(window: Window, row: Row<'_>, past: &Past, now: Mono) {
 
 /// Reads of a ring that moves meanwhile, at most.
 const ATTEMPTS: usize = 16;
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::{RELAXED, SOUND, UNCHECKED, turn};
+    use crate::charges::{Charges, explore};
+    use crate::limit::Limit;
+    use crate::limit::window::Window;
+    use crate::time::{Mono, Span};
+    use loom::sync::Arc;
+
+    const LENGTH: u64 = 10;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    /// Each thread calls at its instants; before it all, one call for each instant of `past`.
+    fn ring<const FLAW: u8>(count: u64, past: &'static [u64], threads: &'static [&'static [u64]]) {
+        explore(3, move || {
+            let window = Window::new(count, Span::from_nanos(LENGTH)).unwrap();
+            let charges = Arc::new(Charges::for_rows(Limit::Window(window), 1));
+            let call = move |charges: &Charges, now: u64| {
+                let answer = turn::<FLAW>(window, charges.row(0).unwrap(), at(now), true);
+                (now, answer.map(|word| window.instant(word)).map_err(Span::as_nanos))
+            };
+            let mut told: Vec<_> = past.iter().map(|&now| call(&charges, now)).collect();
+            let spawned: Vec<_> = threads
+                .iter()
+                .skip(1)
+                .map(|&instants| {
+                    let charges = Arc::clone(&charges);
+                    loom::thread::spawn(move || {
+                        instants.iter().map(|&now| call(&charges, now)).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            told.extend(threads[0].iter().map(|&now| call(&charges, now)));
+            for thread in spawned {
+                told.extend(thread.join().unwrap());
+            }
+            let n = usize::try_from(count).unwrap();
+            let mut passed: Vec<u64> = told.iter().filter_map(|told| told.1.ok()).collect();
+            passed.sort_unstable();
+            for (early, late) in passed.iter().zip(passed.iter().skip(n)) {
+                assert!(early + LENGTH <= *late, "over-admitted: {passed:?}");
+            }
+            for (now, answer) in &told {
+                if answer.is_err() {
+                    let recent = passed.iter().filter(|passed| **passed + LENGTH > *now).count();
+                    assert!(recent >= n, "refused at {now} after {passed:?}");
+                }
+            }
+            // The ring is whole: long after, exactly N pass.
+            for extra in 0..=n {
+                assert_eq!(call(&charges, 1_000).1.is_ok(), extra < n, "a ring out of step");
+            }
+        });
+    }
+
+    /// Goal: a ring of one, two threads at one instant.
+    #[test]
+    fn loom_ring_of_one() {
+        ring::<SOUND>(1, &[], &[&[5], &[5]]);
+    }
+
+    /// Goal: a ring of one, laps passing under a slow thread, `now` running back among threads.
+    #[test]
+    fn loom_ring_of_one_laps() {
+        ring::<SOUND>(1, &[1], &[&[11, 21], &[12, 32]]);
+    }
+
+    /// Goal: a ring of two, three threads at one instant.
+    #[test]
+    fn loom_ring_of_two_three_threads() {
+        ring::<SOUND>(2, &[], &[&[5], &[5], &[5]]);
+    }
+
+    /// Goal: a ring of two, the head in its middle, laps passing under a slow thread.
+    #[test]
+    fn loom_ring_of_two_laps() {
+        ring::<SOUND>(2, &[1], &[&[2, 12, 22], &[11, 21]]);
+    }
+
+    /// Negative control: with relaxed orders the models above find a fault.
+    #[test]
+    #[should_panic(expected = "ring")]
+    fn loom_ring_relaxed_is_caught() {
+        ring::<RELAXED>(2, &[1], &[&[2, 12, 22], &[11, 21]]);
+    }
+
+    /// Goal: a lap and more passes between one thread's looks at the head and at its slot.
+    #[test]
+    fn loom_ring_of_two_overtaken() {
+        ring::<SOUND>(2, &[1], &[&[11, 21, 22], &[31]]);
+    }
+
+    /// Negative control: neither asking the predecessor's lap nor looking at the head again, the
+    /// thread that was overtaken refuses what it should admit.
+    #[test]
+    #[should_panic(expected = "refused at 31")]
+    fn loom_ring_unchecked_is_caught() {
+        ring::<UNCHECKED>(2, &[1], &[&[11, 21, 22], &[31]]);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::{SOUND, turn};
+    use crate::charges::Charges;
+    use crate::limit::Limit;
+    use crate::limit::window::Window;
+    use crate::time::{Mono, Span};
+    use proptest::prelude::*;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    /// Goal: eight real threads at one ring: its recorded instants are exact, and each refusal was due: N recorded
+    /// instants lie in the last W before it. The clock is a counter that they all push on, at an
+    /// uneven pace, and some of them read it long before they call.
+    #[test]
+    fn eight_threads_at_one_ring_are_exact() {
+        for (count, length) in [(1_u64, 7_u64), (3, 50), (64, 1_000)] {
+            let window = Window::new(count, Span::from_nanos(length)).unwrap();
+            let charges = Charges::for_rows(Limit::Window(window), 1);
+            let clock = AtomicU64::new(0);
+            let life = |thread: u64| {
+                let (mut passed, mut refused) = (Vec::new(), Vec::new());
+                for round in 0..8_000_u64 {
+                    let now = clock.fetch_add(round * thread % 3, Ordering::Relaxed);
+                    if round % 64 == thread {
+                        std::thread::yield_now();
+                    }
+                    match turn::<SOUND>(window, charges.row(0).unwrap(), at(now), true) {
+                        Ok(word) => passed.push(window.instant(word)),
+                        Err(_) => refused.push(now),
+                    }
+                }
+                (passed, refused)
+            };
+            let (mut passed, mut refused) = (Vec::new(), Vec::new());
+            std::thread::scope(|threads| {
+                let life = &life;
+                let spawned: Vec<_> =
+                    (0..8).map(|thread| threads.spawn(move || life(thread))).collect();
+                for thread in spawned {
+                    let (its_passed, its_refused) = thread.join().unwrap();
+                    passed.extend(its_passed);
+                    refused.extend(its_refused);
+                }
+            });
+            passed.sort_unstable();
+            let n = usize::try_from(count).unwrap();
+            for (early, late) in passed.iter().zip(passed.iter().skip(n)) {
+                assert!(early + length <= *late, "{count} and one within {length}");
+            }
+            for now in &refused {
+                let before = passed.partition_point(|passed| passed + length <= *now);
+                assert!(passed.len() - before >= n, "refused at {now} for nothing");
+            }
+            assert!(!passed.is_empty() && !refused.is_empty());
+        }
+    }
+
+    proptest! {
+        /// Goal: a ring agrees with a list of instants, call by call, when `now` jumps about.
+        #[test]
+        fn a_ring_agrees_with_a_list(
+            count in 1_u64..6, length in 1_u64..60,
+            steps in proptest::collection::vec(-30_i64..40, 1..300),
+        ) {
+            let window = Window::new(count, Span::from_nanos(length)).unwrap();
+            let (limit, charges) = (Limit::Window(window), Charges::for_scope(Limit::Window(window)));
+            let row = charges.row(0).unwrap();
+            let n = usize::try_from(count).unwrap();
+            let mut list: Vec<u64> = Vec::new();
+            let mut now = 1_000_i64;
+            for step in steps {
+                now = (now + step).max(0);
+                let nanos = u64::try_from(now).unwrap();
+                let newest = list.last().copied().unwrap_or(0).max(nanos);
+                let full = list.len() >= n && list[list.len() - n] + length > newest;
+                let idle = list.last().is_none_or(|last| last + length <= nanos);
+                prop_assert_eq!(row.is_idle(limit, at(nanos)), idle);
+                let recent = list.iter().filter(|passed| **passed + length > nanos).count();
+                prop_assert_eq!(row.used(limit, at(nanos)), recent.min(n) as u64);
+                prop_assert_eq!(row.peek(limit, 1, at(nanos)).is_err(), full);
+                match row.take(limit, 1, at(nanos)) {
+                    Ok(_) => list.push(newest),
+                    Err(wait) => {
+                        prop_assert_eq!(nanos + wait.as_nanos(), list[list.len() - n] + length);
+                    }
+                }
+                prop_assert!(!full || list.len() >= n);
+            }
+        }
+
+        /// Goal: a spent ring is full for a whole length from then on, whatever it held, and a ring like any other after.
+        #[test]
+        fn a_spent_ring_is_full_for_its_length(
+            count in 1_u64..6, length in 1_u64..60,
+            steps in proptest::collection::vec(0_u64..40, 0..40), late in 0_u64..10,
+        ) {
+            let window = Window::new(count, Span::from_nanos(length)).unwrap();
+            let (limit, charges) = (Limit::Window(window), Charges::for_scope(Limit::Window(window)));
+            let row = charges.row(0).unwrap();
+            let mut now = 1_000;
+            for step in steps {
+                now += step;
+                let _ = row.take(limit, 1, at(now));
+            }
+            // Another thread's clock may lag.
+            let late = late.min(length - 1);
+            row.spend(limit, at(now - late));
+            let newest = row.peek(limit, 1, at(now)).unwrap_err().as_nanos();
+            prop_assert!(newest + late >= length && newest <= length);
+            prop_assert_eq!(row.used(limit, at(now)), count);
+            for extra in 0..=count {
+                prop_assert_eq!(row.take(limit, 1, at(now + newest)).is_ok(), extra < count);
+            }
+        }
+    }
+}
