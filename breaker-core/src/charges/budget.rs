@@ -14,7 +14,7 @@ struct Look<'a> {
 
 impl<'a> Look<'a> {
     #[inline]
-    fn new(budget: Budget, row: Row<'a>) -> Look<'a> {
+    fn new(row: Row<'a>) -> Look<'a> {
         // ordering: acquire, so that the run's end is seen at least as late as the charges in the word left it.
         let word = row.head.load(Ordering::Acquire);
         // ordering: acquire, so that a head read again after this is no older than it.
@@ -70,7 +70,7 @@ pub(super) fn take<const FLAW: u8>(
     now: Mono,
 ) -> Result<u64, Span> {
     loop {
-        let look = Look::new(budget, row);
+        let look = Look::new(row);
         match budget.judge(look.word, look.end, amount, now) {
             Ok(_) if amount == 0 => return Ok(run_of(look.word)),
             Ok(step) if look.swap::<FLAW>(budget, step, now) => return Ok(run_of(step.word)),
@@ -156,7 +156,7 @@ pub(super) fn restore(budget: Budget, row: Row<'_>, used: u64, age: Option<u64>,
 /// A look whose words were of one moment.
 fn look_whole(budget: Budget, row: Row<'_>) -> Look<'_> {
     loop {
-        let look = Look::new(budget, row);
+        let look = Look::new(row);
         if !budget.forgets() || look.is_unmoved() {
             return look;
         }
@@ -168,7 +168,7 @@ fn look_whole(budget: Budget, row: Row<'_>) -> Look<'_> {
 /// Steps the head whatever it holds.
 fn step(budget: Budget, row: Row<'_>, now: Mono, rule: impl Fn(&Look<'_>) -> Step) {
     loop {
-        let look = Look::new(budget, row);
+        let look = Look::new(row);
         if look.swap::<SOUND>(budget, rule(&look), now) {
             return;
         }

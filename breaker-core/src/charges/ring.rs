@@ -461,7 +461,7 @@ mod tests {
                 let _ = row.take(limit, 1, at(now));
             }
             // Another thread's clock may lag, by less than the length.
-            let late = late % length;
+            let late = late.min(length - 1);
             row.spend(limit, at(now - late));
             let newest = row.peek(limit, 1, at(now)).unwrap_err().as_nanos();
             prop_assert!(newest + late >= length && newest <= length);
