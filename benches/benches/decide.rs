@@ -3,7 +3,7 @@
 #![allow(clippy::allow_attributes, reason = "as above")]
 
 use breaker_benches::world;
-use breaker_core::{Counting, LimitKind, LimitSpec, Mono, OnBreach, Span, Verdict};
+use breaker_core::{LimitKind, LimitSpec, Mono, Span, Verdict};
 use criterion::{Criterion, criterion_group, criterion_main};
 use governor::{Quota, RateLimiter};
 use std::hint::black_box;
@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 use std::time::Instant;
 
 fn limit(kind: LimitKind) -> LimitSpec {
-    LimitSpec { kind, of: Counting::Admitted, on_breach: OnBreach::Refuse }
+    LimitSpec::new(kind)
 }
 
 fn decide(criterion: &mut Criterion) {

@@ -53,16 +53,12 @@ pub fn world(limits: Vec<LimitSpec>, keys: Vec<KeySpec>) -> World {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use breaker_core::{Counting, LimitKind, Mono, OnBreach, Span, Verdict};
+    use breaker_core::{LimitKind, Mono, Span, Verdict};
 
     /// Goal: the world that is measured decides as its limit says.
     #[test]
     fn the_world_refuses_above_its_limit() {
-        let limit = LimitSpec {
-            kind: LimitKind::Window { count: 2, length: Span::from_secs(1) },
-            of: Counting::Admitted,
-            on_breach: OnBreach::Refuse,
-        };
+        let limit = LimitSpec::new(LimitKind::Window { count: 2, length: Span::from_secs(1) });
         let world = world(vec![limit], Vec::new());
         let now = Mono::from_nanos(1_000_000_000);
         let verdicts: Vec<bool> = (0..3)

@@ -1,14 +1,13 @@
 //! Kills one account, sees it denied and silent, and lifts it to probation. It shows no limits.
 
 use breaker_core::{
-    Breaker, Call, Capacity, Class, GroupSpec, KeySpec, KillLevel, LiftTo, Mode, Mono, Outcome,
+    Breaker, Call, Capacity, Class, GroupSpec, KeySpec, KillLevel, LiftTo, Mono, Outcome,
     PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Senders, Verdict,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let recover = Recover::Manual { probes: 1 };
-    let account =
-        KeySpec { name: "account".into(), limits: Vec::new(), recover, mode: Mode::Enforce };
+    let account = KeySpec { name: "account".into(), recover, ..KeySpec::default() };
     let spec = PolicySpec {
         groups: vec![GroupSpec {
             name: "pay".into(),

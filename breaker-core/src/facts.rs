@@ -48,8 +48,8 @@ pub enum State {
 pub enum Cause {
     /// A limit refused: its index among the limits of its scope.
     Limit(u8),
-    /// The gate is tripped: by that limit of its scope, or by hand.
-    Tripped(Option<u8>),
+    /// The gate is tripped, and by whom.
+    Tripped(By),
     /// The gate is tripped again: a probe failed after a lift.
     ProbeFailed,
     /// The gate is half-open and all its probes are taken.
@@ -59,6 +59,17 @@ pub enum Cause {
     /// The gate moved between the decision and the send (a kill and its lift, say), or the route
     /// is not one of the policy at hand: what was decided no longer counts.
     Stale,
+}
+
+/// Who tripped a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum By {
+    /// A person, or the embedder.
+    Hand,
+    /// A limit: its index among the limits of the scope.
+    Limit(u8),
+    /// A detector: its index among the detectors of the scope.
+    Detector(u8),
 }
 
 /// The place of one gate. Two places are the same gate only within one breaker.

@@ -10,7 +10,7 @@
 //! | 6 | left | probes that may still be given out |
 //! | 6 | owed | probes that must still pass; of a tripped gate: 1 if its hold has no end |
 //! | 12 | epoch | grows with every move, and wraps |
-//! | 26 | until | end of the hold; of an armed gate with strikes: when they are forgiven |
+//! | 26 | until | end of the hold; of an armed gate with strikes: when they are forgiven; of a half-open one: when its probes count as lost |
 //!
 //! *Owed* is counted down, not up, so that a policy swapped in the middle of a probation cannot
 //! leave it waiting for probes that nobody gives out.
@@ -20,7 +20,7 @@
 
 use std::num::NonZeroU64;
 
-use crate::facts::{Cause, KillLevel, Mode, State};
+use crate::facts::{By, Cause, KillLevel, Mode, State};
 use crate::policy::Recover;
 use crate::time::{Mono, Span};
 
@@ -31,8 +31,7 @@ pub(crate) struct Word(u64);
 /// What can happen to a gate. An input with an epoch acts only on the move it knows of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
-    /// By that limit, or by hand.
-    Trip(Option<u8>),
+    Trip(By),
     /// Time passed: ends a hold, forgives strikes.
     Elapsed,
     ProbeTaken,
@@ -112,11 +111,26 @@ impl TripRule {
         (self.0.get() & 0x03ff_ffff) as u32
     }
 
-    /// How long a gate with so many strikes holds.
-    const fn hold(self, strikes: u8) -> u32 {
+    /// How long a half-open gate waits for its probes before it gives them out again: as long as the first hold, and a minute
+    /// at least, for a call may be slow and still be good.
+    const fn patience(self) -> u32 {
+        if self.after() > MIN_PATIENCE { self.after() } else { MIN_PATIENCE }
+    }
+
+    /// How long a gate with so many strikes holds, if it trips now.
+    ///
+    /// Each strike beyond the first doubles the hold and adds up to a quarter, so that many breakers that tripped
+    /// together do not all probe together; never beyond the longest. The core has no random source: the
+    /// quarter's share is spread from the instant of the trip.
+    #[expect(clippy::cast_possible_truncation, reason = "compared with 26 bits just before")]
+    const fn hold(self, strikes: u8, now: Mono) -> u32 {
         let doublings = strikes.saturating_sub(1) as u32;
-        let long = (self.after() as u64) << doublings;
-        if long < self.at_most() as u64 { self.after() << doublings } else { self.at_most() }
+        let mut long = (self.after() as u64) << doublings;
+        if doublings > 0 {
+            let share = now.as_nanos().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
+            long += (long * share) >> 10;
+        }
+        if long < self.at_most() as u64 { long as u32 } else { self.at_most() }
     }
 }
 
@@ -133,15 +147,19 @@ impl Word {
     pub(crate) const fn step(self, input: Input, rule: &TripRule, now: Mono) -> Option<Word> {
         let at = self.fields();
         let next = match (input, at.phase) {
-            (Input::Trip(limit), Phase::Armed | Phase::HalfOpen) => {
-                at.tripped(at.strikes, trip_code(limit), rule, now)
+            (Input::Trip(by), Phase::Armed | Phase::HalfOpen) => {
+                at.tripped(at.strikes, trip_code(by), rule, now)
             }
             (Input::Elapsed, Phase::Tripped) if at.is_over(rule, now) => at.half_open(rule),
             (Input::Elapsed, Phase::Armed) if at.strikes > 0 && has_passed(at.until, now) => {
                 Fields { strikes: 0, until: 0, ..at }
             }
+            (Input::Elapsed, Phase::HalfOpen) if at.is_overdue(now) => {
+                // What is still out counts no more: its epoch is gone.
+                Fields { left: at.owed, owed: at.owed, ..at.moved(Phase::HalfOpen) }
+            }
             (Input::ProbeTaken, Phase::HalfOpen) if at.left > 0 => {
-                Fields { left: at.left - 1, ..at }
+                Fields { left: at.left - 1, until: deadline(now, rule.patience()), ..at }
             }
             (Input::ProbePassed(epoch), Phase::HalfOpen) if epoch == at.epoch => {
                 if at.owed <= 1 {
@@ -198,7 +216,7 @@ impl Word {
             Phase::Killed => Look::Blocked(Cause::Killed(KillLevel::Halt), None),
             Phase::Tripped if at.is_over(rule, now) => Look::Probe,
             Phase::Tripped => Look::Blocked(at.trip_cause(), at.wait(rule, now)),
-            Phase::HalfOpen if at.left > 0 => Look::Probe,
+            Phase::HalfOpen if at.left > 0 || at.is_overdue(now) => Look::Probe,
             Phase::HalfOpen => Look::Blocked(Cause::Probing, None),
         }
     }
@@ -234,6 +252,29 @@ impl Word {
         matches!(self.fields().phase, Phase::Armed)
     }
 
+    /// Whether all three let every call pass without a probe, and no operator overrides a mode.
+    pub(crate) const fn are_quiet(words: [Word; 3]) -> bool {
+        let [a, b, c] = words;
+        (a.0 | b.0 | c.0) & LOUD == 0
+    }
+
+    /// Whether it lets every call pass without a probe, and no operator overrides its mode.
+    pub(crate) const fn is_quiet(self) -> bool {
+        self.0 & LOUD == 0
+    }
+
+    /// A block that no time ends: a kill, or a trip that waits for a person.
+    pub(crate) const fn endless_block(self, reducing: bool, rule: &TripRule) -> Option<Cause> {
+        let at = self.fields();
+        match at.phase {
+            Phase::Killed if at.cut => Some(Cause::Killed(KillLevel::Cut)),
+            _ if reducing => None,
+            Phase::Killed => Some(Cause::Killed(KillLevel::Halt)),
+            Phase::Tripped if at.is_endless(rule) => Some(at.trip_cause()),
+            Phase::Armed | Phase::Tripped | Phase::HalfOpen => None,
+        }
+    }
+
     /// Whether nothing but the epoch tells it from a new gate.
     pub(crate) const fn is_fresh(self) -> bool {
         self.0 & !(bits(EPOCH) << EPOCH_AT) == 0
@@ -245,7 +286,8 @@ impl Word {
         match at.phase {
             Phase::Armed => at.strikes > 0,
             Phase::Tripped => !at.is_endless(rule),
-            Phase::HalfOpen | Phase::Killed => false,
+            Phase::HalfOpen => at.left < at.owed,
+            Phase::Killed => false,
         }
     }
 
@@ -381,7 +423,7 @@ impl Fields {
     const fn tripped(self, strikes: u8, cause: u8, rule: &TripRule, now: Mono) -> Fields {
         let strikes = if strikes < MAX_STRIKES { strikes + 1 } else { strikes };
         let owed = (rule.after() == 0) as u8;
-        let until = deadline(now, rule.hold(strikes));
+        let until = deadline(now, rule.hold(strikes, now));
         Fields { strikes, cause, owed, until, ..self.moved(Phase::Tripped) }
     }
 
@@ -411,6 +453,11 @@ impl Fields {
         self.owed > 0 || rule.after() == 0
     }
 
+    /// Of a half-open gate: probes are out, and the last was taken so long ago that they count as lost.
+    const fn is_overdue(self, now: Mono) -> bool {
+        self.left < self.owed && has_passed(self.until, now)
+    }
+
     const fn is_over(self, rule: &TripRule, now: Mono) -> bool {
         !self.is_endless(rule) && has_passed(self.until, now)
     }
@@ -427,20 +474,24 @@ impl Fields {
             // Only a lift leads to probation without a trip before it.
             Cause::ProbeFailed
         } else if self.cause < FIRST_LIMIT {
-            Cause::Tripped(None)
+            Cause::Tripped(By::Hand)
+        } else if self.cause < FIRST_DETECTOR {
+            Cause::Tripped(By::Limit(self.cause - FIRST_LIMIT))
         } else {
-            Cause::Tripped(Some(self.cause - FIRST_LIMIT))
+            Cause::Tripped(By::Detector(self.cause - FIRST_DETECTOR))
         }
     }
 }
 
-/// 1 is by hand, and from 2 on the limits; 0 is nothing.
-const fn trip_code(limit: Option<u8>) -> u8 {
-    match limit {
-        None => 1,
-        Some(limit) if limit > 29 => 31,
-        Some(limit) => limit + FIRST_LIMIT,
-    }
+/// 1 is by hand, then come the limits, then the detectors; 0 is nothing. Numbers out of range are the compiler's to
+/// refuse; here they saturate.
+const fn trip_code(by: By) -> u8 {
+    let (first, last, index) = match by {
+        By::Hand => return 1,
+        By::Limit(index) => (FIRST_LIMIT, FIRST_DETECTOR - 1, index),
+        By::Detector(index) => (FIRST_DETECTOR, (1 << CAUSE) - 1, index),
+    };
+    if index < last - first { first + index } else { last }
 }
 
 const fn mode_code(mode: Option<Mode>) -> u8 {
@@ -506,11 +557,18 @@ const CUT_AT: u32 = MODE_AT + MODE;
 const PHASE_AT: u32 = CUT_AT + CUT;
 const _: () = assert!(PHASE_AT + PHASE == 64, "the fields fill the word");
 
+/// Any bit of these: not armed, or a mode overridden.
+const LOUD: u64 = bits(PHASE) << PHASE_AT | bits(MODE) << MODE_AT;
+
 const UNIT_BITS: u32 = 24;
 const RANGE: u32 = (1 << UNTIL) - 1;
 const HALF: u32 = 1 << (UNTIL - 1);
+/// About a minute.
+const MIN_PATIENCE: u32 = units(Span::from_secs(60));
 const MAX_STRIKES: u8 = 15;
 const FIRST_LIMIT: u8 = 2;
+/// Eight limits before it, twenty-two detectors from it on.
+const FIRST_DETECTOR: u8 = 10;
 const MODE_ENFORCE: u8 = 1;
 const MODE_SHADOW: u8 = 2;
 
@@ -520,7 +578,7 @@ mod tests {
         EPOCH_AT, HALF, Input, LEFT_AT, LiftTo, Look, MAX_HOLD, OWED_AT, PHASE_AT, RANGE,
         STRIKES_AT, TripRule, UNIT_BITS, Word, has_passed,
     };
-    use crate::facts::{Cause, KillLevel, Mode, State};
+    use crate::facts::{By, Cause, KillLevel, Mode, State};
     use crate::policy::Recover;
     use crate::time::{Mono, Span};
 
@@ -536,8 +594,8 @@ mod tests {
 
     fn inputs(epoch: u16) -> Vec<Input> {
         let mut all = vec![
-            Input::Trip(None),
-            Input::Trip(Some(3)),
+            Input::Trip(By::Hand),
+            Input::Trip(By::Limit(3)),
             Input::Elapsed,
             Input::ProbeTaken,
             Input::Kill(KillLevel::Halt),
@@ -579,7 +637,8 @@ mod tests {
             (Killed(_) | Tripped, Input::Lift(_, LiftTo::HalfOpen), HalfOpen) => true,
             (Killed(_) | Tripped | HalfOpen, Input::Lift(_, LiftTo::Armed), Armed) => true,
             (Armed | HalfOpen, Input::Trip(_), Tripped) => true,
-            (Tripped, Input::Elapsed, HalfOpen) => true,
+            // From half-open: probes that never came back are given out anew.
+            (Tripped | HalfOpen, Input::Elapsed, HalfOpen) => true,
             (HalfOpen, Input::ProbePassed(_), Armed) => true,
             (HalfOpen, Input::ProbeFailed(_), Tripped) => true,
             (Tripped | HalfOpen, Input::Reset, Armed) => true,
@@ -667,7 +726,7 @@ mod tests {
                 Input::Lift(epoch, LiftTo::HalfOpen),
             ];
             let others = [
-                Input::Trip(Some(0)),
+                Input::Trip(By::Limit(0)),
                 Input::Elapsed,
                 Input::ProbeTaken,
                 Input::ProbePassed(epoch),
@@ -723,9 +782,9 @@ mod tests {
                 for offset in [0, 1, (1 << UNIT_BITS) - 1] {
                     let now = Mono::from_nanos((unit << UNIT_BITS) + offset);
                     let word = Word(0xfff << EPOCH_AT);
-                    let word = word.step(Input::Trip(None), &rule, now).unwrap();
+                    let word = word.step(Input::Trip(By::Hand), &rule, now).unwrap();
                     assert_eq!(word.epoch(), 0, "the epoch wraps");
-                    let Look::Blocked(Cause::Tripped(None), Some(wait)) =
+                    let Look::Blocked(Cause::Tripped(By::Hand), Some(wait)) =
                         word.look(false, &rule, now)
                     else {
                         panic!("not tripped");
@@ -753,7 +812,7 @@ mod tests {
         let rule = TripRule::new(Recover::Probe { probes: 1, after: MAX_HOLD, at_most: MAX_HOLD });
         for unit in [5_000_u64, u64::from(RANGE) + 1] {
             let now = Mono::from_nanos(unit << UNIT_BITS);
-            let word = Word::default().step(Input::Trip(None), &rule, now).unwrap();
+            let word = Word::default().step(Input::Trip(By::Hand), &rule, now).unwrap();
             for back in 0..4_000 {
                 let earlier = Mono::from_nanos((unit - back) << UNIT_BITS);
                 assert!(word.step(Input::Elapsed, &rule, earlier).is_none());
@@ -761,6 +820,34 @@ mod tests {
         }
         assert!(has_passed(7, Mono::from_nanos(7 << UNIT_BITS)));
         assert!(!has_passed(8, Mono::from_nanos(7 << UNIT_BITS)));
+    }
+
+    /// Goal: a probe that never comes back is given out again after a minute, and its late answer counts for nothing; one that is out
+    /// for less keeps its turn.
+    #[test]
+    fn a_lost_probe_is_given_back_by_time() {
+        let [_, rule, _] = rules();
+        let word = Word::default().step(Input::Trip(By::Hand), &rule, Mono::ZERO).unwrap();
+        let start = word.until(&rule, Mono::ZERO).unwrap();
+        let mut word = word.step(Input::Elapsed, &rule, start).unwrap();
+        for _ in 0..2 {
+            word = word.step(Input::ProbeTaken, &rule, start).unwrap();
+        }
+        let lost = word.epoch();
+        assert!(word.awaits_time(&rule));
+        let early = start.plus(Span::from_secs(59));
+        assert_eq!(word.look(false, &rule, early), Look::Blocked(Cause::Probing, None));
+        assert!(word.step(Input::Elapsed, &rule, early).is_none());
+        let late = start.plus(Span::from_secs(61));
+        assert_eq!(word.look(false, &rule, late), Look::Probe);
+        let word = word.step(Input::Elapsed, &rule, late).unwrap();
+        assert_eq!((word.state(), left(word), owed(word)), (State::HalfOpen, 2, 2));
+        for answer in
+            [Input::ProbePassed(lost), Input::ProbeFailed(lost), Input::ProbeAbandoned(lost)]
+        {
+            assert!(word.step(answer, &rule, late).is_none());
+        }
+        assert!(word.step(Input::Elapsed, &rule, late.plus(Span::from_secs(90))).is_none());
     }
 
     /// Goal: a probation that began under one rule ends under any other: it neither sticks nor
@@ -797,7 +884,7 @@ mod tests {
         let [manual, probe, _] = rules();
         let late = Mono::from_nanos(60_000_000_000);
         for (first, then) in [(manual, probe), (probe, manual)] {
-            let word = Word::default().step(Input::Trip(Some(0)), &first, Mono::ZERO).unwrap();
+            let word = Word::default().step(Input::Trip(By::Limit(0)), &first, Mono::ZERO).unwrap();
             assert!(word.step(Input::Elapsed, &then, late).is_none());
             assert_eq!(word.until(&then, late), None);
         }

@@ -1,65 +1,114 @@
-//! The bounded table of one key dimension: which cell belongs to which key; it never sees a label, and knows no rule but the gate's.
+//! The bounded table of one key dimension: which slot belongs to which key; it never sees a label, and knows no rule but the gate's.
 //!
-//! A key's cell stands in one bucket of 16. Finding a known key is a lock-free scan of the
-//! bucket's tags. Its first sight takes the bucket's lock and claims an empty cell, or one that is
-//! *indistinguishable from fresh* (gate armed, no strikes, no override, all debts paid), which
+//! A key's slot stands in one bucket of 16. Finding a known key is a lock-free scan of the bucket, from a place that
+//! the key's hash says, so that it mostly ends at the first slot and touches one cache line: the tag and the
+//! one-word memory of a limit stand together. Gates stand apart, and a bit for each bucket says whether any of its gates was ever
+//! moved: while it says no, none is read. The first sight of a key takes the bucket's lock and claims an empty slot, or
+//! one that is *indistinguishable from fresh* (gate armed, no strikes, no override, all limits idle), which
 //! therefore needs no clearing. Tags are never emptied, so a scan ends at the first empty one.
 //!
 //! All moves of a key's gate away from *armed* are made under the bucket's lock, with the tag
-//! looked at: a kill or a trip lands on its own key, and a cell that is blocked or on probation never changes hands.
+//! looked at: a kill or a trip lands on its own key, and a slot that is blocked or on probation never changes hands.
 //!
-//! One blur is allowed: a thread that found a cell just before it changed hands charges the
+//! Two slots of a bucket are kept for orders: strangers' traffic cannot fill a bucket so that a kill finds no room. Where an
+//! order must evict a busy key all the same, the bucket starts newcomers *spent* until the evicted key would have been
+//! as good as new: to be evicted never gives permission back.
+//!
+//! One blur is allowed: a thread that found a slot just before it changed hands charges the
 //! newcomer once, and its own key not at all for that call.
 
 use std::sync::Arc;
 
-use crate::cell::{Charges, Dirty, Gate, Moved};
-use crate::gate::{Input, TripRule};
+use crate::cell::{Dirty, Gate, Moved};
+use crate::charges::{Charges, Row};
+use crate::gate::{Input, TripRule, Word};
+use crate::limit::Limit;
 use crate::scope::KeyHash;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::time::Mono;
+use crate::tally::Tally;
+use crate::time::{Mono, Span};
 
-/// All memory that the living policies charge for a table's cells.
-pub(crate) type AllCharges = Arc<[Arc<Charges>]>;
+/// Where the words of one limit of a dimension stand.
+#[derive(Clone)]
+pub(crate) enum Rows {
+    /// In the keys' own slots.
+    Inline(usize),
+    /// Beside the table: a row for each slot.
+    Beside(Arc<Charges>),
+}
+
+/// One limit that some living policy charges for a table's slots.
+#[derive(Clone)]
+pub(crate) struct Charged {
+    pub(crate) limit: Limit,
+    pub(crate) rows: Rows,
+}
+
+/// All that the living policies keep for a table's slots.
+#[derive(Default)]
+pub(crate) struct Kept {
+    pub(crate) limits: Vec<Charged>,
+    pub(crate) tallies: Vec<Arc<Tally>>,
+    /// How long after its last charge a slot is idle at the latest.
+    pub(crate) recovery: Span,
+}
 
 /// The keys of one dimension.
 pub(crate) struct Table {
-    buckets: Box<[Bucket]>,
+    /// The last is shared by calls whose key has none.
+    slots: Box<[Slot]>,
     gates: Box<[Gate]>,
-    /// Each bucket's lock, over all memory that any living policy charges for these cells.
-    locks: Box<[Mutex<AllCharges>]>,
+    /// A bit for each bucket: a gate of it was moved at least once.
+    stirred: Box<[AtomicU64]>,
+    buckets: usize,
+    locks: Box<[Mutex<Lock>]>,
     pub(crate) dirty: Dirty,
     held: AtomicU64,
     overflowed: AtomicU64,
+    evicted: AtomicU64,
 }
 
-#[repr(align(128))]
-struct Bucket([AtomicU64; WAYS]);
+/// What a decision on a key reads and writes.
+#[repr(align(16))]
+struct Slot {
+    tag: AtomicU64,
+    inline: [AtomicU64; INLINE],
+}
+
+/// What a bucket's lock guards besides the tags.
+struct Lock {
+    kept: Arc<Kept>,
+    /// Newcomers start spent until then: an order evicted a busy key.
+    spent_until: Mono,
+}
 
 /// What came of an order to a key.
 pub(crate) enum Ordered {
-    /// The gate moved, or stands in its cell as it stood.
+    /// The gate moved, or stands in its slot as it stood.
     Done(usize, Option<Moved>),
-    /// The key has no cell, and the order may not claim one.
+    /// The key has no slot, and the order may not claim one.
     Unknown,
-    /// All cells of its bucket are blocked or on probation.
+    /// All slots of its bucket are blocked or on probation.
     NoRoom,
 }
 
 impl Table {
-    /// A table of at least so many cells.
+    /// A table of at least so many slots.
     pub(crate) fn new(cells: usize) -> Table {
         let buckets = buckets(cells);
-        let none: AllCharges = Arc::new([]);
+        let cells = buckets * WAYS;
+        let kept = Arc::new(Kept::default());
+        let lock = || Mutex::new(Lock { kept: Arc::clone(&kept), spent_until: Mono::ZERO });
         Table {
-            buckets: (0..buckets)
-                .map(|_| Bucket(std::array::from_fn(|_| AtomicU64::new(EMPTY))))
-                .collect(),
-            gates: (0..buckets * WAYS).map(|_| Gate::new()).collect(),
-            locks: (0..buckets).map(|_| Mutex::new(Arc::clone(&none))).collect(),
-            dirty: Dirty::new(buckets * WAYS),
+            slots: (0..=cells).map(|_| Slot::new()).collect(),
+            gates: (0..cells).map(|_| Gate::new()).collect(),
+            stirred: (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            buckets,
+            locks: (0..buckets).map(|_| lock()).collect(),
+            dirty: Dirty::new(cells),
             held: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
+            evicted: AtomicU64::new(0),
         }
     }
 
@@ -67,21 +116,27 @@ impl Table {
         self.gates.len()
     }
 
-    /// The row of memory that calls without a cell share.
-    pub(crate) fn overflow_row(&self) -> usize {
-        self.gates.len()
+    /// The slot that calls without one of their own share.
+    pub(crate) fn overflow_cell(&self) -> usize {
+        self.cells()
     }
 
-    /// Cells that a key has, or had and has not lost to another.
+    /// Slots that a key has, or had and has not lost to another.
     pub(crate) fn held(&self) -> u64 {
         // ordering: relaxed, for a count stands alone.
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Calls that had to share the overflow row.
+    /// Calls that had to share the overflow slot.
     pub(crate) fn overflowed(&self) -> u64 {
         // ordering: relaxed, for a count stands alone.
         self.overflowed.load(Ordering::Relaxed)
+    }
+
+    /// Busy keys that lost their slot to an order.
+    pub(crate) fn evicted(&self) -> u64 {
+        // ordering: relaxed, for a count stands alone.
+        self.evicted.load(Ordering::Relaxed)
     }
 
     pub(crate) fn count_overflow(&self) {
@@ -89,51 +144,106 @@ impl Table {
         self.overflowed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// From now on a cell counts as fresh only if all of these are idle too.
-    pub(crate) fn watch_charges(&self, charges: &AllCharges) {
+    /// From now on a slot counts as fresh only if all of this is idle too.
+    pub(crate) fn keep(&self, kept: &Arc<Kept>) {
         for lock in &self.locks {
-            *lock.lock() = Arc::clone(charges);
+            lock.lock().kept = Arc::clone(kept);
         }
     }
 
+    #[inline]
     pub(crate) fn gate(&self, cell: usize) -> Option<&Gate> {
         self.gates.get(cell)
     }
 
-    /// Whose cell it is.
+    /// A slot's gate as it stands. While no gate of its bucket was ever moved, none is read.
+    #[inline]
+    pub(crate) fn word(&self, cell: usize) -> Option<Word> {
+        let bucket = cell / WAYS;
+        // ordering: relaxed. Who moves a gate stirs its bucket before, so that after a kill returned every later look sees
+        // both; the last look orders its loads after its mark by a fence of its own, as the killer does its stores.
+        let stirred = self.stirred.get(bucket / 64)?.load(Ordering::Relaxed);
+        if stirred >> (bucket % 64) & 1 == 0 {
+            return Some(Word::default());
+        }
+        Some(self.gates.get(cell)?.word())
+    }
+
+    /// Says that a gate of a slot's bucket is about to move.
+    fn stir(&self, cell: usize) {
+        let bucket = cell / WAYS;
+        let bit = 1 << (bucket % 64);
+        if let Some(word) = self.stirred.get(bucket / 64)
+            // ordering: relaxed, for only the first of many needs to be written.
+            && word.load(Ordering::Relaxed) & bit == 0
+        {
+            // ordering: release, so that the move that follows is not seen before it by whoever reads the bit and then the
+            // gate; on one word alone relaxed would do.
+            word.fetch_or(bit, Ordering::Release);
+        }
+    }
+
+    /// One limit's words of a slot.
+    #[inline]
+    pub(crate) fn row<'a>(&'a self, rows: &'a Rows, cell: usize) -> Option<Row<'a>> {
+        match rows {
+            Rows::Inline(column) => {
+                let head = self.slots.get(cell)?.inline.get(*column)?;
+                Some(Row { head, rest: &[] })
+            }
+            Rows::Beside(charges) => charges.row(cell),
+        }
+    }
+
+    /// Empties one inline column, which nobody charges.
+    pub(crate) fn clear(&self, column: usize) {
+        for word in self.slots.iter().filter_map(|slot| slot.inline.get(column)) {
+            // ordering: relaxed, for nobody looks at the column yet.
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whose slot it is.
     pub(crate) fn tag(&self, cell: usize) -> Option<KeyHash> {
-        let tag = self.buckets.get(cell / WAYS)?.0.get(cell % WAYS)?;
         // ordering: acquire, to pair with the claim's release: what its last tenant left is seen.
-        match tag.load(Ordering::Acquire) {
+        match self.slots.get(cell)?.tag.load(Ordering::Acquire) {
             EMPTY => None,
             hash => Some(KeyHash::new(hash)),
         }
     }
 
-    /// A known key's cell. Lock-free.
+    /// A known key's slot. Lock-free.
+    #[inline]
     pub(crate) fn find(&self, key: KeyHash) -> Option<usize> {
-        let number = self.bucket_of(key);
-        for (way, tag) in self.buckets.get(number)?.0.iter().enumerate() {
+        let (bucket, start) = self.home(key);
+        for step in 0..WAYS {
+            let cell = bucket + way(start, step);
             // ordering: acquire, to pair with the claim's release.
-            match tag.load(Ordering::Acquire) {
+            match self.slots.get(cell)?.tag.load(Ordering::Acquire) {
+                hash if hash == key.as_u64() => return Some(cell),
                 EMPTY => return None,
-                hash if hash == key.as_u64() => return Some(number * WAYS + way),
                 _ => {}
             }
         }
         None
     }
 
-    /// A key's cell, claimed at first sight; `None` if its bucket is full of busy keys.
+    /// A key's slot, claimed at first sight; `None` if its bucket is full of busy keys.
+    #[inline]
     pub(crate) fn find_or_claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
-        if let Some(cell) = self.find(key) {
-            return Some(cell);
+        match self.find(key) {
+            Some(cell) => Some(cell),
+            None => self.claim(key, now),
         }
-        let number = self.bucket_of(key);
-        let charges = self.locks.get(number)?.lock();
+    }
+
+    #[cold]
+    fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
+        let lock = self.locks.get(self.bucket_of(key))?.lock();
         self.find(key).or_else(|| {
-            let cell = self.empty(number).or_else(|| self.idle(number, &charges, now))?;
-            self.give(cell, key);
+            let idle = || self.idle(key, OPEN, &lock.kept, now);
+            let cell = self.empty(key, OPEN).or_else(idle)?;
+            self.give(cell, key, &lock, now);
             Some(cell)
         })
     }
@@ -148,35 +258,33 @@ impl Table {
         now: Mono,
         may_claim: bool,
     ) -> Ordered {
-        let number = self.bucket_of(key);
-        let Some(lock) = self.locks.get(number) else { return Ordered::NoRoom };
-        let charges = lock.lock();
+        let Some(lock) = self.locks.get(self.bucket_of(key)) else { return Ordered::NoRoom };
+        let mut lock = lock.lock();
         let cell = match self.find(key) {
             Some(cell) => cell,
             None if !may_claim => return Ordered::Unknown,
             None => {
-                let room = self
-                    .empty(number)
-                    .or_else(|| self.idle(number, &charges, now))
-                    .or_else(|| self.armed(number));
-                let Some(cell) = room else { return Ordered::NoRoom };
-                if let Some(gate) = self.gates.get(cell) {
-                    // Strikes and overrides of the key that is evicted are not the newcomer's;
-                    // its debts stay, which is stricter.
-                    let _ = gate.step(Input::Reset, rule, now);
-                }
-                self.give(cell, key);
+                // The slots kept for orders come last in every scan, and are taken last: a scan that meets an empty slot before
+                // them has missed nothing.
+                let room = self.empty(key, OPEN);
+                let room = room.or_else(|| self.idle(key, WAYS, &lock.kept, now));
+                let room = room.or_else(|| self.empty(key, WAYS));
+                let Some(cell) = room.or_else(|| self.evict(key, &mut lock, rule, now)) else {
+                    return Ordered::NoRoom;
+                };
+                self.give(cell, key, &lock, now);
                 cell
             }
         };
-        let moved = self.gates.get(cell).and_then(|gate| gate.order(input, rule, now));
+        self.stir(cell);
+        let moved = self.gate(cell).and_then(|gate| gate.order(input, rule, now));
         if moved.is_some() {
             self.dirty.mark(cell);
         }
         Ordered::Done(cell, moved)
     }
 
-    /// Steps the gate of a cell that cannot change hands meanwhile, for it is not armed, or
+    /// Steps the gate of a slot that cannot change hands meanwhile, for it is not armed, or
     /// whose step checks an epoch.
     pub(crate) fn step(
         &self,
@@ -185,54 +293,116 @@ impl Table {
         rule: &TripRule,
         now: Mono,
     ) -> Option<Moved> {
-        let moved = self.gates.get(cell)?.step(input, rule, now)?;
-        if moved.before.epoch() != moved.after.epoch() {
+        self.stir(cell);
+        let moved = self.gate(cell)?.step(input, rule, now)?;
+        // A probe that is out must be looked after, should it never come back.
+        if moved.before.epoch() != moved.after.epoch() || input == Input::ProbeTaken {
             self.dirty.mark(cell);
         }
         Some(moved)
     }
 
+    /// The first slot of a key's bucket, and where in it a scan for the key begins.
+    fn home(&self, key: KeyHash) -> (usize, usize) {
+        let low = key.as_u64() & 0xffff_ffff;
+        let start = usize::try_from((low * OPEN_WAYS) >> 32).unwrap_or(0);
+        (self.bucket_of(key) * WAYS, start)
+    }
+
     fn bucket_of(&self, key: KeyHash) -> usize {
-        let wide = u128::from(key.as_u64()) * (self.buckets.len() as u128);
+        let wide = u128::from(key.as_u64()) * (self.buckets as u128);
         usize::try_from(wide >> 64).unwrap_or(0)
     }
 
-    fn ways(number: usize) -> std::ops::Range<usize> {
-        number * WAYS..(number + 1) * WAYS
+    /// The slots of a key's bucket, in the order of its scan.
+    fn ways(&self, key: KeyHash) -> impl DoubleEndedIterator<Item = usize> {
+        let (bucket, start) = self.home(key);
+        (0..WAYS).map(move |step| bucket + way(start, step))
     }
 
-    fn empty(&self, number: usize) -> Option<usize> {
-        Table::ways(number).find(|&cell| self.tag(cell).is_none())
+    /// The first empty one among so many slots of a key's scan.
+    fn empty(&self, key: KeyHash, among: usize) -> Option<usize> {
+        self.ways(key).take(among).find(|&cell| self.tag(cell).is_none())
     }
 
-    fn idle(&self, number: usize, charges: &[Arc<Charges>], now: Mono) -> Option<usize> {
-        Table::ways(number).find(|&cell| {
-            self.gates.get(cell).is_some_and(|gate| gate.word().is_fresh())
-                && charges.iter().all(|memory| memory.is_idle(cell, now))
-        })
+    /// Of the idle ones among so many slots the one whose learned past weighs least.
+    fn idle(&self, key: KeyHash, among: usize, kept: &Kept, now: Mono) -> Option<usize> {
+        let is_idle = |&cell: &usize| {
+            self.tag(cell).is_some()
+                && self.gate(cell).is_some_and(|gate| gate.word().is_fresh())
+                && kept.limits.iter().all(|charged| {
+                    let row = self.row(&charged.rows, cell);
+                    row.is_some_and(|row| row.is_idle(charged.limit, now))
+                })
+        };
+        let weight = |&cell: &usize| -> u64 {
+            kept.tallies.iter().map(|tally| tally.weight_of(cell)).fold(0, u64::saturating_add)
+        };
+        self.ways(key).take(among).filter(is_idle).min_by_key(weight)
     }
 
-    fn armed(&self, number: usize) -> Option<usize> {
-        Table::ways(number)
-            .find(|&cell| self.gates.get(cell).is_some_and(|gate| gate.word().is_armed()))
+    /// Takes the slot of a busy key that is neither blocked nor on probation.
+    fn evict(&self, key: KeyHash, lock: &mut Lock, rule: &TripRule, now: Mono) -> Option<usize> {
+        let armed = |cell: usize| self.gate(cell).filter(|gate| gate.word().is_armed());
+        let (cell, gate) = self.ways(key).find_map(|cell| Some((cell, armed(cell)?)))?;
+        // Strikes and overrides of the key that is evicted are not the newcomer's; its debts stay, which is
+        // stricter.
+        let _ = gate.step(Input::Reset, rule, now);
+        // ordering: relaxed, for a count stands alone.
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+        lock.spent_until = lock.spent_until.max(now.plus(lock.kept.recovery));
+        // What it had used up, those who share the overflow slot now lack.
+        self.spend(self.overflow_cell(), &lock.kept, now);
+        Some(cell)
+    }
+
+    fn spend(&self, cell: usize, kept: &Kept, now: Mono) {
+        for charged in &kept.limits {
+            if let Some(row) = self.row(&charged.rows, cell) {
+                row.spend(charged.limit, now);
+            }
+        }
     }
 
     /// Writes a key's tag; under the lock.
-    fn give(&self, cell: usize, key: KeyHash) {
-        let tag = self.buckets.get(cell / WAYS).and_then(|bucket| bucket.0.get(cell % WAYS));
-        if let Some(tag) = tag {
-            // ordering: relaxed, for only holders of this lock write tags.
-            if tag.load(Ordering::Relaxed) == EMPTY {
-                // ordering: relaxed, for a count stands alone.
-                self.held.fetch_add(1, Ordering::Relaxed);
-            }
-            // ordering: release, so that whoever finds the key sees its cell as it was left.
-            tag.store(key.as_u64(), Ordering::Release);
+    fn give(&self, cell: usize, key: KeyHash, lock: &Lock, now: Mono) {
+        let Some(slot) = self.slots.get(cell) else { return };
+        // ordering: relaxed, for only holders of this lock write tags.
+        if slot.tag.load(Ordering::Relaxed) == EMPTY {
+            // ordering: relaxed, for a count stands alone.
+            self.held.fetch_add(1, Ordering::Relaxed);
         }
+        for tally in &lock.kept.tallies {
+            tally.clear(cell);
+        }
+        if now < lock.spent_until {
+            self.spend(cell, &lock.kept, now);
+        }
+        // ordering: release, so that whoever finds the key sees its slot as it was left.
+        slot.tag.store(key.as_u64(), Ordering::Release);
     }
 }
 
-/// Cells of a table for so many keys.
+impl Slot {
+    fn new() -> Slot {
+        Slot { tag: AtomicU64::new(EMPTY), inline: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+/// The slot that a scan meets at a step: round the open ones from its start, then those kept for orders.
+#[inline]
+const fn way(start: usize, step: usize) -> usize {
+    let at = start + step;
+    if step >= OPEN {
+        step
+    } else if at < OPEN {
+        at
+    } else {
+        at - OPEN
+    }
+}
+
+/// Slots of a table for so many keys.
 pub(crate) fn cells_for(keys: usize) -> usize {
     buckets(keys) * WAYS
 }
@@ -241,12 +411,23 @@ fn buckets(keys: usize) -> usize {
     keys.div_ceil(WAYS).max(1)
 }
 
-/// Cells in a bucket; two in models, which must try everything.
+/// Limits of one word each whose memory stands in the slots themselves.
+pub(crate) const INLINE: usize = 1;
+/// Slots in a bucket; two in models, which must try everything.
 #[cfg(not(loom))]
 const WAYS: usize = 16;
 #[cfg(loom)]
 const WAYS: usize = 2;
+/// Slots of a bucket that any key may claim; the others are kept for orders.
+#[cfg(not(loom))]
+const OPEN: usize = 14;
+#[cfg(loom)]
+const OPEN: usize = 2;
+const OPEN_WAYS: u64 = OPEN as u64;
 const EMPTY: u64 = 0;
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Slot>() == 16, "four slots share a cache line");
 
 #[cfg(all(test, loom))]
 mod models {
@@ -315,12 +496,12 @@ mod models {
                     }
                 })
             };
-            // The first idle cell is key 1's.
-            let _ = table.find_or_claim(KeyHash::new(100), Mono::ZERO);
+            // The first idle slot of its scan is key 1's.
+            let _ = table.find_or_claim(KeyHash::new(101), Mono::ZERO);
             killer.join().unwrap();
             let killed = State::Killed(KillLevel::Halt);
             assert_eq!(state(&table, 1), Some(killed), "the kill missed");
-            assert_ne!(state(&table, 100), Some(killed), "the kill hit another");
+            assert_ne!(state(&table, 101), Some(killed), "the kill hit another");
         });
     }
 
@@ -376,6 +557,7 @@ mod tests {
             assert!(table.find_or_claim(KeyHash::new(key), Mono::ZERO).is_some());
             assert_eq!(table.find(victim), Some(cell));
         }
-        assert_eq!((table.held(), table.cells()), (16, 16));
+        // The last two are kept for orders.
+        assert_eq!((table.held(), table.cells()), (14, 16));
     }
 }

@@ -12,7 +12,8 @@
 
 mod breaker;
 mod cell;
-#[expect(dead_code, reason = "no decision asks it yet")]
+mod charges;
+mod counts;
 mod detect;
 mod facts;
 mod gate;
@@ -24,23 +25,23 @@ mod scope;
 mod sending;
 mod sweep;
 mod sync;
-#[expect(dead_code, reason = "no decision asks it yet")]
 mod tally;
 pub mod time;
 
 pub use breaker::{
-    Breaker, Call, Capacity, KeyUsage, OrderError, ScopeOrKey, Seed, Stamp, Standing,
+    Breaker, Call, Capacity, KeyUsage, LimitUsage, OrderError, ScopeOrKey, Seed, Stamp, Standing,
 };
+pub use counts::ScopeCounts;
 pub use detect::{
     CapSpec, DetectorKind, DetectorSpec, Errors, Found, Latency, Learned, LearnedError, Novel,
     OnFind, Ratio, Repeat, ShareOf, Silence, Spread, Streak, Surge, SurgeWindow,
 };
-pub use facts::{Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State, Transition};
+pub use facts::{By, Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State, Transition};
 pub use gate::LiftTo;
-pub use permit::{Pass, Permit, Verdict};
+pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{
-    Counting, Dimension, GroupSpec, KeySpec, LimitKind, LimitSpec, OnBreach, Policy, PolicyError,
-    PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec,
+    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, OnBreach, Policy,
+    PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
 };
 pub use scope::{KeyHash, Level, Scope, ScopeError};
 pub use sending::{Sender, Senders, Watch};

@@ -1,30 +1,93 @@
 //! The answer to a call: a verdict, the permit inside it, and the pass that the last look needs; it decides nothing.
 
+use std::mem::ManuallyDrop;
+
 use crate::breaker::Breaker;
-use crate::facts::{Denial, Outcome};
-use crate::gate::{Input, TripRule};
-use crate::scope::KeyHash;
-use crate::time::Mono;
+use crate::counts::Count;
+use crate::facts::{Cause, Denial, Outcome, Place};
+use crate::policy::{MAX_DIMENSIONS, NAMED, Policy, RouteRules};
+use crate::scope::{KeyHash, Level};
+use crate::time::{Mono, Span};
 
 /// The answer to a call.
 #[must_use]
 #[derive(Debug)]
-pub enum Verdict<'b> {
+pub enum Verdict<'a> {
     /// It may pass.
-    Allow(Permit<'b>),
+    Allow(Permit<'a>),
     /// It may not.
     Deny(Denial),
 }
 
-/// Leave for one call. Settle it with the call's outcome; dropped unsettled, it gives its probe back
-/// and counts for nothing.
+/// Leave for one call. Settle it with the call's outcome; dropped unsettled, it gives back its probe and its place in
+/// flight, and counts as neither good nor bad.
 #[must_use]
-pub struct Permit<'b> {
-    pub(crate) breaker: &'b Breaker,
-    pub(crate) pass: Pass,
-    /// For each seat of the lineage that gave a probe: the rule by which to count it.
-    pub(crate) probes: Probes,
-    pub(crate) shadowed: Option<Denial>,
+pub struct Permit<'a> {
+    pub(crate) breaker: &'a Breaker,
+    pub(crate) policy: &'a Policy,
+    pub(crate) route: &'a RouteRules,
+    pub(crate) ticket: Ticket,
+    pub(crate) shadowed: Option<Shadow>,
+}
+
+/// A denial that was let through, in two words: its place is known from the ticket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shadow {
+    /// In nanoseconds; the largest number if none is known.
+    wait: u64,
+    cause: Cause,
+    /// Which seat of the lineage.
+    seat: u8,
+    moved: bool,
+    epoch: u16,
+}
+
+/// Who hears how a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nobody.
+    Nothing,
+    /// The route's counts.
+    Count,
+    /// Limits, gates on probation or detectors as well.
+    All,
+}
+
+/// A permit without its borrows, for calls that outlive the place where they were admitted. It must be
+/// [attached](Ticket::attach) again to end: lost, it keeps its place in flight for ever and its probe for a time.
+#[must_use]
+#[derive(Debug)]
+pub struct Ticket {
+    /// The policy's number.
+    pub(crate) policy: u32,
+    /// The route's number.
+    pub(crate) route: u32,
+    pub(crate) at: Mono,
+    pub(crate) weight: u64,
+    /// Bits of the limits that were charged: eight for each seat of the lineage.
+    pub(crate) charged: u64,
+    pub(crate) epochs: [u16; NAMED],
+    /// Bits of the seats that gave a probe.
+    pub(crate) probes: u8,
+    /// Bits of the seats in shadow mode.
+    pub(crate) shadow: u8,
+    pub(crate) reducing: bool,
+    pub(crate) due: Due,
+    pub(crate) keys: KeySeats,
+}
+
+/// How a call ended, with all that is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// How it went.
+    pub outcome: Outcome,
+    /// Its true weight, where the one it was admitted with was a guess. What was reserved too much is given back as far
+    /// as time has not forgiven it yet; what was too little is charged in full.
+    pub weight: Option<u64>,
+    /// How long it took.
+    pub latency: Option<Span>,
+    /// The class of its fault, in the embedder's numbers: a status code, a reject reason. 0 says nothing.
+    pub class: u16,
 }
 
 /// What the last look needs: the lineage's gates, the epochs they had, and the class.
@@ -32,13 +95,12 @@ pub struct Permit<'b> {
 pub struct Pass {
     pub(crate) reducing: bool,
     /// Global, group, route.
-    pub(crate) named: [NamedSeat; 3],
-    /// In the order of `Policy::dimensions`.
-    pub(crate) keys: [Option<KeySeat>; 4],
+    pub(crate) named: [NamedSeat; NAMED],
+    pub(crate) keys: KeySeats,
 }
 
-/// One rule for each seat: global, group, route, and the keys.
-pub(crate) type Probes = [Option<TripRule>; 7];
+/// The keys of a call, in the order of `Policy::dimensions`.
+pub(crate) type KeySeats = [Option<KeySeat>; MAX_DIMENSIONS];
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NamedSeat {
@@ -47,20 +109,75 @@ pub(crate) struct NamedSeat {
     pub(crate) shadow: bool,
 }
 
+/// A key of a call: two words, so that it is copied as two.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeySeat {
     pub(crate) key: KeyHash,
-    /// `NO_CELL` for a key that had none of its own.
-    pub(crate) cell: u32,
-    pub(crate) table: u8,
-    pub(crate) shadow: bool,
-    pub(crate) epoch: u16,
+    /// From the low end: 32 bits of the cell, 16 of the epoch, 8 of the table, one of shadow.
+    rest: u64,
 }
 
 /// No table is this large: memory for it would be refused.
 pub(crate) const NO_CELL: u32 = u32::MAX;
 
-const _: () = assert!(size_of::<Option<KeySeat>>() == 16, "a pass is copied at every send");
+const _: () = assert!(size_of::<KeySeats>() == 64, "a pass is copied at every send");
+
+impl Shadow {
+    pub(crate) fn of(denial: &Denial) -> Shadow {
+        let seat = match (denial.place.level, denial.place.key) {
+            (Level::Global, _) => 0,
+            (Level::Group, _) => 1,
+            (Level::Route, _) => 2,
+            (Level::Key, key) => key.map_or(u8::MAX, |(position, _)| position.saturating_add(3)),
+        };
+        let Denial { wait, cause, moved, epoch, .. } = *denial;
+        Shadow { wait: wait.map_or(u64::MAX, Span::as_nanos), cause, seat, moved, epoch }
+    }
+}
+
+impl KeySeat {
+    #[inline]
+    pub(crate) const fn new(
+        key: KeyHash,
+        cell: u32,
+        table: u8,
+        epoch: u16,
+        shadow: bool,
+    ) -> KeySeat {
+        let rest =
+            cell as u64 | (epoch as u64) << 32 | (table as u64) << 48 | (shadow as u64) << 56;
+        KeySeat { key, rest }
+    }
+
+    /// `NO_CELL` for a key that had none of its own.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are wanted")]
+    pub(crate) const fn cell(self) -> u32 {
+        self.rest as u32
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits of the word are wanted")]
+    pub(crate) const fn epoch(self) -> u16 {
+        (self.rest >> 32) as u16
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "8 bits of the word are wanted")]
+    pub(crate) const fn table(self) -> u8 {
+        (self.rest >> 48) as u8
+    }
+
+    pub(crate) const fn shadow(self) -> bool {
+        self.rest >> 56 != 0
+    }
+}
+
+impl Settlement {
+    /// An outcome, and nothing more.
+    #[must_use]
+    pub const fn of(outcome: Outcome) -> Settlement {
+        Settlement { outcome, weight: None, latency: None, class: 0 }
+    }
+}
 
 impl Verdict<'_> {
     /// Whether the call may pass.
@@ -70,60 +187,114 @@ impl Verdict<'_> {
     }
 }
 
-impl Permit<'_> {
+impl<'a> Permit<'a> {
     /// What the last look needs.
     #[must_use]
     pub fn pass(&self) -> Pass {
-        self.pass
+        let cells = self.route.cells;
+        let mut named = [NamedSeat { cell: 0, epoch: 0, shadow: false }; NAMED];
+        for ((bit, seat), (cell, epoch)) in
+            (0..).zip(&mut named).zip(cells.into_iter().zip(self.ticket.epochs))
+        {
+            *seat = NamedSeat { cell, epoch, shadow: self.ticket.shadow >> bit & 1 == 1 };
+        }
+        Pass { reducing: self.ticket.reducing, named, keys: self.ticket.keys }
     }
 
     /// Whether a gate on probation waits for how the call goes.
     #[must_use]
-    pub fn is_probe(&self) -> bool {
-        self.probes.iter().any(Option::is_some)
+    pub const fn is_probe(&self) -> bool {
+        self.ticket.probes != 0
     }
 
     /// Counts how the call went; true if that moved a gate: nudge the sweeper.
     ///
-    /// Only probes count: on probation `Good` brings the gate nearer to armed, `Slow` and `Fault`
-    /// trip it again. An answer from an earlier probation counts for nothing.
+    /// On probation `Good` brings the gate nearer to armed, `Slow` and `Fault` trip it again. An answer from
+    /// an earlier probation moves nothing.
     #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
-    pub fn settle(mut self, outcome: Outcome, now: Mono) -> bool {
-        self.give_back(now, |epoch| match outcome {
-            Outcome::Good => Input::ProbePassed(epoch),
-            Outcome::Slow | Outcome::Fault => Input::ProbeFailed(epoch),
-        })
+    #[inline(always)]
+    pub fn settle(self, outcome: Outcome, now: Mono) -> bool {
+        self.settle_as(Settlement::of(outcome), now)
     }
 
-    /// The first denial that shadow mode let through. If it says `moved`, nudge the sweeper.
-    #[must_use]
-    pub fn shadowed(&self) -> Option<&Denial> {
-        self.shadowed.as_ref()
-    }
-
-    fn give_back(&mut self, now: Mono, input: impl Fn(u16) -> Input) -> bool {
-        let probes = std::mem::take(&mut self.probes);
-        let mut moved = false;
-        for (seat, rule) in probes.iter().enumerate() {
-            if let Some(rule) = rule {
-                moved |= self.breaker.settle_seat(&self.pass, seat, &input, rule, now);
+    /// As [`Permit::settle`], with all that is known of the call.
+    #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
+    #[inline(always)]
+    pub fn settle_as(self, settlement: Settlement, now: Mono) -> bool {
+        // Nothing is written to it, and the ticket is handed on by value, so that the commonest permit is never
+        // copied.
+        let ended = ManuallyDrop::new(self);
+        match ended.ticket.due {
+            Due::Nothing => false,
+            Due::Count => {
+                ended.route.count(Count::Ended(settlement.outcome));
+                false
+            }
+            Due::All => {
+                let ticket = ended.ticket.copied();
+                ended.breaker.settle(ended.policy, ended.route, ticket, settlement, now)
             }
         }
-        moved
+    }
+
+    /// The first denial that shadow mode or a candidate limit let through. If it says `moved`, nudge the sweeper.
+    #[must_use]
+    pub fn shadowed(&self) -> Option<Denial> {
+        let Shadow { wait, cause, seat, moved, epoch } = self.shadowed?;
+        let place = if let Some(&index) = self.route.cells.get(usize::from(seat)) {
+            let level = [Level::Global, Level::Group, Level::Route].get(usize::from(seat));
+            Place { level: *level?, index, key: None }
+        } else {
+            let position = usize::from(seat).checked_sub(NAMED)?;
+            let key = self.ticket.keys.get(position).copied().flatten()?;
+            let index = u32::from(key.table());
+            Place { level: Level::Key, index, key: Some((u8::try_from(position).ok()?, key.key)) }
+        };
+        let wait = Some(Span::from_nanos(wait)).filter(|wait| wait.as_nanos() != u64::MAX);
+        Some(Denial { place, cause, wait, moved, epoch })
+    }
+
+    /// The permit without its borrows.
+    pub fn detach(self) -> Ticket {
+        ManuallyDrop::new(self).ticket.copied()
+    }
+}
+
+impl Ticket {
+    /// The permit again; `None` if `policy` is not the one that it was admitted by, with the ticket lost.
+    #[must_use]
+    pub fn attach<'a>(self, breaker: &'a Breaker, policy: &'a Policy) -> Option<Permit<'a>> {
+        let route = policy.route_at(self.route).filter(|_| self.policy == policy.number)?;
+        Some(Permit { breaker, policy, route, ticket: self, shadowed: None })
+    }
+
+    /// Whether a gate on probation waits for how the call goes.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.probes != 0
+    }
+
+    #[inline(always)]
+    const fn copied(&self) -> Ticket {
+        Ticket { ..*self }
     }
 }
 
 impl Drop for Permit<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
-        // A probe that is given back moves no deadline, so no time is needed.
-        self.give_back(Mono::ZERO, Input::ProbeAbandoned);
+        match self.ticket.due {
+            Due::Nothing => {}
+            Due::Count => self.route.count(Count::Dropped),
+            Due::All => self.breaker.abandon(self.policy, self.route, self.ticket.copied()),
+        }
     }
 }
 
 impl std::fmt::Debug for Permit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Permit")
-            .field("pass", &self.pass)
+            .field("ticket", &self.ticket)
             .field("shadowed", &self.shadowed)
             .finish_non_exhaustive()
     }

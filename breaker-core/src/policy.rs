@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::cell::Charges;
-use crate::facts::{Cause, Class, Denial, Mode, Place};
-use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule};
+use crate::cell::Cell;
+use crate::charges::{Charges, Row};
+use crate::counts::{Count, Counts};
+use crate::detect::{Compiled, DetectorSpec};
+use crate::facts::{By, Cause, Class, Denial, Mode, Place};
+use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule, Word};
+use crate::keys::{Rows, Table};
 use crate::limit::{Limit, makes_idle};
-use crate::scope::{Level, Scope, check_name};
+use crate::permit::Due;
+use crate::scope::{KeyHash, Level, Scope, check_name};
+use crate::tally::Tally;
 use crate::time::Span;
 
 /// All rules, as written.
@@ -47,7 +53,7 @@ pub struct RouteSpec {
 /// The rules of one named scope.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScopeSpec {
-    /// Up to 4 limits.
+    /// Up to 8 limits.
     pub limits: Vec<LimitSpec>,
     /// How its gate comes back after a trip.
     pub recover: Recover,
@@ -55,6 +61,10 @@ pub struct ScopeSpec {
     pub mode: Mode,
     /// The key dimensions declared here: shared by all calls of the scope.
     pub keys: Vec<KeySpec>,
+    /// Up to 8 detectors.
+    pub detectors: Vec<DetectorSpec>,
+    /// Whether refusals and outcomes are counted here: see `Breaker::counts`. A scope with detectors counts in any case.
+    pub counts: bool,
 }
 
 /// One key dimension, and the rules of each of its keys.
@@ -62,44 +72,86 @@ pub struct ScopeSpec {
 pub struct KeySpec {
     /// Its name, unique in any lineage.
     pub name: String,
-    /// Up to 4 limits, for each key.
+    /// Up to 8 limits, for each key.
     pub limits: Vec<LimitSpec>,
     /// How a key's gate comes back after a trip.
     pub recover: Recover,
     /// Whether its limits and trips deny.
     pub mode: Mode,
+    /// Up to 8 detectors, for each key.
+    pub detectors: Vec<DetectorSpec>,
+    /// Keys that have limits of their own instead.
+    pub overrides: Vec<KeyOverride>,
+}
+
+/// One key's own limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyOverride {
+    /// The key's label, as it is hashed.
+    pub label: Vec<u8>,
+    /// Its limits, in place of those of its dimension.
+    pub limits: Vec<LimitSpec>,
 }
 
 /// One limit.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitSpec {
+    /// Its name, unique in its scope; empty for none. A reload knows a limit again by its name, and one without by
+    /// its kind and what it counts, in the order of the spec.
+    pub name: String,
     /// Its kind and numbers.
     pub kind: LimitKind,
+    /// In what it counts.
+    pub by: Unit,
     /// What it counts.
     pub of: Counting,
     /// What a breach does.
     pub on_breach: OnBreach,
+    /// Whether it only stands beside the live ones, to be tried: charged and counted, never enforced.
+    pub candidate: bool,
 }
 
-/// A kind of limit and its numbers.
+/// A kind of limit and its numbers. Counts are of calls or of weight, as [`LimitSpec::by`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKind {
-    /// `count` per `per`, with `burst` calls at once at most.
+    /// `count` per `per`, with `burst` at once at most: in any interval t no more than `burst + count × t / per`.
     Rate {
-        /// Calls refilled …
+        /// Refilled …
         count: u64,
         /// … in this time.
         per: Span,
-        /// Calls at once.
+        /// At once.
         burst: u64,
     },
-    /// At most `count` in any interval of length `length`, exactly.
+    /// At most `count` in any interval of length `length`: of calls exactly, up to 65 536 of them; else in
+    /// sub-buckets of which the oldest counts whole, which is stricter.
     Window {
-        /// Calls, 1 to 65 536.
+        /// At most, at least 1.
         count: u64,
         /// Length of every interval.
         length: Span,
     },
+    /// At most `count` in all, until it is reset, or idle for some time.
+    Budget {
+        /// In all.
+        count: u64,
+        /// Forgets all after so long without a charge; `None`: only a reset does.
+        idle: Option<Span>,
+    },
+    /// At most `count` at once: given back when the permit ends, whatever became of the call.
+    InFlight {
+        /// At once.
+        count: u64,
+    },
+}
+
+/// In what a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Each call is one.
+    Calls,
+    /// Each call is its weight: notional, bytes, tokens. See `Call::weighing`.
+    Weight,
 }
 
 /// What a limit counts.
@@ -152,6 +204,8 @@ pub struct PolicyError {
 
 /// All rules, compiled; belongs to the breaker that compiled it.
 pub struct Policy {
+    /// Its number among all that its breaker compiled.
+    pub(crate) number: u32,
     /// `/`, then the groups, then the routes, in the order of the spec.
     pub(crate) scopes: Box<[ScopeRules]>,
     pub(crate) dimensions: Box<[KeyRules]>,
@@ -179,6 +233,7 @@ pub(crate) struct ScopeRules {
     pub(crate) scope: Scope,
     pub(crate) level: Level,
     pub(crate) cell: u32,
+    pub(crate) gate: Arc<Cell>,
     /// Held so that the cell is not handed to another scope.
     pub(crate) _claim: Arc<()>,
     pub(crate) rules: Rules,
@@ -190,8 +245,11 @@ pub(crate) struct KeyRules {
     /// Where it hangs: an index into `Policy::scopes`.
     pub(crate) parent: usize,
     pub(crate) table: u32,
+    pub(crate) keys: Arc<Table>,
     /// Its index among the dimensions of any route that has it.
     pub(crate) index: u8,
+    /// Whether a key's first call claims a slot: it has limits or detectors.
+    pub(crate) claims: bool,
     pub(crate) rules: Rules,
 }
 
@@ -200,21 +258,116 @@ pub(crate) struct Rules {
     pub(crate) trip: TripRule,
     pub(crate) mode: Mode,
     pub(crate) limits: Box<[LimitRule]>,
+    /// Keys with limits of their own, by hash; empty for named scopes.
+    pub(crate) overrides: Box<[(KeyHash, Box<[LimitRule]>)]>,
+    /// What its detectors are kept in, if it has any.
+    pub(crate) tally: Option<Arc<Tally>>,
+    /// What became of its calls, if that is counted.
+    pub(crate) counts: Option<Arc<Counts>>,
 }
 
-/// One limit and the memory it charges: one row of a named scope, one for each cell of a table.
+/// One limit and the memory it charges.
 pub(crate) struct LimitRule {
     pub(crate) spec: LimitSpec,
-    pub(crate) charges: Arc<Charges>,
+    pub(crate) limit: Limit,
+    pub(crate) memory: Memory,
+    /// Held so that a reload knows whether the limit is still in use as it is here.
+    pub(crate) _live: Arc<()>,
+    /// Held so that the memory is not given to another limit.
+    pub(crate) _held: Claim,
+    /// What it was before the last reload, while calls may still be charged there: charged as well.
+    pub(crate) before: Option<Before>,
+}
+
+/// A claim on memory, shared by all that use it.
+#[derive(Clone, Default)]
+pub(crate) struct Claim(Arc<()>);
+
+/// Where a limit's words stand.
+#[derive(Clone)]
+pub(crate) enum Memory {
+    /// One row of its own: of a named scope, or of a key with limits of its own.
+    Own(Arc<Charges>),
+    /// A row for each slot of a table.
+    Keys(Rows),
+}
+
+/// A limit's earlier self.
+#[derive(Clone)]
+pub(crate) struct Before {
+    pub(crate) limit: Limit,
+    pub(crate) memory: Memory,
+    pub(crate) _held: Claim,
+}
+
+/// Where a plain charge goes.
+pub(crate) enum Charged {
+    /// To a named scope.
+    Named(Arc<Charges>),
+    /// To a key: its position in the lineage, and where its words stand.
+    Key(usize, Rows),
 }
 
 /// A route's way through the tree.
 pub(crate) struct RouteRules {
     pub(crate) class: Class,
     /// Global, group, route: indexes into `Policy::scopes`.
-    pub(crate) lineage: [usize; 3],
+    pub(crate) lineage: [usize; NAMED],
+    /// The cells of the same, by number and as they are.
+    pub(crate) cells: [u32; NAMED],
+    pub(crate) gates: [Arc<Cell>; NAMED],
+    /// Who hears the end of every call.
+    pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
     pub(crate) dimensions: Box<[usize]>,
+    /// What the short way through a decision needs, if this route can take it.
+    pub(crate) short: Option<Short>,
+    /// Bits of the limits (eight for each seat of the lineage) that hear how a call ended.
+    pub(crate) hears: u64,
+    /// Where what becomes of a call is counted, if it is.
+    pub(crate) counts: Option<Arc<Counts>>,
+    /// Whether any scope of the lineage has detectors.
+    pub(crate) tallies: bool,
+}
+
+/// A route whose decisions need no more than gates that let all pass and a few plain charges.
+pub(crate) struct Short {
+    /// The dimensions of the lineage, in order.
+    pub(crate) keys: Box<[ShortKey]>,
+    /// In the order of charging: what can be undone first, the narrower first.
+    pub(crate) charges: Box<[Charge]>,
+    /// More than one of them cannot be undone: all are looked at before the first is charged.
+    pub(crate) looks_first: bool,
+    /// The only charge, if it counts the calls of a named scope and there are no keys.
+    pub(crate) lone: Option<Lone>,
+}
+
+/// One limit and nothing more.
+pub(crate) struct Lone {
+    pub(crate) limit: Limit,
+    pub(crate) charges: Arc<Charges>,
+    /// Its bit.
+    pub(crate) charged: u64,
+}
+
+/// A dimension, as the short way meets it.
+pub(crate) struct ShortKey {
+    pub(crate) table: Arc<Table>,
+    pub(crate) number: u8,
+    pub(crate) index: u8,
+    pub(crate) claims: bool,
+}
+
+/// One plain charge.
+pub(crate) struct Charge {
+    pub(crate) limit: Limit,
+    pub(crate) at: Charged,
+    /// Which seat of the lineage, and which of its limits.
+    pub(crate) seat: u8,
+    pub(crate) index: u8,
+    pub(crate) by: Unit,
+    /// A breach only refuses.
+    pub(crate) refuses: bool,
 }
 
 impl LimitSpec {
@@ -228,6 +381,18 @@ impl LimitSpec {
     #[must_use]
     pub const fn rate(count: u64, per: Span, burst: u64) -> LimitSpec {
         LimitSpec::new(LimitKind::Rate { count, per, burst })
+    }
+
+    /// At most `count` admitted calls in all; refuses above, until it is reset.
+    #[must_use]
+    pub const fn budget(count: u64) -> LimitSpec {
+        LimitSpec::new(LimitKind::Budget { count, idle: None })
+    }
+
+    /// At most `count` calls at once; refuses above.
+    #[must_use]
+    pub const fn in_flight(count: u64) -> LimitSpec {
+        LimitSpec::new(LimitKind::InFlight { count })
     }
 
     /// The same limit, but a breach trips the gate.
@@ -244,8 +409,47 @@ impl LimitSpec {
         self
     }
 
-    const fn new(kind: LimitKind) -> LimitSpec {
-        LimitSpec { kind, of: Counting::Admitted, on_breach: OnBreach::Refuse }
+    /// The same limit, but it counts the calls' weight.
+    #[must_use]
+    pub const fn by_weight(mut self) -> LimitSpec {
+        self.by = Unit::Weight;
+        self
+    }
+
+    /// The same limit, but only tried: counted, never enforced.
+    #[must_use]
+    pub const fn candidate(mut self) -> LimitSpec {
+        self.candidate = true;
+        self
+    }
+
+    /// The same budget, but it forgets all after `idle` without a charge. Other kinds stay as they are.
+    #[must_use]
+    pub const fn idle(mut self, idle: Span) -> LimitSpec {
+        if let LimitKind::Budget { count, .. } = self.kind {
+            self.kind = LimitKind::Budget { count, idle: Some(idle) };
+        }
+        self
+    }
+
+    /// The same limit under a name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> LimitSpec {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// A limit of this kind on admitted calls; refuses above.
+    #[must_use]
+    pub const fn new(kind: LimitKind) -> LimitSpec {
+        LimitSpec {
+            name: String::new(),
+            kind,
+            by: Unit::Calls,
+            of: Counting::Admitted,
+            on_breach: OnBreach::Refuse,
+            candidate: false,
+        }
     }
 }
 
@@ -262,7 +466,92 @@ impl Default for ScopeSpec {
             recover: Recover::default(),
             mode: Mode::Enforce,
             keys: Vec::new(),
+            detectors: Vec::new(),
+            counts: true,
         }
+    }
+}
+
+impl Default for KeySpec {
+    fn default() -> KeySpec {
+        KeySpec {
+            name: String::new(),
+            limits: Vec::new(),
+            recover: Recover::default(),
+            mode: Mode::Enforce,
+            detectors: Vec::new(),
+            overrides: Vec::new(),
+        }
+    }
+}
+
+impl Charge {
+    fn lone(&self) -> Option<Lone> {
+        let (Charged::Named(charges), Unit::Calls) = (&self.at, self.by) else { return None };
+        let charged = limit_bit(self.seat, u32::from(self.index));
+        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged })
+    }
+}
+
+impl RouteRules {
+    /// Global, group, route, as they stand.
+    #[inline]
+    pub(crate) fn words(&self) -> [Word; NAMED] {
+        let [global, group, own] = &self.gates;
+        [global.gate.word(), group.gate.word(), own.gate.word()]
+    }
+
+    /// Who hears the end of a call that was charged so and gave these probes.
+    #[inline]
+    pub(crate) const fn due(&self, charged: u64, probes: u8) -> Due {
+        if charged & self.hears != 0 || probes != 0 { Due::All } else { self.hears_all }
+    }
+
+    /// Counts what became of a call.
+    #[inline]
+    pub(crate) fn count(&self, what: Count) {
+        if let Some(counts) = &self.counts {
+            counts.up(what);
+        }
+    }
+
+    /// Counts that a call was denied.
+    #[inline]
+    pub(crate) fn count_denial(&self, denial: &Denial) {
+        let throttled = matches!(denial.cause, Cause::Limit(_));
+        self.count(if throttled { Count::Throttled } else { Count::Blocked });
+    }
+}
+
+impl Claim {
+    /// Whether anybody else holds it.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+impl Memory {
+    /// The words of one cell; `table` and `cell` are those of a key.
+    #[inline]
+    pub(crate) fn row<'a>(&'a self, table: Option<&'a Table>, cell: usize) -> Option<Row<'a>> {
+        match self {
+            Memory::Own(charges) => charges.row(0),
+            Memory::Keys(rows) => table?.row(rows, cell),
+        }
+    }
+}
+
+impl Rules {
+    /// The limits of a key, or of the named scope.
+    #[inline]
+    pub(crate) fn limits_of(&self, key: Option<KeyHash>) -> &[LimitRule] {
+        if let (Some(key), false) = (key, self.overrides.is_empty())
+            && let Ok(at) = self.overrides.binary_search_by_key(&key, |(key, _)| *key)
+            && let Some((_, limits)) = self.overrides.get(at)
+        {
+            return limits;
+        }
+        &self.limits
     }
 }
 
@@ -313,11 +602,21 @@ impl Policy {
     #[must_use]
     pub fn limit_of(&self, denial: &Denial) -> Option<&LimitSpec> {
         let index = match denial.cause {
-            Cause::Limit(index) | Cause::Tripped(Some(index)) => index,
+            Cause::Limit(index) | Cause::Tripped(By::Limit(index)) => index,
             _ => return None,
         };
         let rules = self.rules_at(denial.place)?;
-        rules.limits.get(usize::from(index)).map(|limit| &limit.spec)
+        let limits = rules.limits_of(denial.place.key.map(|(_, key)| key));
+        limits.get(usize::from(index)).map(|limit| &limit.spec)
+    }
+
+    /// Whether some limit was changed by a reload while an older policy was in use: until the older one is gone and its charges
+    /// have passed, both are charged. Compile the same spec again later to be rid of it; it is only slower.
+    #[must_use]
+    pub fn has_predecessors(&self) -> bool {
+        let named = self.scopes.iter().map(|scope| &scope.rules);
+        let keys = self.dimensions.iter().map(|key| &key.rules);
+        named.chain(keys).flat_map(|rules| &rules.limits).any(|rule| rule.before.is_some())
     }
 
     /// All named scopes: `/`, the groups, the routes.
@@ -326,6 +625,7 @@ impl Policy {
     }
 
     pub(crate) fn new(
+        number: u32,
         scopes: Vec<ScopeRules>,
         dimensions: Vec<KeyRules>,
         routes: Vec<RouteRules>,
@@ -335,18 +635,136 @@ impl Policy {
         let by_cell = scopes.iter().enumerate().map(|(index, rules)| (rules.cell, index)).collect();
         let by_table =
             dimensions.iter().enumerate().map(|(index, rules)| (rules.table, index)).collect();
-        Policy {
+        let mut policy = Policy {
+            number,
             scopes: scopes.into(),
             dimensions: dimensions.into(),
             routes: routes.into(),
             by_path,
             by_cell,
             by_table,
+        };
+        let mut routes = std::mem::take(&mut policy.routes);
+        for route in &mut routes {
+            route.cells = route.lineage.map(|scope| policy.scopes.get(scope).map_or(0, |s| s.cell));
+            route.short = policy.short(route);
+            route.hears = policy.hears(route);
+            let [_, _, own] = route.lineage;
+            let own = policy.scopes.get(own);
+            let tallies = policy.seats(route).any(|(_, rules)| rules.tally.is_some());
+            route.tallies = tallies;
+            route.counts = own.and_then(|own| own.rules.counts.clone());
+            route.hears_all = match (tallies, &route.counts) {
+                (true, _) => Due::All,
+                (false, Some(_)) => Due::Count,
+                (false, None) => Due::Nothing,
+            };
+            let gate = |scope: usize| policy.scopes.get(scope).map(|scope| Arc::clone(&scope.gate));
+            for (slot, scope) in route.gates.iter_mut().zip(route.lineage) {
+                if let Some(gate) = gate(scope) {
+                    *slot = gate;
+                }
+            }
+        }
+        policy.routes = routes;
+        policy
+    }
+
+    /// The rules of a route's lineage, each with its seat.
+    pub(crate) fn seats<'a>(
+        &'a self,
+        route: &'a RouteRules,
+    ) -> impl Iterator<Item = (u8, &'a Rules)> + 'a {
+        let named = route.lineage.iter().filter_map(|&scope| Some(&self.scopes.get(scope)?.rules));
+        let keys =
+            route.dimensions.iter().filter_map(|&key| Some(&self.dimensions.get(key)?.rules));
+        (0..).zip(named.chain(keys))
+    }
+
+    /// The rules of one seat of a route's lineage.
+    pub(crate) fn seat<'a>(&'a self, route: &RouteRules, seat: usize) -> Option<&'a Rules> {
+        match seat.checked_sub(NAMED) {
+            None => self.scopes.get(*route.lineage.get(seat)?).map(|scope| &scope.rules),
+            Some(key) => self.dimensions.get(*route.dimensions.get(key)?).map(|key| &key.rules),
         }
     }
 
+    /// What the short way through a decision on a route needs, if the route can take it.
+    fn short(&self, route: &RouteRules) -> Option<Short> {
+        let mut charges = Vec::new();
+        for (seat, rules) in self.seats(route) {
+            let plain = rules.mode == Mode::Enforce
+                && rules.overrides.is_empty()
+                && rules.tally.as_ref().is_none_or(|tally| !tally.hears_offers());
+            if !plain {
+                return None;
+            }
+            for (index, rule) in (0..).zip(&rules.limits) {
+                let plain = rule.spec.of == Counting::Admitted
+                    && !rule.spec.candidate
+                    && rule.before.is_none();
+                if !plain {
+                    return None;
+                }
+                let at = match (&rule.memory, usize::from(seat).checked_sub(NAMED)) {
+                    (Memory::Own(charges), None) => Charged::Named(Arc::clone(charges)),
+                    (Memory::Keys(rows), Some(position)) => Charged::Key(position, rows.clone()),
+                    _ => return None,
+                };
+                charges.push(Charge {
+                    limit: rule.limit,
+                    at,
+                    seat,
+                    index,
+                    by: rule.spec.by,
+                    refuses: rule.spec.on_breach == OnBreach::Refuse,
+                });
+            }
+        }
+        if route.class == Class::Reducing || charges.len() > MAX_SHORT {
+            return None;
+        }
+        charges.sort_by_key(|charge| (!charge.limit.can_undo(), std::cmp::Reverse(charge.seat)));
+        let looks_first = charges.iter().filter(|charge| !charge.limit.can_undo()).count() > 1;
+        let keys = route.dimensions.iter().map(|&dimension| {
+            let rules = self.dimensions.get(dimension)?;
+            let (index, claims) = (rules.index, rules.claims);
+            let number = u8::try_from(rules.table).ok()?;
+            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims })
+        });
+        let keys = keys.collect::<Option<_>>()?;
+        let lone = match &*charges {
+            [only] if route.dimensions.is_empty() => only.lone(),
+            _ => None,
+        };
+        Some(Short { keys, charges: charges.into(), looks_first, lone })
+    }
+
+    /// A bit for each limit of a route's lineage that hears how a call ended: eight for each seat.
+    fn hears(&self, route: &RouteRules) -> u64 {
+        let mut bits = 0;
+        for (seat, rules) in self.seats(route) {
+            let overrides = rules.overrides.iter().map(|(_, limits)| limits);
+            for limits in std::iter::once(&rules.limits).chain(overrides) {
+                for (index, rule) in (0_u32..).zip(limits) {
+                    let weighs = rule.spec.by == Unit::Weight && rule.limit.can_settle();
+                    if weighs || matches!(rule.limit, Limit::InFlight(_)) {
+                        bits |= limit_bit(seat, index);
+                    }
+                }
+            }
+        }
+        bits
+    }
+
+    #[inline]
     pub(crate) fn route_rules(&self, route: RouteId) -> Option<&RouteRules> {
-        self.routes.get(usize::try_from(route.0).ok()?)
+        self.route_at(route.0)
+    }
+
+    #[inline]
+    pub(crate) fn route_at(&self, number: u32) -> Option<&RouteRules> {
+        self.routes.get(usize::try_from(number).ok()?)
     }
 
     /// The rules of the named scope in a cell.
@@ -416,8 +834,15 @@ pub(crate) struct DraftKey {
 pub(crate) struct DraftRules {
     pub(crate) trip: TripRule,
     pub(crate) mode: Mode,
-    pub(crate) limits: Vec<(LimitSpec, Limit)>,
+    pub(crate) limits: DraftLimits,
+    /// Labels, and the limits of their keys.
+    pub(crate) overrides: Vec<(Vec<u8>, DraftLimits)>,
+    pub(crate) detectors: Compiled,
+    pub(crate) counts: bool,
 }
+
+/// Checked limits, as written and as arithmetic.
+type DraftLimits = Vec<(LimitSpec, Limit)>;
 
 /// What a breaker has room for.
 #[derive(Clone, Copy)]
@@ -444,6 +869,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
             groups.insert(&group.name, index);
         }
     }
+    let nowhere = Arc::<Cell>::default();
     let mut routes = Vec::new();
     let mut seen = BTreeSet::new();
     for (position, route) in spec.routes.iter().enumerate() {
@@ -457,7 +883,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
             let problem = format!("there is no group `{}`", route.group);
             check.error(&format!("{path}.group"), &problem, &hint);
             // Its own rules are checked all the same, so that all errors are seen at once.
-            check.rules(&path, &route.scope.limits, route.scope.recover, route.scope.mode);
+            check.scope_rules(&path, &route.scope);
             continue;
         };
         let parent = check.scopes.get(group).map_or(Scope::global(), |scope| scope.scope.clone());
@@ -465,7 +891,18 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
             let own = check.scope(&path, scope, &route.scope);
             let lineage = [0, group, own];
             let dimensions = check.lineage(&path, lineage);
-            routes.push(RouteRules { class: route.class, lineage, dimensions });
+            routes.push(RouteRules {
+                class: route.class,
+                lineage,
+                cells: [0; NAMED],
+                gates: std::array::from_fn(|_| Arc::clone(&nowhere)),
+                hears_all: Due::Nothing,
+                dimensions,
+                short: None,
+                hears: 0,
+                counts: None,
+                tallies: false,
+            });
         }
     }
     let named = check.scopes.len().saturating_sub(1);
@@ -508,7 +945,7 @@ impl Check {
 
     /// Checks a named scope and returns its index.
     fn scope(&mut self, path: &str, scope: Scope, spec: &ScopeSpec) -> usize {
-        let rules = self.rules(path, &spec.limits, spec.recover, spec.mode);
+        let rules = self.scope_rules(path, spec);
         let parent = self.scopes.len();
         self.scopes.push(DraftScope { scope, rules });
         let mut names = BTreeSet::new();
@@ -520,7 +957,7 @@ impl Check {
             if !names.insert(&key.name) {
                 self.error(&path, "is declared twice", "give each dimension its own name");
             }
-            let rules = self.rules(&path, &key.limits, key.recover, key.mode);
+            let rules = self.key_rules(&path, key);
             self.memory(&path, &rules);
             let index = u8::MAX;
             self.dimensions.push(DraftKey { name: key.name.clone(), parent, index, rules });
@@ -576,21 +1013,74 @@ impl Check {
         indexes.into()
     }
 
-    fn rules(
-        &mut self,
-        path: &str,
-        limits: &[LimitSpec],
-        recover: Recover,
-        mode: Mode,
-    ) -> DraftRules {
+    fn scope_rules(&mut self, path: &str, spec: &ScopeSpec) -> DraftRules {
+        let limits = self.limits(path, &spec.limits);
+        let detectors = self.detectors(path, &spec.detectors, false);
+        self.recover(&format!("{path}.recover"), spec.recover);
+        DraftRules {
+            trip: TripRule::new(spec.recover),
+            mode: spec.mode,
+            limits,
+            overrides: Vec::new(),
+            counts: spec.counts || !detectors.is_empty(),
+            detectors,
+        }
+    }
+
+    fn key_rules(&mut self, path: &str, spec: &KeySpec) -> DraftRules {
+        let limits = self.limits(path, &spec.limits);
+        let detectors = self.detectors(path, &spec.detectors, true);
+        self.recover(&format!("{path}.recover"), spec.recover);
+        let mut overrides = Vec::new();
+        let mut labels = BTreeSet::new();
+        for (position, own) in spec.overrides.iter().enumerate() {
+            let path = format!("{path}.override[{position}]");
+            if !labels.insert(&own.label) {
+                self.error(&path, "its key has an override already", "give each key one");
+            }
+            overrides.push((own.label.clone(), self.limits(&path, &own.limits)));
+        }
+        if overrides.len() > MAX_OVERRIDES {
+            let problem = format!("{} overrides", overrides.len());
+            self.error(path, &problem, &format!("a dimension has at most {MAX_OVERRIDES}"));
+        }
+        DraftRules {
+            trip: TripRule::new(spec.recover),
+            mode: spec.mode,
+            limits,
+            overrides,
+            counts: !detectors.is_empty(),
+            detectors,
+        }
+    }
+
+    fn detectors(&mut self, path: &str, specs: &[DetectorSpec], keys: bool) -> Compiled {
+        Compiled::new(specs, keys).unwrap_or_else(|errors| {
+            for (index, problem, hint) in errors {
+                self.error(&format!("{path}.detect[{index}]"), &problem, &hint);
+            }
+            Compiled::default()
+        })
+    }
+
+    fn limits(&mut self, path: &str, limits: &[LimitSpec]) -> DraftLimits {
         if limits.len() > MAX_LIMITS {
             let problem = format!("{} limits", limits.len());
-            self.error(path, &problem, "a scope has at most 4");
+            self.error(path, &problem, &format!("a scope has at most {MAX_LIMITS}"));
         }
         let mut checked = Vec::new();
+        let mut names = BTreeSet::new();
         for (index, limit) in limits.iter().enumerate() {
             let path = format!("{path}.limit[{index}]");
-            match Limit::new(limit.kind) {
+            if !limit.name.is_empty() && !names.insert(&limit.name) {
+                let problem = format!("another limit of its scope is named `{}`", limit.name);
+                self.error(&path, &problem, "give each limit its own name, or none");
+            }
+            if matches!(limit.kind, LimitKind::InFlight { .. }) && limit.of == Counting::Offered {
+                let problem = "calls that are refused are never in flight";
+                self.error(&path, problem, "let it count admitted calls");
+            }
+            match Limit::new(limit.kind, limit.by) {
                 Ok(sound) => {
                     checked.push((limit.clone(), sound));
                     self.idle(&path, index, limits);
@@ -598,20 +1088,20 @@ impl Check {
                 Err((problem, hint)) => self.error(&path, &problem, &hint),
             }
         }
-        self.recover(&format!("{path}.recover"), recover);
-        DraftRules { trip: TripRule::new(recover), mode, limits: checked }
+        checked
     }
 
     /// An *admitted* limit that another of its scope keeps from ever being reached is a mistake.
     /// One of *offered* calls sees them all, whatever the others refuse.
     fn idle(&mut self, path: &str, index: usize, limits: &[LimitSpec]) {
-        let Some(own) = limits.get(index).filter(|limit| limit.of == Counting::Admitted) else {
-            return;
-        };
+        let live = |limit: &&LimitSpec| limit.of == Counting::Admitted && !limit.candidate;
+        let Some(own) = limits.get(index).filter(live) else { return };
         let idler = limits.iter().enumerate().find(|&(other, limit)| {
             let equal = makes_idle(own.kind, limit.kind) && limit.of == Counting::Admitted;
             other != index
-                && Limit::new(limit.kind).is_ok()
+                && !limit.candidate
+                && limit.by == own.by
+                && Limit::new(limit.kind, limit.by).is_ok()
                 && makes_idle(limit.kind, own.kind)
                 && (!equal || other < index)
         });
@@ -646,7 +1136,7 @@ impl Check {
     }
 
     fn memory(&mut self, path: &str, rules: &DraftRules) {
-        let words: usize = rules.limits.iter().map(|(_, limit)| limit.words()).sum();
+        let words = rules.limits.iter().map(|(_, limit)| limit.words()).sum::<usize>().max(4);
         let rows = self.room.rows;
         let bytes = rows.saturating_mul(words).saturating_mul(8);
         if bytes > MAX_KEY_BYTES {
@@ -671,8 +1161,19 @@ fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// Limits of one scope, at most.
-pub(crate) const MAX_LIMITS: usize = 4;
+/// The bit of one limit of a lineage.
+pub(crate) const fn limit_bit(seat: u8, index: u32) -> u64 {
+    1 << ((seat as u32 * 8 + index) & 63)
+}
+
+/// Limits of one scope, at most; eight, so that those of a lineage fit a word of bits.
+pub(crate) const MAX_LIMITS: usize = 8;
+/// Keys of one dimension with limits of their own, at most.
+const MAX_OVERRIDES: usize = 1_024;
+/// Charges of the short way, at most.
+pub(crate) const MAX_SHORT: usize = 4;
+/// Named scopes of a lineage: global, group, route.
+pub(crate) const NAMED: usize = 3;
 /// Keys of one call, at most.
 pub(crate) const MAX_DIMENSIONS: usize = 4;
 /// Memory of one dimension's limits, at most.

@@ -2,7 +2,7 @@
 
 use crate::breaker::Breaker;
 use crate::cell::Gate;
-use crate::facts::{Place, Transition};
+use crate::facts::{Place, State, Transition};
 use crate::gate::{Input, TripRule, Word};
 use crate::policy::Policy;
 use crate::scope::Level;
@@ -39,6 +39,7 @@ impl Sweeper {
         now: Mono,
         out: &mut Vec<Transition>,
     ) {
+        breaker.note(now);
         let areas = breaker.areas();
         self.seen.resize_with(areas, Vec::new);
         for (area, seen) in self.seen.iter_mut().enumerate() {
@@ -123,14 +124,14 @@ impl Sweeper {
             epoch: to.epoch(),
             skipped: moves(from, to).saturating_sub(1),
         };
-        if moves(*seen, word) > 0 {
+        if moves(*seen, word) > 0 && told(*seen, word) {
             out.push(fact(*seen, word));
         }
         *seen = word;
         // Without a rule (its scope is in this policy no more) a gate stays as it is.
         let Some(trip) = &rule else { return };
         if let Some(moved) = step_elapsed(gate, trip, now) {
-            if moves(word, moved) > 0 {
+            if moves(word, moved) > 0 && told(word, moved) {
                 out.push(fact(word, moved));
             }
             *seen = moved;
@@ -150,6 +151,11 @@ impl std::fmt::Debug for Sweeper {
 /// Moves between two words of one gate.
 fn moves(from: Word, to: Word) -> u16 {
     to.epoch().wrapping_sub(from.epoch()) & 0xfff
+}
+
+/// Whether a move is news: probes that are given out anew, since they never came back, are not.
+fn told(from: Word, to: Word) -> bool {
+    moves(from, to) != 1 || (from.state(), to.state()) != (State::HalfOpen, State::HalfOpen)
 }
 
 fn step_elapsed(gate: &Gate, rule: &TripRule, now: Mono) -> Option<Word> {

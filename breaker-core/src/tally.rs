@@ -106,6 +106,11 @@ impl Tally {
         }
     }
 
+    /// Whether a call is asked about before it passes, or at least counted.
+    pub(crate) fn hears_offers(&self) -> bool {
+        self.layout.windows != ABSENT || self.rules.repeat.is_some()
+    }
+
     /// The rules it was made for.
     pub(crate) fn rules(&self) -> &Compiled {
         &self.rules

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use breaker_core::{
-    Breaker, Call, Capacity, Cause, Class, Denial, GroupSpec, KeySpec, KillLevel, LiftTo,
+    Breaker, By, Call, Capacity, Cause, Class, Denial, GroupSpec, KeySpec, KillLevel, LiftTo,
     LimitSpec, Mode, Mono, Outcome, Permit, Policy, PolicySpec, Recover, RouteSpec, Scope,
     ScopeSpec, Seed, Senders, Span, Stamp, State, Sweeper, Verdict,
 };
@@ -76,7 +76,7 @@ impl Rules {
             limits: self.limits(),
             recover: self.recover(),
             mode: self.mode(),
-            keys: Vec::new(),
+            ..ScopeSpec::default()
         }
     }
 
@@ -86,6 +86,7 @@ impl Rules {
             limits: self.limits(),
             recover: self.recover(),
             mode: self.mode(),
+            ..KeySpec::default()
         }
     }
 
@@ -319,8 +320,8 @@ impl World<'_> {
                 assert_eq!(wait % UNIT, 0);
                 Answer::Limit { scope, limit: limit.into(), wait: wait / UNIT }
             }
-            Cause::Tripped(limit) if denial.moved => {
-                Answer::Breach { scope, limit: limit.unwrap().into() }
+            Cause::Tripped(By::Limit(limit)) if denial.moved => {
+                Answer::Breach { scope, limit: limit.into() }
             }
             Cause::Tripped(_) | Cause::ProbeFailed => {
                 let model = &self.scopes[&lineage[scope]];

@@ -15,8 +15,8 @@
 use crate::error::LoadError;
 use crate::report::{Table, Verdict};
 use breaker_core::{
-    Breaker, Call, Capacity, Counting, GroupSpec, LimitKind, LimitSpec, Mono, OnBreach, PolicySpec,
-    RouteSpec, ScopeSpec, Seed, Span, Verdict as Decision,
+    Breaker, Call, Capacity, GroupSpec, LimitKind, LimitSpec, Mono, PolicySpec, RouteSpec,
+    ScopeSpec, Seed, Span, Verdict as Decision,
 };
 use breaker_core::{Class, Outcome};
 use std::process::ExitCode;
@@ -203,11 +203,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 fn spec(window: u64) -> PolicySpec {
-    let limit = LimitSpec {
-        kind: LimitKind::Window { count: window, length: Span::from_secs(1) },
-        of: Counting::Admitted,
-        on_breach: OnBreach::Refuse,
-    };
+    let limit = LimitSpec::new(LimitKind::Window { count: window, length: Span::from_secs(1) });
     PolicySpec {
         groups: vec![GroupSpec { name: "g".to_owned(), scope: ScopeSpec::default() }],
         routes: vec![RouteSpec {

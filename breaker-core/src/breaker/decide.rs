@@ -1,78 +1,140 @@
 //! The decision on a call, in three passes: look, charge, probe. It takes no order and changes no rule.
 
 use super::{Breaker, Call, count, denial};
-use crate::cell::{Gate, Moved, Taken};
-use crate::facts::{Cause, Class, Denial, Mode, Place, State};
+use crate::cell::{Gate, Moved};
+use crate::charges::{Row, Taken};
+use crate::counts::Count;
+use crate::detect::OnFind;
+use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table};
-use crate::permit::{KeySeat, NO_CELL, NamedSeat, Pass, Permit, Probes};
+use crate::limit::Limit;
+use crate::permit::{Due, KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
 use crate::policy::{
-    Counting, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, OnBreach, Policy, RouteRules, Rules,
+    Counting, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules, Rules,
+    Unit, limit_bit,
 };
 use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
 
 /// The decision: look, charge, probe.
 impl Breaker {
-    pub(super) fn decide<'b>(
-        &'b self,
-        policy: &Policy,
+    /// The long way: any policy, any state.
+    #[inline(never)]
+    pub(super) fn decide<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
         call: &Call,
         now: Mono,
-    ) -> Result<Permit<'b>, Denial> {
-        let nowhere = Place { level: Level::Global, index: 0, key: None };
-        let unknown = denial(nowhere, Cause::Stale, None, 0);
-        let route = policy.route_rules(call.route).ok_or(unknown)?;
-        let reducing = route.class == Class::Reducing;
+    ) -> Verdict<'a> {
+        let mut seats: Seats<'a> = std::array::from_fn(|_| None);
         let mut shadowed = None;
-        let mut seats: Seats<'_> = std::array::from_fn(|_| None);
-
-        for (seat, index) in seats.iter_mut().zip(route.lineage) {
-            let found = self.seat_named(policy, index).ok_or(unknown)?;
-            *seat = Some(found.looked(reducing, now, &mut shadowed)?);
-        }
-        for position in 0..MAX_DIMENSIONS {
-            let found = self.seat_key(policy, route, call, position, reducing, now);
-            if let (Some(found), Some(seat)) = (found, seats.get_mut(NAMED + position)) {
-                *seat = Some(found.looked(reducing, now, &mut shadowed)?);
+        let decided = self.pass_through(policy, route, call, now, &mut seats, &mut shadowed);
+        match decided {
+            Ok(probes) => {
+                if shadowed.is_some() {
+                    route.count(Count::Shadowed);
+                }
+                let ticket = ticket(policy, route, call, now, &seats, probes);
+                let shadowed = shadowed.as_ref().map(Shadow::of);
+                Verdict::Allow(Permit { breaker: self, policy, route, ticket, shadowed })
+            }
+            Err(denial) => {
+                route.count_denial(&denial);
+                Verdict::Deny(denial)
             }
         }
-        let mut probes: Probes = [None; SEATS];
-        if !reducing {
-            self.charge(&mut seats, now, &mut shadowed)?;
-            self.take_probes(&mut seats, now, &mut shadowed, &mut probes)?;
-        }
-        Ok(Permit { breaker: self, pass: pass(&seats, reducing), probes, shadowed })
     }
 
-    fn seat_named<'a>(&'a self, policy: &'a Policy, index: usize) -> Option<Seat<'a>> {
-        let scope = policy.scopes.get(index)?;
-        let gate = self.named_gate(scope.cell)?;
-        let place = Place { level: scope.level, index: scope.cell, key: None };
-        Some(Seat::new(place, Some(gate), &scope.rules, 0))
+    fn pass_through<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        call: &Call,
+        now: Mono,
+        seats: &mut Seats<'a>,
+        shadowed: &mut Option<Denial>,
+    ) -> Result<u8, Denial> {
+        let reducing = route.class == Class::Reducing;
+        self.sit(policy, route, call, now, !reducing, seats);
+        for seat in seats.iter_mut().flatten() {
+            seat.look(reducing, now, shadowed)?;
+        }
+        if reducing {
+            return Ok(0);
+        }
+        self.charge(call, seats, now, shadowed)?;
+        self.take_probes(seats, now, shadowed)
+    }
+
+    /// What a call would be told; nothing is charged, claimed, counted or moved.
+    pub(super) fn peek_at(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        call: &Call,
+        now: Mono,
+    ) -> Result<(), Denial> {
+        let reducing = route.class == Class::Reducing;
+        let mut seats: Seats<'_> = std::array::from_fn(|_| None);
+        let mut shadowed = None;
+        self.sit(policy, route, call, now, false, &mut seats);
+        for seat in seats.iter_mut().flatten() {
+            seat.look(reducing, now, &mut shadowed)?;
+        }
+        let refusal = if reducing { None } else { first_refusal(&seats, call, now) };
+        let Some((at, breach)) = refusal else { return Ok(()) };
+        let seat = seats.get(at).and_then(Option::as_ref);
+        seat.map_or(Ok(()), |seat| Err(seat.refused(breach)))
+    }
+
+    /// Finds the scopes of a call's lineage: global, group, route, and the keys.
+    fn sit<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        call: &Call,
+        now: Mono,
+        may_claim: bool,
+        seats: &mut Seats<'a>,
+    ) {
+        for (seat, index) in seats.iter_mut().zip(route.lineage) {
+            let Some(scope) = policy.scopes.get(index) else { continue };
+            let gate = self.named_gate(scope.cell);
+            let place = Place { level: scope.level, index: scope.cell, key: None };
+            *seat = Some(Seat::new(place, gate, &scope.rules, &scope.rules.limits, 0));
+        }
+        let keys = seats.iter_mut().skip(NAMED).zip(&route.dimensions).zip(call.keys);
+        for ((seat, &dimension), key) in keys {
+            let Some(key) = key else { continue };
+            *seat = self.seat_key(policy, dimension, key, now, may_claim);
+        }
     }
 
     fn seat_key<'a>(
         &'a self,
         policy: &'a Policy,
-        route: &RouteRules,
-        call: &Call,
-        position: usize,
-        reducing: bool,
+        dimension: usize,
+        key: KeyHash,
         now: Mono,
+        may_claim: bool,
     ) -> Option<Seat<'a>> {
-        let key = (*call.keys.get(position)?)?;
-        let rules = policy.dimensions.get(*route.dimensions.get(position)?)?;
+        let rules = policy.dimensions.get(dimension)?;
         let table = self.table(count(rules.table))?;
-        // A key that charges nothing needs a cell only once somebody blocks it.
-        let charges = !reducing && !rules.rules.limits.is_empty();
-        let cell = if charges { table.find_or_claim(key, now) } else { table.find(key) };
-        if charges && cell.is_none() {
+        let limits = rules.rules.limits_of(Some(key));
+        // A key that charges nothing needs a slot only once somebody blocks it.
+        let charges = !limits.is_empty() || rules.rules.tally.is_some();
+        let found = table.find(key);
+        let claims = may_claim && charges;
+        let cell = if claims { found.or_else(|| table.find_or_claim(key, now)) } else { found };
+        if claims && cell.is_none() {
             table.count_overflow();
         }
         let place = Place { level: Level::Key, index: rules.table, key: Some((rules.index, key)) };
         let gate = cell.and_then(|cell| table.gate(cell));
-        let mut seat = Seat::new(place, gate, &rules.rules, cell.unwrap_or(table.overflow_row()));
+        let cell = cell.unwrap_or(table.overflow_cell());
+        let mut seat = Seat::new(place, gate, &rules.rules, limits, cell);
         seat.table = Some((table, key));
         Some(seat)
     }
@@ -85,24 +147,34 @@ impl Breaker {
     /// and never undone.
     fn charge(
         &self,
+        call: &Call,
         seats: &mut Seats<'_>,
         now: Mono,
         shadowed: &mut Option<Denial>,
     ) -> Result<(), Denial> {
-        let refusal = first_refusal(seats, now);
+        let refusal = first_refusal(seats, call, now);
         for at in (0..SEATS).rev() {
+            if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
+                let seat = seats.get(tripped).and_then(Option::as_ref);
+                if seat.is_none_or(|seat| !seat.shadow) {
+                    undo(seats);
+                    return Err(denial);
+                }
+                shadowed.get_or_insert(denial);
+            }
             let Some(seat) = seats.get_mut(at).and_then(Option::as_mut) else { continue };
-            let mut breach = seat.take(Counting::Offered, now);
+            let mut breach = seat.take(Counting::Offered, call, now, shadowed);
             match refusal {
                 Some((place, found)) if place == at => breach = worse(Some(found), breach),
                 Some(_) => {}
                 None if breach.is_none() || seat.shadow => {
-                    breach = worse(breach, seat.take(Counting::Admitted, now));
+                    breach = worse(breach, seat.take(Counting::Admitted, call, now, shadowed));
                 }
                 None => {}
             }
             let Some(breach) = breach else { continue };
             let denial = self.breached(seat, breach, now);
+            seat.count_breach(breach.limit, seat.shadow);
             if seat.shadow {
                 shadowed.get_or_insert(denial);
             } else {
@@ -113,57 +185,110 @@ impl Breaker {
         Ok(())
     }
 
+    /// Lets the detectors of a seat judge the offer, and trips whom they name.
+    fn judge_offer(
+        &self,
+        seats: &Seats<'_>,
+        at: usize,
+        call: &Call,
+        now: Mono,
+    ) -> Option<(usize, Denial)> {
+        let seat = seats.get(at)?.as_ref()?;
+        // What is blocked counts nowhere, and who shares a slot is never judged by it.
+        let tally = seat.rules.tally.as_ref().filter(|_| seat.gate.is_some() && !seat.blocked)?;
+        let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
+        if at < NAMED {
+            for (_, key) in keys().filter_map(|(at, key)| Some((at, key.as_ref()?.place.key?))) {
+                tally.voted(seat.cell, key.1);
+            }
+        }
+        let surged = tally.offered(seat.cell, now);
+        let repeated = call.print.and_then(|print| tally.repeated(seat.cell, print.as_u64(), now));
+        let found = repeated.or(surged)?;
+        if found.on_find != OnFind::Trip {
+            return None;
+        }
+        // If one key makes more than half of it, the key is tripped and not those it shares with.
+        let window = WINDOWS.iter().position(|window| *window == found.window);
+        let culprit = keys().find(|(_, key)| {
+            let Some(key) = key.as_ref().filter(|key| at < NAMED && key.gate.is_some()) else {
+                return false;
+            };
+            let count = key.rules.tally.as_ref().zip(window);
+            count.is_some_and(|(own, window)| own.count(key.cell, window, now) > found.count / 2)
+        });
+        let by = By::Detector(found.detector);
+        match culprit {
+            Some((at, Some(key))) => Some((at, self.tripped(key, by, None, now))),
+            _ => Some((at, self.tripped(seat, by, None, now))),
+        }
+    }
+
     /// Trips the gate if the limit says so, and words the denial.
     fn breached(&self, seat: &Seat<'_>, breach: Breach, now: Mono) -> Denial {
-        let refused = denial(seat.place, Cause::Limit(breach.limit), Some(breach.wait), seat.epoch);
-        let Some(gate) = seat.gate.filter(|_| breach.trips) else { return refused };
-        let input = Input::Trip(Some(breach.limit));
-        let moved = match seat.table {
-            // Under the bucket's lock: the cell may have changed hands since it was found.
+        if !breach.trips || seat.gate.is_none() {
+            return seat.refused(breach);
+        }
+        self.tripped(seat, By::Limit(breach.limit), Some(breach), now)
+    }
+
+    /// Trips a seat's gate and words the denial.
+    fn tripped(&self, seat: &Seat<'_>, by: By, breach: Option<Breach>, now: Mono) -> Denial {
+        let moved = self.trip_seat(seat, by, now);
+        let word = match (moved, seat.gate) {
+            (Some(moved), _) => moved.after,
+            (None, Some(gate)) => gate.word(),
+            (None, None) => Word::default(),
+        };
+        let least = breach.map_or(Span::ZERO, |breach| breach.wait);
+        match word.look(false, &seat.rules.trip, now) {
+            Look::Blocked(cause, hold) => Denial {
+                // Both must be over: the hold, and what the limit asks.
+                wait: hold.map(|hold| hold.max(least)).filter(|wait| *wait != NEVER),
+                moved: moved.is_some(),
+                ..denial(seat.place, cause, None, word.epoch())
+            },
+            Look::Free | Look::Probe => match breach {
+                Some(breach) => seat.refused(breach),
+                None => denial(seat.place, Cause::Tripped(by), None, word.epoch()),
+            },
+        }
+    }
+
+    fn trip_seat(&self, seat: &Seat<'_>, by: By, now: Mono) -> Option<Moved> {
+        let input = Input::Trip(by);
+        match seat.table {
+            // Under the bucket's lock: the slot may have changed hands since it was found.
             Some((table, key)) => match table.order(key, input, &seat.rules.trip, now, false) {
                 Ordered::Done(_, moved) => moved,
                 Ordered::Unknown | Ordered::NoRoom => None,
             },
             None => self.step_named(seat.place.index, input, &seat.rules.trip, now),
-        };
-        let word = moved.map_or_else(|| gate.word(), |moved| moved.after);
-        match word.look(false, &seat.rules.trip, now) {
-            Look::Blocked(cause, hold) => Denial {
-                // Both must be over: the hold, and what the limit asks.
-                wait: hold.map(|hold| hold.max(breach.wait)),
-                moved: moved.is_some(),
-                ..denial(seat.place, cause, None, word.epoch())
-            },
-            Look::Free | Look::Probe => refused,
         }
     }
 
+    /// Takes a probe of each gate on probation; bits of the seats that gave one.
     fn take_probes(
         &self,
         seats: &mut Seats<'_>,
         now: Mono,
         shadowed: &mut Option<Denial>,
-        probes: &mut Probes,
-    ) -> Result<(), Denial> {
+    ) -> Result<u8, Denial> {
+        let mut probes = 0;
         for at in 0..SEATS {
             let Some(seat) = seats.get_mut(at).and_then(Option::as_mut) else { continue };
             if !seat.probe {
                 continue;
             }
             match self.take_probe(seat, now) {
-                Ok(taken) => {
-                    if let Some(probe) = probes.get_mut(at) {
-                        *probe = taken.then_some(seat.rules.trip);
-                    }
-                }
+                Ok(taken) => probes |= u8::from(taken) << at,
                 Err(denial) if seat.shadow && !matches!(denial.cause, Cause::Killed(_)) => {
                     shadowed.get_or_insert(denial);
                 }
                 Err(denial) => {
-                    let pass = pass(seats, false);
-                    for (at, rule) in probes.iter().enumerate() {
-                        if let Some(rule) = rule {
-                            self.settle_seat(&pass, at, Input::ProbeAbandoned, rule, now);
+                    for (bit, seat) in seats.iter().enumerate() {
+                        if let Some(seat) = seat.as_ref().filter(|_| probes >> bit & 1 == 1) {
+                            self.step_seat(seat, Input::ProbeAbandoned(seat.epoch), now);
                         }
                     }
                     undo(seats);
@@ -171,7 +296,7 @@ impl Breaker {
                 }
             }
         }
-        Ok(())
+        Ok(probes)
     }
 
     /// Takes a probe, if the gate still wants one.
@@ -186,14 +311,13 @@ impl Breaker {
                 Look::Blocked(cause, wait) => {
                     return Err(denial(seat.place, cause, wait, seat.epoch));
                 }
-                Look::Probe if word.state() == State::Tripped => {
-                    self.step_seat(seat, Input::Elapsed, now);
-                }
                 Look::Probe => {
                     if let Some(moved) = self.step_seat(seat, Input::ProbeTaken, now) {
                         seat.epoch = moved.after.epoch();
                         return Ok(true);
                     }
+                    // A hold that is over, or probes that never came back: time acts first.
+                    self.step_seat(seat, Input::Elapsed, now);
                 }
             }
             // Each turn means that the gate moved: half-open in a hurry, or the last probe gone.
@@ -202,26 +326,31 @@ impl Breaker {
 
     fn step_seat(&self, seat: &Seat<'_>, input: Input, now: Mono) -> Option<Moved> {
         match seat.table {
-            Some((table, _)) => table.step(seat.row, input, &seat.rules.trip, now),
+            Some((table, _)) => table.step(seat.cell, input, &seat.rules.trip, now),
             None => self.step_named(seat.place.index, input, &seat.rules.trip, now),
         }
     }
 }
 
 /// One scope of a call's lineage, as met.
-struct Seat<'a> {
+pub(super) struct Seat<'a> {
     place: Place,
-    /// `None` for a key without a cell of its own.
+    /// `None` for a key without a slot of its own.
     gate: Option<&'a Gate>,
     table: Option<(&'a Table, KeyHash)>,
     rules: &'a Rules,
-    /// The row of the limits' memory that is its own; for a key also its cell.
-    row: usize,
+    limits: &'a [LimitRule],
+    /// Of a key: its slot, or the one that is shared.
+    cell: usize,
     epoch: u16,
     shadow: bool,
     probe: bool,
-    /// What its *admitted* limits were charged.
-    taken: [Option<Taken>; MAX_LIMITS],
+    /// Its gate would block, if it were not in shadow mode.
+    blocked: bool,
+    /// Bits of the limits that were charged.
+    charged: u8,
+    /// What its *admitted* limits were charged, and their earlier selves.
+    taken: [Option<(Taken, Option<Taken>)>; MAX_LIMITS],
 }
 
 /// Global, group, route, and the keys.
@@ -236,26 +365,46 @@ struct Breach {
 }
 
 impl<'a> Seat<'a> {
-    fn new(place: Place, gate: Option<&'a Gate>, rules: &'a Rules, row: usize) -> Seat<'a> {
-        let taken = [None; MAX_LIMITS];
-        let shadow = rules.mode == Mode::Shadow;
-        Seat { place, gate, table: None, rules, row, epoch: 0, shadow, probe: false, taken }
+    fn new(
+        place: Place,
+        gate: Option<&'a Gate>,
+        rules: &'a Rules,
+        limits: &'a [LimitRule],
+        cell: usize,
+    ) -> Seat<'a> {
+        Seat {
+            place,
+            gate,
+            table: None,
+            rules,
+            limits,
+            cell,
+            epoch: 0,
+            shadow: rules.mode == Mode::Shadow,
+            probe: false,
+            blocked: false,
+            charged: 0,
+            taken: [None; MAX_LIMITS],
+        }
     }
 
     /// Looks at the gate. What shadow mode lets through is noted, but a kill always denies.
-    fn looked(
-        mut self,
+    fn look(
+        &mut self,
         reducing: bool,
         now: Mono,
         shadowed: &mut Option<Denial>,
-    ) -> Result<Seat<'a>, Denial> {
-        let Some(gate) = self.gate else { return Ok(self) };
-        let mut word = gate.word();
+    ) -> Result<(), Denial> {
+        let Some(gate) = self.gate else { return Ok(()) };
+        let mut word = match self.table {
+            Some((table, _)) => table.word(self.cell).unwrap_or_default(),
+            None => gate.word(),
+        };
         if let Some((table, key)) = self.table
             && !word.is_armed()
-            && table.tag(self.row) != Some(key)
+            && table.tag(self.cell) != Some(key)
         {
-            // The cell changed hands just now, and it is not we who are blocked.
+            // The slot changed hands just now, and it is not we who are blocked.
             word = Word::default();
             self.gate = None;
         }
@@ -271,30 +420,43 @@ impl<'a> Seat<'a> {
                 if !self.shadow || matches!(cause, Cause::Killed(_)) {
                     return Err(denial);
                 }
+                self.blocked = true;
                 shadowed.get_or_insert(denial);
             }
         }
-        Ok(self)
+        Ok(())
     }
 
     /// Charges the limits that count `of`, up to the first that refuses if they are of *admitted*
     /// calls, all of them if of *offered*.
-    fn take(&mut self, of: Counting, now: Mono) -> Option<Breach> {
+    fn take(
+        &mut self,
+        of: Counting,
+        call: &Call,
+        now: Mono,
+        shadowed: &mut Option<Denial>,
+    ) -> Option<Breach> {
         let mut breach = None;
-        for (index, limit) in (0_u8..).zip(&self.rules.limits) {
-            if limit.spec.of != of {
+        for (index, rule) in (0_u8..).zip(self.limits) {
+            if rule.spec.of != of {
                 continue;
             }
-            match limit.charges.take(self.row, now) {
+            match self.take_one(rule, amount(rule, call), now) {
                 Ok(taken) => {
+                    self.charged |= 1 << index;
                     if let (Counting::Admitted, Some(slot)) =
                         (of, self.taken.get_mut(usize::from(index)))
                     {
                         *slot = Some(taken);
                     }
                 }
+                Err(wait) if rule.spec.candidate => {
+                    self.count_breach(index, true);
+                    let breach = self.breach(index, rule, wait);
+                    shadowed.get_or_insert(self.refused(breach));
+                }
                 Err(wait) => {
-                    breach = worse(breach, Some(self.breach(index, limit, wait)));
+                    breach = worse(breach, Some(self.breach(index, rule, wait)));
                     if of == Counting::Admitted {
                         break;
                     }
@@ -304,30 +466,81 @@ impl<'a> Seat<'a> {
         breach
     }
 
-    fn peek(&self, now: Mono) -> Option<Breach> {
+    /// Charges one limit, and its earlier self where it has one.
+    fn take_one(
+        &self,
+        rule: &LimitRule,
+        amount: u64,
+        now: Mono,
+    ) -> Result<(Taken, Option<Taken>), Span> {
+        // Memory that is not there cannot say yes.
+        let row = self.row_of(rule).ok_or(NEVER)?;
+        let taken = row.take(rule.limit, amount, now)?;
+        let Some((limit, before)) = self.before_of(rule) else { return Ok((taken, None)) };
+        match before.take(limit, amount, now) {
+            Ok(also) => Ok((taken, Some(also))),
+            Err(wait) => {
+                row.undo(rule.limit, taken);
+                Err(wait)
+            }
+        }
+    }
+
+    /// The words of one of its limits.
+    fn row_of<'r>(&'r self, rule: &'r LimitRule) -> Option<Row<'r>> {
+        rule.memory.row(self.table.map(|(table, _)| table), self.cell)
+    }
+
+    /// The same of what the limit was before a reload.
+    fn before_of<'r>(&'r self, rule: &'r LimitRule) -> Option<(Limit, Row<'r>)> {
+        let before = rule.before.as_ref()?;
+        Some((before.limit, before.memory.row(self.table.map(|(table, _)| table), self.cell)?))
+    }
+
+    /// The limit that would refuse first, by a look only; with the longest wait of all that refuse.
+    fn peek(&self, call: &Call, now: Mono) -> Option<Breach> {
         let mut breach = None;
-        for (index, limit) in (0_u8..).zip(&self.rules.limits) {
-            if let Err(wait) = limit.charges.peek(self.row, now) {
-                breach = worse(breach, Some(self.breach(index, limit, wait)));
+        for (index, rule) in (0_u8..).zip(self.limits).filter(|(_, rule)| !rule.spec.candidate) {
+            let amount = amount(rule, call);
+            let asked = match self.row_of(rule) {
+                Some(row) => row.peek(rule.limit, amount, now).err(),
+                None => Some(NEVER),
+            };
+            let before = self.before_of(rule);
+            let also = before.and_then(|(limit, row)| row.peek(limit, amount, now).err());
+            if let Some(wait) = asked.max(also) {
+                breach = worse(breach, Some(self.breach(index, rule, wait)));
             }
         }
         breach
     }
 
     fn breach(&self, limit: u8, rule: &LimitRule, wait: Span) -> Breach {
-        // Without a cell of its own (so without a gate) a key shares its limits: they throttle and never trip.
+        // Without a slot of its own (so without a gate) a key shares its limits: they throttle and never trip.
         let trips = rule.spec.on_breach == OnBreach::Trip && self.gate.is_some();
         Breach { limit, wait, trips }
+    }
+
+    fn refused(&self, breach: Breach) -> Denial {
+        let wait = Some(breach.wait).filter(|wait| *wait != NEVER);
+        denial(self.place, Cause::Limit(breach.limit), wait, self.epoch)
+    }
+
+    fn count_breach(&self, limit: u8, only_detected: bool) {
+        if let Some(counts) = &self.rules.counts {
+            let what = if only_detected { Count::Detected(limit) } else { Count::Enforced(limit) };
+            counts.up(what);
+        }
     }
 }
 
 /// The narrowest scope that refuses, by a look only. Its wait is the longest of all that refuse: no
 /// earlier could the same call pass.
-fn first_refusal(seats: &Seats<'_>, now: Mono) -> Option<(usize, Breach)> {
+fn first_refusal(seats: &Seats<'_>, call: &Call, now: Mono) -> Option<(usize, Breach)> {
     let mut first: Option<(usize, Breach)> = None;
     for (at, seat) in seats.iter().enumerate().rev() {
         let Some(seat) = seat.as_ref().filter(|seat| !seat.shadow) else { continue };
-        if let Some(breach) = seat.peek(now) {
+        if let Some(breach) = seat.peek(call, now) {
             let (_, found) = first.get_or_insert((at, breach));
             found.wait = found.wait.max(breach.wait);
         }
@@ -345,35 +558,80 @@ fn worse(one: Option<Breach>, other: Option<Breach>) -> Option<Breach> {
 
 fn undo(seats: &mut Seats<'_>) {
     for seat in seats.iter_mut().flatten() {
-        for (taken, limit) in seat.taken.iter_mut().zip(&seat.rules.limits) {
-            if let Some(taken) = taken.take() {
-                limit.charges.undo(seat.row, taken);
+        let taken = std::mem::take(&mut seat.taken);
+        for (taken, rule) in taken.into_iter().zip(seat.limits) {
+            let Some((taken, also)) = taken else { continue };
+            if let Some(row) = seat.row_of(rule) {
+                row.undo(rule.limit, taken);
+            }
+            if let (Some((limit, row)), Some(also)) = (seat.before_of(rule), also) {
+                row.undo(limit, also);
             }
         }
     }
 }
 
-fn pass(seats: &Seats<'_>, reducing: bool) -> Pass {
-    let [global, group, route, ..] = seats;
-    let named = [global, group, route].map(|seat| match seat {
-        Some(seat) => NamedSeat { cell: seat.place.index, epoch: seat.epoch, shadow: seat.shadow },
-        None => NamedSeat { cell: 0, epoch: 0, shadow: false },
-    });
+fn amount(rule: &LimitRule, call: &Call) -> u64 {
+    match rule.spec.by {
+        Unit::Calls => 1,
+        Unit::Weight => call.weight,
+    }
+}
+
+fn ticket(
+    policy: &Policy,
+    route: &RouteRules,
+    call: &Call,
+    now: Mono,
+    seats: &Seats<'_>,
+    probes: u8,
+) -> Ticket {
+    let mut charged = 0;
+    let mut shadow = 0;
+    for (at, seat) in (0_u8..).zip(seats) {
+        let Some(seat) = seat else { continue };
+        shadow |= u8::from(seat.shadow) << at;
+        for index in (0..8).filter(|index| seat.charged >> index & 1 == 1) {
+            charged |= limit_bit(at, index);
+        }
+    }
+    let [global, group, own, ..] = seats;
+    let epochs = [global, group, own].map(|seat| seat.as_ref().map_or(0, |seat| seat.epoch));
+    let reducing = route.class == Class::Reducing;
+    let due = if reducing { Due::Nothing } else { route.due(charged, probes) };
+    Ticket {
+        policy: policy.number,
+        route: call.route.0,
+        at: now,
+        weight: call.weight,
+        charged,
+        epochs,
+        probes,
+        shadow,
+        reducing,
+        due,
+        keys: key_seats(seats),
+    }
+}
+
+fn key_seats(seats: &Seats<'_>) -> KeySeats {
     let mut keys = [None; MAX_DIMENSIONS];
     for (key, seat) in keys.iter_mut().zip(seats.iter().skip(NAMED)) {
         let Some(seat) = seat else { continue };
         let Some((_, hash)) = seat.place.key else { continue };
-        let own = seat.gate.and(u32::try_from(seat.row).ok());
+        let own = seat.gate.and(u32::try_from(seat.cell).ok());
         let cell = own.unwrap_or(NO_CELL);
         // There are 256 tables at most.
         let Ok(table) = u8::try_from(seat.place.index) else { continue };
-        let (epoch, shadow) = (seat.epoch, seat.shadow);
-        *key = Some(KeySeat { key: hash, table, cell, epoch, shadow });
+        *key = Some(KeySeat::new(hash, cell, table, seat.epoch, seat.shadow));
     }
-    Pass { reducing, named, keys }
+    keys
 }
 
-/// Named seats of a lineage.
-const NAMED: usize = 3;
+/// The wait where none is known to suffice.
+const NEVER: Span = Span::from_nanos(u64::MAX);
+/// The lengths of a surge's windows, by their index.
+const WINDOWS: [Span; 4] =
+    [Span::from_secs(1), Span::from_secs(10), Span::from_secs(60), Span::from_secs(300)];
 /// All seats of a lineage.
 const SEATS: usize = NAMED + MAX_DIMENSIONS;

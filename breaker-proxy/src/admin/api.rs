@@ -6,7 +6,7 @@ use crate::control::record::{Level, LiftTo};
 use crate::control::task::{Control, shown};
 use crate::data::counts::Totals;
 use crate::metrics;
-use breaker_core::{Cause, KillLevel, Mode, Scope, State};
+use breaker_core::{By, Cause, KillLevel, Mode, Scope, State};
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
@@ -272,7 +272,7 @@ pub fn status(control: &Control) -> Reply {
                 },
                 id,
                 limit: match standing.cause {
-                    Some(Cause::Tripped(limit)) => limit,
+                    Some(Cause::Tripped(By::Limit(limit))) => Some(limit),
                     _ => None,
                 },
                 back_in_ms: standing

@@ -109,7 +109,7 @@ fn lonely(path: &str, scope: &ScopeSpec, lineages: &[Lineage<'_>], advice: &mut 
 
 /// Whether `own`, which refuses, keeps one key from breaching `shared` alone. Rounded to the safe side.
 fn stays_below(own: &LimitSpec, shared: &LimitSpec) -> bool {
-    if own.on_breach != OnBreach::Refuse {
+    if own.on_breach != OnBreach::Refuse || own.candidate || own.by != shared.by {
         return false;
     }
     // The shared limit allows `room` in some length of time, and what passes of one key in it must fit.
@@ -119,11 +119,13 @@ fn stays_below(own: &LimitSpec, shared: &LimitSpec) -> bool {
             let (own_count, own_per, at_once) = match own.kind {
                 LimitKind::Rate { count, per, burst } => (count, per, burst),
                 LimitKind::Window { count, length } => (count, length, count),
+                LimitKind::Budget { .. } | LimitKind::InFlight { .. } => return false,
             };
             let slower = u128::from(own_count) * u128::from(per.as_nanos())
                 <= u128::from(count) * u128::from(own_per.as_nanos());
             slower && at_once <= burst
         }
+        LimitKind::Budget { .. } | LimitKind::InFlight { .. } => false,
     }
 }
 
@@ -140,6 +142,8 @@ fn most_within(kind: LimitKind, length: Span) -> u128 {
             let times = length.div_ceil(u128::from(own.as_nanos().max(1)));
             u128::from(count) * times
         }
+        LimitKind::Budget { count, idle: None } => u128::from(count),
+        LimitKind::Budget { .. } | LimitKind::InFlight { .. } => u128::MAX,
     }
 }
 

@@ -336,7 +336,7 @@ fn rules(section: &mut Section, report: &mut Report<'_>) -> Rules {
             limits: limits(section, report),
             recover: recover(section, report),
             mode: mode(section, report),
-            keys: Vec::new(),
+            ..ScopeSpec::default()
         },
         ..Rules::default()
     };
@@ -363,6 +363,7 @@ fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource)
         limits: limits(key, report),
         recover: recover(key, report),
         mode: mode(key, report),
+        ..KeySpec::default()
     };
     if !key.has("from") {
         let hint = "say from = \"peer\" or from = { header = \"…\" }";
@@ -467,9 +468,9 @@ fn limit(section: &mut Section, report: &mut Report<'_>) -> Option<LimitSpec> {
         word(&text, &[("refuse", OnBreach::Refuse), ("trip", OnBreach::Trip)], report)
     });
     Some(LimitSpec {
-        kind: kind?,
         of: of.unwrap_or(Counting::Admitted),
         on_breach: on_breach.unwrap_or(OnBreach::Refuse),
+        ..LimitSpec::new(kind?)
     })
 }
 

@@ -8,8 +8,8 @@ use crate::data::flight::Census;
 use crate::journal::Pen;
 use crate::voice::say;
 use breaker_core::{
-    Cause, KillLevel, Mode, Mono, OrderError, Scope, ScopeOrKey, Span, Standing, State, Sweeper,
-    Transition,
+    By, Cause, KillLevel, Mode, Mono, OrderError, Scope, ScopeOrKey, Span, Standing, State,
+    Sweeper, Transition,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -575,8 +575,7 @@ impl Control {
         let id = (transition.to == State::Tripped)
             .then(|| plane.names.trip_id(transition.place, transition.epoch));
         let limit = match transition.cause {
-            Some(Cause::Tripped(limit)) => limit,
-            Some(Cause::Limit(limit)) => Some(limit),
+            Some(Cause::Tripped(By::Limit(limit)) | Cause::Limit(limit)) => Some(limit),
             _ => None,
         };
         say(&format!(

@@ -4,10 +4,12 @@ use super::Worker;
 use super::counts::Account;
 use super::headers::Peer;
 use super::lane::Lane;
-use breaker_core::{Denial, Mono, Outcome, Pass, Permit};
+use crate::snapshot::Snapshot;
+use breaker_core::{Denial, Mono, Outcome, Pass, Permit, Ticket};
 use slab::Slab;
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 /// A worker's calls in flight.
@@ -67,7 +69,9 @@ pub struct Call {
     worker: Rc<Worker>,
     route: usize,
     pass: Pass,
-    permit: Option<Permit<'static>>,
+    /// By whose rules it was admitted, and by whose it ends.
+    snapshot: Arc<Snapshot>,
+    ticket: Option<Ticket>,
     slot: usize,
     stage: Cell<Stage>,
     arriving: Cell<bool>,
@@ -79,10 +83,11 @@ impl Call {
     pub fn new(
         worker: Rc<Worker>,
         route: usize,
-        permit: Permit<'static>,
+        snapshot: Arc<Snapshot>,
+        pass: Pass,
+        ticket: Ticket,
         client: Option<Rc<Peer>>,
     ) -> Call {
-        let pass = permit.pass();
         let account = worker.shard.account(route);
         account.in_flight.up();
         worker.shard.calls.up();
@@ -98,7 +103,7 @@ impl Call {
         };
         let slot = worker.flights.borrow_mut().slab.insert(flight);
         let (stage, arriving) = (Cell::new(Stage::Waiting), Cell::new(false));
-        Call { worker, route, pass, permit: Some(permit), slot, stage, arriving }
+        Call { worker, route, pass, snapshot, ticket: Some(ticket), slot, stage, arriving }
     }
 
     /// What the last look needs.
@@ -181,7 +186,7 @@ impl Call {
     /// Is its outcome waited for by a gate on probation?
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.permit.as_ref().is_some_and(Permit::is_probe)
+        self.ticket.as_ref().is_some_and(Ticket::is_probe)
     }
 
     /// Must it end now? At *cut* everything must, at *halt* (and a trip) what still arrives from the client.
@@ -196,12 +201,16 @@ impl Call {
 
     /// Reports what became of it to the gates; true: a gate moved.
     pub fn settle(&mut self, outcome: Outcome) {
-        if let Some(permit) = self.permit.take() {
-            let plane = self.worker.plane;
-            if permit.settle(outcome, plane.clock.mono()) {
-                plane.nudge.notify_one();
-            }
+        let plane = self.worker.plane;
+        if let Some(permit) = self.permit()
+            && permit.settle(outcome, plane.clock.mono())
+        {
+            plane.nudge.notify_one();
         }
+    }
+
+    fn permit(&mut self) -> Option<Permit<'_>> {
+        self.ticket.take()?.attach(self.worker.plane.breaker, &self.snapshot.policy)
     }
 }
 
@@ -211,6 +220,8 @@ impl Drop for Call {
             self.account().in_flight.down();
             self.account().failed.up();
         }
+        // Unsettled, it gives back what it held.
+        drop(self.permit());
         self.worker.shard.calls.down();
         self.worker.flights.borrow_mut().slab.try_remove(self.slot);
     }

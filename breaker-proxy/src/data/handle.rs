@@ -18,6 +18,7 @@ use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// What the steps before sending came to. `Ok` sends: the call, and the index of its upstream. `Err` answers; the upstream
 /// never hears of the request.
@@ -49,8 +50,8 @@ pub async fn handle(
 #[expect(clippy::result_large_err, reason = "an answer is made once and moved once")]
 fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &mut Parts, body: &Incoming) -> Decision {
     let plane = worker.plane;
-    let snapshot = plane.current.load();
-    let snapshot: &Snapshot = &snapshot;
+    let current = plane.current.load();
+    let snapshot: &Snapshot = &current;
     let nowhere = &worker.shard.nowhere;
 
     let (host, canonical) = match target(head) {
@@ -104,11 +105,13 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &mut Parts, body: &Incomin
         Verdict::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
-                learn(worker, plan, head, peer, denial);
+                learn(worker, plan, head, peer, &denial);
             }
             // An HTTP/2 connection carries other answers too.
             let client = (head.version != Version::HTTP_2).then(|| Rc::clone(peer));
-            let call = Call::new(Rc::clone(worker), index, permit, client);
+            let (pass, ticket) = (permit.pass(), permit.detach());
+            let kept = Arc::clone(&current);
+            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client);
             let canonical = match canonical {
                 Cow::Borrowed(_) => None,
                 Cow::Owned(path) => Some(path),

@@ -5,7 +5,7 @@ use super::body::Reply;
 use super::upstream::Failure;
 use crate::keys::KeyError;
 use crate::path::PathError;
-use breaker_core::{Cause, Denial, KillLevel, LimitKind, Policy, Span};
+use breaker_core::{By, Cause, Denial, KillLevel, LimitKind, Policy, Span};
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -181,10 +181,10 @@ pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply
     let id = plane.names.id(denial);
     let (status, code, title, cause) = match denial.cause {
         Cause::Limit(_) => (StatusCode::TOO_MANY_REQUESTS, "limited", "Too many requests", "limit"),
-        Cause::Tripped(Some(_)) => {
+        Cause::Tripped(By::Limit(_) | By::Detector(_)) => {
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a limit was exceeded")
         }
-        Cause::Tripped(None) => {
+        Cause::Tripped(By::Hand) => {
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "tripped by hand")
         }
         Cause::ProbeFailed => {
@@ -248,6 +248,8 @@ fn rate_limit_fields(headers: &mut HeaderMap, policy: &Policy, denial: &Denial) 
     let (quota, window) = match limit.kind {
         LimitKind::Rate { count, per, .. } => (count, per),
         LimitKind::Window { count, length } => (count, length),
+        // What no time refills has no place in these fields.
+        LimitKind::Budget { .. } | LimitKind::InFlight { .. } => return,
     };
     let level = match denial.place.level {
         breaker_core::Level::Global => "global",

@@ -1,0 +1,241 @@
+//! The short way through a decision: gates that let all pass and a few plain charges, without a list of seats. Whatever
+//! it cannot tell at once it leaves, undone, to the long way.
+
+use super::{Breaker, Call, count, denial};
+use crate::charges::{Row, Taken};
+use crate::counts::Count;
+use crate::facts::{Cause, Denial, Place};
+use crate::gate::Word;
+use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Ticket, Verdict};
+use crate::policy::{
+    Charge, Charged, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy, RouteRules, Short, Unit, limit_bit,
+};
+use crate::scope::Level;
+use crate::time::{Mono, Span};
+
+impl Breaker {
+    /// Decides the short way, if every gate is armed without an operator's override and every key has a slot.
+    #[inline(always)]
+    pub(super) fn decide_shortly<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        short: &'a Short,
+        call: &Call,
+        now: Mono,
+    ) -> Verdict<'a> {
+        let words = route.words();
+        if !Word::are_quiet(words) {
+            return self.decide(policy, route, call, now);
+        }
+        // The commonest route first: one limit, no key.
+        if let Some(lone) = &short.lone
+            && let Some(row) = lone.charges.row(0)
+        {
+            return match row.take(lone.limit, 1, now) {
+                Ok(_) => self.allow(policy, route, call, now, words, lone.charged, NO_KEYS),
+                Err(wait) => self.refuse_lone(policy, route, short, call, now, wait),
+            };
+        }
+        self.decide_few(policy, route, short, call, now, words)
+    }
+
+    #[inline(never)]
+    fn refuse_lone<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        short: &'a Short,
+        call: &Call,
+        now: Mono,
+        wait: Span,
+    ) -> Verdict<'a> {
+        match refusal(short, route, &NO_KEYS, route.words(), wait) {
+            Some(denial) => {
+                count_refusal(policy, route, short, &denial);
+                Verdict::Deny(denial)
+            }
+            None => self.decide(policy, route, call, now),
+        }
+    }
+
+    #[inline(never)]
+    fn decide_few<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        short: &'a Short,
+        call: &Call,
+        now: Mono,
+        words: [Word; NAMED],
+    ) -> Verdict<'a> {
+        let mut keys = NO_KEYS;
+        if !short.keys.is_empty() && !find_keys(short, call, now, &mut keys) {
+            return self.decide(policy, route, call, now);
+        }
+        if short.looks_first && !would_pass(short, call, &keys, now) {
+            return self.decide(policy, route, call, now);
+        }
+        let mut taken = [Taken::default(); MAX_SHORT];
+        let mut charged = 0;
+        for (charge, slot) in short.charges.iter().zip(&mut taken) {
+            let Some(row) = row(short, charge, &keys) else { continue };
+            match row.take(charge.limit, amount(charge, call), now) {
+                Ok(done) => *slot = done,
+                Err(wait) => {
+                    if charged != 0 {
+                        undo(short, &keys, charged, &taken);
+                    }
+                    return match refusal(short, route, &keys, words, wait) {
+                        Some(denial) => {
+                            count_refusal(policy, route, short, &denial);
+                            Verdict::Deny(denial)
+                        }
+                        None => self.decide(policy, route, call, now),
+                    };
+                }
+            }
+            charged |= limit_bit(charge.seat, u32::from(charge.index));
+        }
+        self.allow(policy, route, call, now, words, charged, keys)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "all of it goes into one ticket")]
+    fn allow<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        call: &Call,
+        now: Mono,
+        words: [Word; NAMED],
+        charged: u64,
+        keys: KeySeats,
+    ) -> Verdict<'a> {
+        Verdict::Allow(Permit {
+            breaker: self,
+            policy,
+            route,
+            ticket: Ticket {
+                policy: policy.number,
+                route: call.route.0,
+                at: now,
+                weight: call.weight,
+                charged,
+                epochs: words.map(Word::epoch),
+                probes: 0,
+                shadow: 0,
+                reducing: false,
+                due: route.due(charged, 0),
+                keys,
+            },
+            shadowed: None,
+        })
+    }
+}
+
+/// Counts a refusal at the limit, and at the route.
+#[inline]
+fn count_refusal(policy: &Policy, route: &RouteRules, short: &Short, denial: &Denial) {
+    if route.counts.is_none() {
+        return;
+    }
+    if let [only] = &*short.charges
+        && let Some(rules) = policy.seat(route, usize::from(only.seat))
+        && let Some(counts) = &rules.counts
+    {
+        counts.up(Count::Enforced(only.index));
+    }
+    route.count_denial(denial);
+}
+
+/// Finds the slots of the call's keys; false if one has none, or its gate does not simply let all pass.
+#[inline]
+fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool {
+    for ((seat, dimension), key) in keys.iter_mut().zip(&short.keys).zip(call.keys) {
+        let Some(key) = key else { continue };
+        let table = &dimension.table;
+        let cell = if dimension.claims { table.find_or_claim(key, now) } else { table.find(key) };
+        let Some(cell) = cell else {
+            if dimension.claims {
+                return false;
+            }
+            // Without limits a key needs a slot only once somebody blocks it; the last look asks for it again.
+            *seat = Some(KeySeat::new(key, NO_CELL, dimension.number, 0, false));
+            continue;
+        };
+        let Some(word) = table.word(cell).filter(|word| word.is_quiet()) else { return false };
+        let Ok(at) = u32::try_from(cell) else { return false };
+        *seat = Some(KeySeat::new(key, at, dimension.number, word.epoch(), false));
+    }
+    true
+}
+
+/// The words of one charge; `None` if the call has no such key.
+#[inline]
+fn row<'a>(short: &'a Short, charge: &'a Charge, keys: &KeySeats) -> Option<Row<'a>> {
+    match &charge.at {
+        Charged::Named(charges) => charges.row(0),
+        Charged::Key(position, rows) => {
+            let seat = keys.get(*position).copied().flatten()?;
+            short.keys.get(*position)?.table.row(rows, count(seat.cell()))
+        }
+    }
+}
+
+#[inline(never)]
+fn would_pass(short: &Short, call: &Call, keys: &KeySeats, now: Mono) -> bool {
+    let rows = short.charges.iter().filter_map(|charge| Some((charge, row(short, charge, keys)?)));
+    let mut looks = rows.map(|(charge, row)| row.peek(charge.limit, amount(charge, call), now));
+    looks.all(|look| look.is_ok())
+}
+
+#[inline(never)]
+fn undo(short: &Short, keys: &KeySeats, charged: u64, taken: &[Taken; MAX_SHORT]) {
+    for (charge, taken) in short.charges.iter().zip(taken) {
+        if charged & limit_bit(charge.seat, u32::from(charge.index)) != 0
+            && let Some(row) = row(short, charge, keys)
+        {
+            row.undo(charge.limit, *taken);
+        }
+    }
+}
+
+/// The denial of an only limit that does no more than refuse.
+#[inline]
+fn refusal(
+    short: &Short,
+    route: &RouteRules,
+    keys: &KeySeats,
+    words: [Word; NAMED],
+    wait: Span,
+) -> Option<Denial> {
+    let [only] = &*short.charges else { return None };
+    if !only.refuses {
+        return None;
+    }
+    let seat = usize::from(only.seat);
+    let (place, epoch) = if let Some(position) = seat.checked_sub(NAMED) {
+        let key = keys.get(position).copied().flatten()?;
+        let index = short.keys.get(position)?.index;
+        let (table, key, epoch) = (u32::from(key.table()), key.key, key.epoch());
+        (Place { level: Level::Key, index: table, key: Some((index, key)) }, epoch)
+    } else {
+        let level = [Level::Global, Level::Group, Level::Route].get(seat).copied()?;
+        let index = route.cells.get(seat).copied()?;
+        (Place { level, index, key: None }, words.get(seat)?.epoch())
+    };
+    let wait = Some(wait).filter(|wait| wait.as_nanos() != u64::MAX);
+    Some(denial(place, Cause::Limit(only.index), wait, epoch))
+}
+
+/// A call without keys.
+const NO_KEYS: KeySeats = [None; MAX_DIMENSIONS];
+
+#[inline]
+fn amount(charge: &Charge, call: &Call) -> u64 {
+    match charge.by {
+        Unit::Calls => 1,
+        Unit::Weight => call.weight,
+    }
+}
