@@ -1,0 +1,46 @@
+//! What a hot scope gives to 1, 2, 4 and 8 threads, beside governor.
+
+use std::time::Duration;
+
+use breaker_benches::figures::Samples;
+use breaker_benches::report::{Table, nanos, ratio};
+
+use crate::shared::{HOT_DIRECT, hot_governor, hot_rate, hot_window};
+
+/// The curve as a table with what it means.
+pub(crate) fn measure(rounds: usize, progress: &mut dyn FnMut(usize)) -> String {
+    let cases = [hot_governor(), hot_rate(), hot_window()];
+    let mut all: Vec<Vec<Samples>> = vec![vec![Samples::default(); THREADS.len()]; cases.len()];
+    for round in 0..rounds {
+        for (at, threads) in THREADS.into_iter().enumerate() {
+            for (case, samples) in cases.iter().zip(&mut all) {
+                let sample = case.sample(threads, SAMPLE);
+                if let Some(samples) = samples.get_mut(at) {
+                    samples.push(sample.apart);
+                }
+            }
+        }
+        progress(round + 1);
+    }
+    let mut table = Table::new(&["all threads together, ns between decisions", "1", "2", "4", "8"]);
+    let governor = all.first().cloned().unwrap_or_default();
+    for (case, samples) in cases.iter().zip(&all) {
+        let cell = |(own, rival): (&Samples, &Samples)| {
+            let beside = if case.name == HOT_DIRECT {
+                String::new()
+            } else {
+                format!(" ({} ×)", ratio(own.ratios(rival).median()))
+            };
+            format!("{}{beside}", nanos(own.median()))
+        };
+        let mut cells = samples.iter().zip(&governor).map(cell);
+        let mut next = || cells.next().unwrap_or_default();
+        let name = case.name.replace("two threads, ", "").replace(", two threads", "");
+        table.row([name, next(), next(), next(), next()]);
+    }
+    format!("### The contention curve\n\n{}", table.markdown())
+}
+
+const THREADS: [usize; 4] = [1, 2, 4, 8];
+/// Long enough that eight threads on two processors all get their turn.
+const SAMPLE: Duration = Duration::from_millis(40);
