@@ -7,8 +7,7 @@ use breaker_core::{
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let recover = Recover::Manual { probes: 1 };
-    let account =
-        KeySpec { name: "account".into(), recover, ..KeySpec::default() };
+    let account = KeySpec { name: "account".into(), recover, ..KeySpec::default() };
     let spec = PolicySpec {
         groups: vec![GroupSpec {
             name: "pay".into(),

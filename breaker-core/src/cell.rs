@@ -64,8 +64,8 @@ impl Gate {
     }
 }
 
-impl Cell {
-    pub(crate) fn new() -> Cell {
+impl Default for Cell {
+    fn default() -> Cell {
         Cell { gate: Gate::new() }
     }
 }
@@ -99,5 +99,89 @@ impl Dirty {
         // ordering: acquire, to see the moves that the bits speak of; release, since other bits'
         // marks must stay ordered through this swap.
         word.swap(0, Ordering::AcqRel)
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::Gate;
+    use crate::facts::{KillLevel, State};
+    use crate::gate::{Input, LiftTo, TripRule};
+    use crate::policy::Recover;
+    use crate::time::Mono;
+    use loom::sync::Arc;
+
+    fn explore(model: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(model);
+    }
+
+    fn rule() -> TripRule {
+        TripRule::new(Recover::Manual { probes: 2 })
+    }
+
+    /// A lift of the first of two kills, against the second. A lift that is not `NAMED` takes whatever
+    /// epoch it finds.
+    fn lift_against_kill<const NAMED: bool>() {
+        explore(|| {
+            let gate = Arc::new(Gate::new());
+            let first = gate.step(Input::Kill(KillLevel::Halt), &rule(), Mono::ZERO).unwrap().after;
+            let lifter = {
+                let gate = Arc::clone(&gate);
+                loom::thread::spawn(move || {
+                    let epoch = if NAMED { first.epoch() } else { gate.word().epoch() };
+                    let _ = gate.step(Input::Lift(epoch, LiftTo::Armed), &rule(), Mono::ZERO);
+                })
+            };
+            gate.step(Input::Kill(KillLevel::Halt), &rule(), Mono::ZERO).unwrap();
+            lifter.join().unwrap();
+            assert_eq!(gate.word().state(), State::Killed(KillLevel::Halt));
+        });
+    }
+
+    /// Goal: a lift never undoes a kill that its author did not see.
+    #[test]
+    fn loom_lift_never_undoes_an_unseen_kill() {
+        lift_against_kill::<true>();
+    }
+
+    /// Negative control: a lift that does not name its kill does.
+    #[test]
+    #[should_panic]
+    fn loom_lift_without_a_name_is_caught() {
+        lift_against_kill::<false>();
+    }
+
+    /// Goal: two probes that pass at once arm the gate, once; half-open gives out no more than its
+    /// probes, whoever asks at once.
+    #[test]
+    fn loom_probes_are_counted() {
+        explore(|| {
+            let gate = Arc::new(Gate::new());
+            let killed =
+                gate.step(Input::Kill(KillLevel::Halt), &rule(), Mono::ZERO).unwrap().after;
+            let lift = Input::Lift(killed.epoch(), LiftTo::HalfOpen);
+            let epoch = gate.step(lift, &rule(), Mono::ZERO).unwrap().after.epoch();
+            let probe = move |gate: &Gate| {
+                let taken = gate.step(Input::ProbeTaken, &rule(), Mono::ZERO).is_some();
+                let armed = taken
+                    && gate
+                        .step(Input::ProbePassed(epoch), &rule(), Mono::ZERO)
+                        .is_some_and(|moved| moved.after.state() == State::Armed);
+                (taken, armed)
+            };
+            let spawned: Vec<_> = (0..2)
+                .map(|_| {
+                    let gate = Arc::clone(&gate);
+                    loom::thread::spawn(move || probe(&gate))
+                })
+                .collect();
+            let mut told = vec![probe(&gate)];
+            told.extend(spawned.into_iter().map(|thread| thread.join().unwrap()));
+            assert_eq!(told.iter().filter(|told| told.0).count(), 2);
+            assert_eq!(told.iter().filter(|told| told.1).count(), 1);
+            assert_eq!(gate.word().state(), State::Armed);
+        });
     }
 }

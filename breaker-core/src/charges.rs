@@ -1,205 +1,344 @@
-//! The words of limits and the loops around them: take, undo, settle, seed; it knows no policy, no gate and no key.
+//! The words of limits and the loops around them: take, undo, settle, carry over; it knows no policy, no gate and no key.
 
-use crate::limit::Limit;
-use crate::limit::rate::Rate;
-use crate::limit::window::{Move, Window};
-use crate::sync::{AtomicU64, Ordering, pause};
+mod buckets;
+mod budget;
+mod ring;
+
+use crate::limit::rate::Owed;
+use crate::limit::{Limit, NEVER};
+use crate::sync::{AtomicU64, Ordering};
 use crate::time::{Mono, Span};
 
-/// One cell's memory of one limit.
+/// One limit's memory: a row of words for each cell.
+pub(crate) struct Charges(Memory);
+
+enum Memory {
+    /// One row, whose head has its line of memory to itself: all its calls swap it.
+    Scope { head: Line, rest: Box<[AtomicU64]> },
+    /// Rows of so many words.
+    Rows { words: usize, all: Box<[AtomicU64]> },
+}
+
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+/// One cell's memory of one limit. All zero is new.
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     pub(crate) head: &'a AtomicU64,
     pub(crate) rest: &'a [AtomicU64],
 }
 
-#[repr(align(128))]
-pub(crate) struct Charges {
-    head: AtomicU64,
-    rest: Box<[AtomicU64]>,
-    words: usize,
-}
-
-#[derive(Clone, Copy, Default, Debug)]
+/// What one charge did, for its undo. The default undoes nothing.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Taken {
+    /// A rate's debt before; a bucket's tick; a budget's run.
     before: u64,
+    /// A rate's debt after; of all others the amount.
     after: u64,
 }
 
+/// What a row held, as plain numbers that do not depend on the caller's origin of time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Saved {
+    /// Nothing was ever charged.
+    Fresh,
+    Rate(Owed),
+    Window(Past),
+    Budget {
+        used: u64,
+        /// Nanoseconds since the last charge, where that is known.
+        age: Option<u64>,
+    },
+    /// What was in flight has ended.
+    InFlight,
+}
+
+/// What passed, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// How many nanoseconds back all is known; `u64::MAX` for ever.
+    pub(crate) known: u64,
+    /// How many nanoseconds ago how much passed, the oldest first.
+    pub(crate) passed: Vec<(u64, u64)>,
+}
+
 impl Charges {
+    /// Memory for one named scope.
     pub(crate) fn for_scope(limit: Limit) -> Charges {
-        Charges {
-            head: AtomicU64::new(0),
-            rest: (1..limit.words()).map(|_| AtomicU64::new(0)).collect(),
-            words: 0,
-        }
+        // A margin keeps other memory off the lines of a ring's first and last slots.
+        let rest = if limit.words() == 1 { 0 } else { limit.words() - 1 + MARGIN };
+        Charges(Memory::Scope { head: Line(AtomicU64::new(0)), rest: zeros(rest) })
     }
+
+    /// Memory for so many cells.
     pub(crate) fn for_rows(limit: Limit, rows: usize) -> Charges {
         let words = limit.words();
-        Charges {
-            head: AtomicU64::new(0),
-            rest: (0..words * rows).map(|_| AtomicU64::new(0)).collect(),
-            words,
-        }
+        Charges(Memory::Rows { words, all: zeros(words.saturating_mul(rows)) })
     }
+
+    /// One cell's words.
     #[inline]
     pub(crate) fn row(&self, row: usize) -> Option<Row<'_>> {
-        if self.words == 0 {
-            return Some(Row { head: &self.head, rest: &self.rest });
+        match &self.0 {
+            Memory::Scope { head, rest } => Some(Row { head: &head.0, rest }),
+            Memory::Rows { words, all } => {
+                let start = words.checked_mul(row)?;
+                let (head, rest) = all.get(start..start.checked_add(*words)?)?.split_first()?;
+                Some(Row { head, rest })
+            }
         }
-        let start = self.words.checked_mul(row)?;
-        let (head, rest) = self.rest.get(start..start + self.words)?.split_first()?;
-        Some(Row { head, rest })
     }
 }
+
+fn zeros(words: usize) -> Box<[AtomicU64]> {
+    (0..words).map(|_| AtomicU64::new(0)).collect()
+}
+
 impl Row<'_> {
+    /// Would this amount pass? Else the exact wait. Charges nothing.
     #[inline]
     pub(crate) fn peek(self, limit: Limit, amount: u64, now: Mono) -> Result<(), Span> {
-        let _ = amount;
         match limit {
-            Limit::Rate(rate) => rate.take(self.head.load(Ordering::Relaxed), now).map(drop),
-            Limit::Window(window) => turn::<SOUND>(window, self, now, false).map(drop),
-            _ => Err(NEVER),
+            // ordering: relaxed, for a debt stands alone.
+            Limit::Rate(rate) => {
+                rate.take(self.head.load(Ordering::Relaxed), amount, now).map(drop)
+            }
+            Limit::Window(window) => ring::turn::<SOUND>(window, self, now, false).map(drop),
+            Limit::Buckets(buckets) => {
+                buckets::take::<SOUND>(buckets, self, amount, now, false).map(drop)
+            }
+            Limit::Budget(budget) => budget::peek(budget, self, amount, now),
+            Limit::InFlight(flight) => {
+                // ordering: relaxed, for a count stands alone.
+                let used = self.head.load(Ordering::Relaxed);
+                flight.take(used, amount).map(drop).ok_or(NEVER)
+            }
         }
     }
+
+    /// Charges this amount, or says the exact wait; [`NEVER`] where none is known to suffice. A ring
+    /// counts calls: the amount is not asked.
     #[inline]
     pub(crate) fn take(self, limit: Limit, amount: u64, now: Mono) -> Result<Taken, Span> {
-        let _ = amount;
         match limit {
-            Limit::Rate(rate) => take_debt(rate, self.head, now),
+            Limit::Rate(rate) => step::<SOUND>(self.head, |debt| rate.take(debt, amount, now))
+                .map(|(before, after)| Taken { before, after }),
             Limit::Window(window) => {
-                turn::<SOUND>(window, self, now, true).map(|_| Taken::default())
+                ring::turn::<SOUND>(window, self, now, true).map(|_| Taken::default())
             }
-            _ => Err(NEVER),
+            Limit::Buckets(buckets) => buckets::take::<SOUND>(buckets, self, amount, now, true)
+                .map(|tick| Taken { before: tick, after: amount }),
+            Limit::Budget(budget) => budget::take::<SOUND>(budget, self, amount, now)
+                .map(|run| Taken { before: run, after: amount }),
+            Limit::InFlight(flight) => {
+                step::<SOUND>(self.head, |used| flight.take(used, amount).ok_or(NEVER))
+                    .map(|_| Taken { before: 0, after: amount })
+            }
         }
     }
+
+    /// Undoes a charge exactly or not at all.
+    ///
+    /// A debt goes back only from the very value that the charge left: if anybody charged since, time may have
+    /// forgiven ours, and to subtract it would eat theirs. A bucket shrinks while it lives, a budget within its
+    /// run, though what it forgets is still counted from the call undone. A ring's slot is forfeited.
     pub(crate) fn undo(self, limit: Limit, taken: Taken) {
-        if let Limit::Rate(_) = limit {
-            let _ = self.head.compare_exchange(
-                taken.after,
-                taken.before,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+        match limit {
+            Limit::Rate(_) => {
+                let Taken { before, after } = taken;
+                // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
+                let _ =
+                    self.head.compare_exchange(after, before, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            Limit::Window(_) => {}
+            Limit::Buckets(buckets) => buckets::undo(buckets, self, taken.before, taken.after),
+            Limit::Budget(_) => budget::undo(self, taken.before, taken.after),
+            Limit::InFlight(_) => self.give_back(limit, taken.after),
         }
     }
-    pub(crate) fn give_back(self, _limit: Limit, _amount: u64) {}
-    pub(crate) fn settle(
-        self,
-        _limit: Limit,
-        _reserved: u64,
-        _truth: u64,
-        _since: Mono,
-        _now: Mono,
-    ) {
+
+    /// Gives back what a call took that is no longer in flight; other limits have nothing of the kind.
+    pub(crate) fn give_back(self, limit: Limit, amount: u64) {
+        if let Limit::InFlight(_) = limit {
+            let _ = step::<SOUND>(self.head, |used| Ok(used.saturating_sub(amount)));
+        }
     }
+
+    /// Tells the true cost of a call that was charged `reserved` at `since`. More is charged in full, beyond the bound
+    /// if need be; of less as much is given back as is never freer than if the truth had been charged at once.
+    /// A ring counts calls, and what is in flight stays so until it is given back: neither has a true cost.
+    pub(crate) fn settle(self, limit: Limit, reserved: u64, truth: u64, since: Mono, now: Mono) {
+        if reserved == truth {
+            return;
+        }
+        match limit {
+            Limit::Rate(rate) => {
+                let settled = |debt| Ok(rate.settle(debt, reserved, truth, since, now));
+                let _ = step::<SOUND>(self.head, settled);
+            }
+            Limit::Buckets(buckets) => {
+                buckets::settle(buckets, self, reserved, truth, since, now);
+            }
+            Limit::Budget(budget) => budget::settle(budget, self, reserved, truth, since, now),
+            Limit::Window(_) | Limit::InFlight(_) => {}
+        }
+    }
+
+    /// Whether the row is as good as new at `now`. If in doubt, no.
     pub(crate) fn is_idle(self, limit: Limit, now: Mono) -> bool {
         match limit {
+            // ordering: relaxed, for a debt stands alone.
             Limit::Rate(rate) => rate.is_paid(self.head.load(Ordering::Relaxed), now),
-            Limit::Window(window) => {
-                let Some(look) = Ring::<SOUND>::look(window, self) else { return false };
-                look.is_unmoved() && window.is_idle(look.head, look.slot, look.before, now)
+            Limit::Window(window) => ring::is_idle(window, self, now),
+            Limit::Buckets(buckets) => buckets::used(buckets, self, now) == Some(0),
+            Limit::Budget(budget) => budget::used(budget, self, now) == 0,
+            // ordering: relaxed, for a count stands alone.
+            Limit::InFlight(_) => self.head.load(Ordering::Relaxed) == 0,
+        }
+    }
+
+    /// Charges as if all of the limit had just been used. What is in flight is not touched: nothing would ever
+    /// give it back.
+    pub(crate) fn spend(self, limit: Limit, now: Mono) {
+        match limit {
+            Limit::Rate(rate) => {
+                let _ = step::<SOUND>(self.head, |debt| Ok(rate.spent(debt, now)));
+            }
+            Limit::Window(window) => ring::spend(window, self, now),
+            Limit::Buckets(buckets) => buckets::spend(buckets, self, now),
+            Limit::Budget(budget) => budget::spend(budget, self, now),
+            Limit::InFlight(_) => {}
+        }
+    }
+
+    /// Empties a budget, by order. Other limits come back by time, or call by call.
+    pub(crate) fn reset(self, limit: Limit, now: Mono) {
+        if let Limit::Budget(_) = limit {
+            budget::reset(self, now);
+        }
+    }
+
+    /// How much of the bound is used at `now`, beyond it if settlements went there. Of a rate: the weight still
+    /// owed, rounded up.
+    pub(crate) fn used(self, limit: Limit, now: Mono) -> u64 {
+        match limit {
+            // ordering: relaxed, for a debt stands alone.
+            Limit::Rate(rate) => rate.owed(self.head.load(Ordering::Relaxed), now),
+            Limit::Window(window) => ring::used(window, self, now),
+            Limit::Buckets(buckets) => buckets::used(buckets, self, now).unwrap_or(u64::MAX),
+            Limit::Budget(budget) => budget::used(budget, self, now),
+            // ordering: relaxed, for a count stands alone.
+            Limit::InFlight(_) => self.head.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Fills new memory, which nobody charges yet, from that of the limit as it was: never freer than if this
+    /// limit had counted the same calls all along. What is unknown counts as passed.
+    pub(crate) fn seed(self, limit: Limit, old: Row<'_>, was: Limit, now: Mono) {
+        let carried = old.save(was, now).is_some_and(|saved| self.restore(limit, &saved, now));
+        if !carried {
+            self.spend(limit, now);
+        }
+    }
+
+    /// What the row holds, as seen from `now`; None if it was charged too fast to be read whole.
+    pub(crate) fn save(self, limit: Limit, now: Mono) -> Option<Saved> {
+        match limit {
+            Limit::Rate(rate) => {
+                // ordering: relaxed, for a debt stands alone.
+                let debt = self.head.load(Ordering::Relaxed);
+                Some(if debt == 0 { Saved::Fresh } else { Saved::Rate(rate.save(debt, now)) })
+            }
+            Limit::Window(window) => ring::save(window, self, now),
+            Limit::Buckets(buckets) => buckets::save(buckets, self, now),
+            Limit::Budget(budget) => Some(budget::save(budget, self, now)),
+            Limit::InFlight(_) => Some(Saved::InFlight),
+        }
+    }
+
+    /// Fills new memory, which nobody charges yet, with what was saved. False, and nothing done, if that
+    /// says nothing about this limit.
+    #[must_use]
+    pub(crate) fn restore(self, limit: Limit, saved: &Saved, now: Mono) -> bool {
+        match (limit, saved) {
+            (_, Saved::Fresh) | (Limit::InFlight(_), Saved::InFlight) => true,
+            (Limit::Rate(rate), Saved::Rate(owed)) => {
+                let Some(debt) = rate.restored(owed, now) else { return false };
+                // ordering: relaxed, for a debt stands alone.
+                self.head.store(debt, Ordering::Relaxed);
+                true
+            }
+            (Limit::Window(window), Saved::Window(past)) => {
+                ring::restore(window, self, past, now);
+                true
+            }
+            (Limit::Buckets(buckets), Saved::Window(past)) => {
+                buckets::restore(buckets, self, past, now);
+                true
+            }
+            (Limit::Budget(budget), Saved::Budget { used, age }) => {
+                budget::restore(budget, self, *used, *age, now);
+                true
             }
             _ => false,
         }
     }
-    pub(crate) fn spend(self, _limit: Limit, _now: Mono) {}
-    pub(crate) fn seed(self, _limit: Limit, _old: Row<'_>, _was: Limit, _now: Mono) {}
 }
 
+impl Past {
+    /// What passed within a length of time, and as much as is unknown of it up to a bound, the oldest first.
+    fn within(&self, length: Span, bound: u64) -> Vec<(u64, u64)> {
+        let recent = self.passed.iter().copied().filter(|(age, _)| *age < length.as_nanos());
+        let known = recent.clone().fold(0, |sum: u64, (_, amount)| sum.saturating_add(amount));
+        let unknown = bound.saturating_sub(known);
+        let before =
+            (self.known < length.as_nanos() && unknown > 0).then_some((self.known, unknown));
+        let mut within: Vec<(u64, u64)> = before.into_iter().chain(recent).collect();
+        within.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
+        within
+    }
+}
+
+/// Steps a word that stands alone by a rule: the word before and after, or what the rule says against it.
 #[inline]
-fn take_debt(rate: Rate, debt: &AtomicU64, now: Mono) -> Result<Taken, Span> {
-    let mut before = debt.load(Ordering::Relaxed);
+fn step<const FLAW: u8>(
+    word: &AtomicU64,
+    rule: impl Fn(u64) -> Result<u64, Span>,
+) -> Result<(u64, u64), Span> {
+    // ordering: relaxed, for the word stands alone.
+    let mut before = word.load(Ordering::Relaxed);
     loop {
-        let after = rate.take(before, now)?;
-        match debt.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return Ok(Taken { before, after }),
+        let after = rule(before)?;
+        if FLAW == BLIND {
+            word.store(after, Ordering::Relaxed);
+            return Ok((before, after));
+        }
+        // ordering: relaxed, for the word stands alone.
+        match word.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return Ok((before, after)),
+            // Each retry means that another thread stepped the word: somebody always gets on.
             Err(seen) => before = seen,
         }
     }
 }
 
-/// One look at a ring, and the words it was taken of. `FLAW` is [`SOUND`] in all but the negative
-/// controls, which show that the models would notice its absence.
-struct Ring<'a, const FLAW: u8> {
-    head_word: &'a AtomicU64,
-    slot_word: &'a AtomicU64,
-    head: u64,
-    slot: u64,
-    before: u64,
-}
+/// Words after a scope's rows.
+const MARGIN: usize = 16;
 
-impl<'a, const FLAW: u8> Ring<'a, FLAW> {
-    // ordering: acquire. Whoever sees a slot of some lap must see the head and the slots that came
-    // before it, or old and new are mixed into a picture that never was.
-    const LOAD: Ordering = if FLAW == RELAXED { Ordering::Relaxed } else { Ordering::Acquire };
-    // ordering: release, to pair with the above; acquire, since what was read is passed on.
-    const SWAP: Ordering = if FLAW == RELAXED { Ordering::Relaxed } else { Ordering::AcqRel };
-
-    fn look(window: Window, row: Row<'a>) -> Option<Ring<'a, FLAW>> {
-        let (head_word, words) = (row.head, row.rest);
-        let head = head_word.load(Self::LOAD);
-        let (slot_at, before_at) = window.slots(head);
-        let (slot_word, before_word) =
-            (words.get(slot_at.checked_sub(1)?)?, words.get(before_at.checked_sub(1)?)?);
-        let slot = slot_word.load(Self::LOAD);
-        let before = before_word.load(Self::LOAD);
-        Some(Ring { head_word, slot_word, head, slot, before })
-    }
-
-    /// Whether the three words read were of one moment.
-    fn is_unmoved(&self) -> bool {
-        FLAW == UNCHECKED || self.head_word.load(Self::LOAD) == self.head
-    }
-
-    /// Moves the head on, unless somebody else did.
-    fn advance(&self, window: Window) {
-        let next = window.advanced(self.head);
-        // ordering: see `SWAP`; relaxed on failure, since what was found is not looked at.
-        let _ = self.head_word.compare_exchange(self.head, next, Self::SWAP, Ordering::Relaxed);
-    }
-
-    fn write(&self, word: u64) -> bool {
-        // ordering: see `SWAP`; relaxed on failure, since the turn begins anew with loads of its own.
-        self.slot_word.compare_exchange(self.slot, word, Self::SWAP, Ordering::Relaxed).is_ok()
-    }
-}
-
-/// One call's turn at a ring: the word written (or that would be, if not `write`), or the exact wait.
-fn turn<const FLAW: u8>(window: Window, row: Row<'_>, now: Mono, write: bool) -> Result<u64, Span> {
-    loop {
-        // A ring without its words cannot say yes.
-        let Some(look) = Ring::<FLAW>::look(window, row) else { return Err(NEVER) };
-        let mut next = window.judge(look.head, look.slot, look.before, now);
-        if FLAW == UNCHECKED && next == Move::Again {
-            next = window.judge(look.head, look.slot, look.before ^ 1, now);
-        }
-        match next {
-            // Whoever took the slot may be asleep: its admission must not make others wait.
-            Move::Advance => look.advance(window),
-            Move::Refuse(wait) if look.is_unmoved() => return Err(wait),
-            Move::Write(word) if look.is_unmoved() => {
-                if !write {
-                    return Ok(word);
-                }
-                if look.write(word) {
-                    look.advance(window);
-                    return Ok(word);
-                }
-            }
-            // Each retry means that another call was admitted: somebody always gets on.
-            Move::Again | Move::Refuse(_) | Move::Write(_) => pause(),
-        }
-    }
-}
-
-/// The wait where none is known to suffice.
-const NEVER: Span = Span::from_nanos(u64::MAX);
-
-/// The algorithm as it is meant.
+// The algorithms as they are meant, and negative controls, which show that the models would notice.
+/// As it is meant.
 const SOUND: u8 = 0;
-/// A negative control: acquire and release weakened to relaxed.
+/// Acquire and release weakened to relaxed.
 const RELAXED: u8 = 1;
-/// A negative control: the head is not read again, nor is the predecessor's lap asked. In the models either of
+/// A ring's head is not read again, nor is the predecessor's lap asked. In the models either of
 /// the two is enough; both are kept, for each is one comparison.
 const UNCHECKED: u8 = 2;
+/// What was read is not compared with what is replaced.
+const BLIND: u8 = 3;
+/// A bucket is not frozen before the next begins.
+const UNFROZEN: u8 = 4;
+/// A budget's end is raised after the charge.
+const LATE: u8 = 5;
+/// A budget that forgets keeps the number of its run.
+const NUMBERLESS: u8 = 6;

@@ -1,13 +1,13 @@
 //! What became of calls, counted per scope in stripes so that threads do not share a line; nothing is decided from it.
 
-use std::cell::Cell;
-
 use crate::facts::Outcome;
 use crate::policy::MAX_LIMITS;
+#[cfg(not(loom))]
+use crate::sync::Mutex;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The counts of one named scope, or of all keys of one dimension.
-pub(crate) struct Counts(Box<[Stripe]>);
+pub(crate) struct Counts([Stripe; STRIPES]);
 
 /// The counts of the threads that share it.
 #[repr(align(128))]
@@ -61,7 +61,7 @@ pub struct ScopeCounts {
 impl Counts {
     pub(crate) fn new() -> Counts {
         let stripe = || Stripe(std::array::from_fn(|_| AtomicU64::new(0)));
-        Counts((0..STRIPES).map(|_| stripe()).collect())
+        Counts(std::array::from_fn(|_| stripe()))
     }
 
     #[inline]
@@ -77,9 +77,14 @@ impl Counts {
             Count::Enforced(limit) => FIRST + usize::from(limit),
             Count::Detected(limit) => FIRST + MAX_LIMITS + usize::from(limit),
         };
-        if let Some(word) = self.0.get(stripe()).and_then(|stripe| stripe.0.get(word)) {
+        let own = stripe();
+        let Some(word) = self.0.get(own).and_then(|stripe| stripe.0.get(word)) else { return };
+        if own == SHARED {
             // ordering: relaxed, for a count stands alone.
             word.fetch_add(1, Ordering::Relaxed);
+        } else {
+            // ordering: relaxed, for a count stands alone; and no locked add, for this thread alone writes the stripe.
+            word.store(word.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
@@ -104,30 +109,57 @@ impl Counts {
     }
 }
 
-/// This thread's stripe: handed out in turn at a thread's first count.
+/// A stripe that belongs to one thread as long as it lives.
+#[cfg(not(loom))]
+struct Own(usize);
+
+/// Stripes that no thread has.
+#[cfg(not(loom))]
+static FREE: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+/// Stripes handed out so far for the first time.
+#[cfg(not(loom))]
+static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+#[cfg(not(loom))]
+impl Own {
+    /// Takes a stripe that nobody has; a thread that finds none shares the last. What an earlier owner wrote is seen, for it
+    /// gave its stripe back under the lock.
+    fn take() -> Own {
+        if let Some(stripe) = FREE.lock().pop() {
+            return Own(stripe);
+        }
+        // ordering: relaxed, for the number alone matters; it stays far below its range, since only the first few are kept.
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        Own(next.min(SHARED))
+    }
+}
+
+#[cfg(not(loom))]
+impl Drop for Own {
+    fn drop(&mut self) {
+        if self.0 != SHARED {
+            FREE.lock().push(self.0);
+        }
+    }
+}
+
+/// This thread's stripe.
 #[cfg(not(loom))]
 #[inline]
 fn stripe() -> usize {
-    use std::sync::atomic::AtomicUsize;
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static OWN: Cell<usize> = const { Cell::new(usize::MAX) });
-    OWN.with(|own| {
-        if own.get() == usize::MAX {
-            // ordering: relaxed, for the number alone matters.
-            own.set(NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES);
-        }
-        own.get()
-    })
+    thread_local!(static OWN: Own = Own::take());
+    // A count made while the thread ends goes where all may write.
+    OWN.try_with(|own| own.0).unwrap_or(SHARED)
 }
 
 #[cfg(loom)]
 fn stripe() -> usize {
-    let one: Cell<usize> = Cell::new(0);
-    one.get()
+    SHARED
 }
 
-/// Stripes of one scope. More threads than this share them, which costs time and loses nothing.
-const STRIPES: usize = 4;
+/// Stripes of one scope, of which the last is shared by all threads that came too late for one of their own.
+const STRIPES: usize = 8;
+const SHARED: usize = STRIPES - 1;
 /// The first of the limits' counts.
 const FIRST: usize = 8;
 const WORDS: usize = FIRST + 2 * MAX_LIMITS;
@@ -155,7 +187,8 @@ mod tests {
             Count::Detected(7),
         ];
         std::thread::scope(|scope| {
-            for _ in 0..8 {
+            // More threads than stripes.
+            for _ in 0..12 {
                 scope.spawn(|| {
                     for (times, count) in (1..).zip(all) {
                         (0..times * 10).for_each(|_| counts.up(count));
@@ -165,10 +198,10 @@ mod tests {
         });
         let read = counts.read();
         let simple = [read.good, read.slow, read.fault, read.dropped, read.blocked, read.throttled];
-        assert_eq!(simple, [80, 160, 240, 320, 400, 480]);
-        assert_eq!(read.shadowed, 560);
-        assert_eq!((read.enforced[0], read.enforced[7]), (640, 720));
-        assert_eq!((read.detected[0], read.detected[7]), (800, 880));
+        assert_eq!(simple, [120, 240, 360, 480, 600, 720]);
+        assert_eq!(read.shadowed, 840);
+        assert_eq!((read.enforced[0], read.enforced[7]), (960, 1_080));
+        assert_eq!((read.detected[0], read.detected[7]), (1_200, 1_320));
         assert_eq!(read.enforced[1..7], [0; 6]);
     }
 }

@@ -1,8 +1,9 @@
 //! The bounded table of one key dimension: which slot belongs to which key; it never sees a label, and knows no rule but the gate's.
 //!
 //! A key's slot stands in one bucket of 16. Finding a known key is a lock-free scan of the bucket, from a place that
-//! the key's hash says, so that it mostly ends at the first slot and touches one cache line: tag, gate and the
-//! one-word memory of two limits stand together. The first sight of a key takes the bucket's lock and claims an empty slot, or
+//! the key's hash says, so that it mostly ends at the first slot and touches one cache line: the tag and the
+//! one-word memory of a limit stand together. Gates stand apart, and a bit for each bucket says whether any of its gates was ever
+//! moved: while it says no, none is read. The first sight of a key takes the bucket's lock and claims an empty slot, or
 //! one that is *indistinguishable from fresh* (gate armed, no strikes, no override, all limits idle), which
 //! therefore needs no clearing. Tags are never emptied, so a scan ends at the first empty one.
 //!
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use crate::cell::{Dirty, Gate, Moved};
 use crate::charges::{Charges, Row};
-use crate::gate::{Input, TripRule};
+use crate::gate::{Input, TripRule, Word};
 use crate::limit::Limit;
 use crate::scope::KeyHash;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -56,6 +57,9 @@ pub(crate) struct Kept {
 pub(crate) struct Table {
     /// The last is shared by calls whose key has none.
     slots: Box<[Slot]>,
+    gates: Box<[Gate]>,
+    /// A bit for each bucket: a gate of it was moved at least once.
+    stirred: Box<[AtomicU64]>,
     buckets: usize,
     locks: Box<[Mutex<Lock>]>,
     pub(crate) dirty: Dirty,
@@ -64,11 +68,10 @@ pub(crate) struct Table {
     evicted: AtomicU64,
 }
 
-/// One key's words, on half a cache line.
-#[repr(align(32))]
+/// What a decision on a key reads and writes.
+#[repr(align(16))]
 struct Slot {
     tag: AtomicU64,
-    gate: Gate,
     inline: [AtomicU64; INLINE],
 }
 
@@ -98,6 +101,8 @@ impl Table {
         let lock = || Mutex::new(Lock { kept: Arc::clone(&kept), spent_until: Mono::ZERO });
         Table {
             slots: (0..=cells).map(|_| Slot::new()).collect(),
+            gates: (0..cells).map(|_| Gate::new()).collect(),
+            stirred: (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             buckets,
             locks: (0..buckets).map(|_| lock()).collect(),
             dirty: Dirty::new(cells),
@@ -108,7 +113,7 @@ impl Table {
     }
 
     pub(crate) fn cells(&self) -> usize {
-        self.slots.len().saturating_sub(1)
+        self.gates.len()
     }
 
     /// The slot that calls without one of their own share.
@@ -148,7 +153,34 @@ impl Table {
 
     #[inline]
     pub(crate) fn gate(&self, cell: usize) -> Option<&Gate> {
-        Some(&self.slots.get(cell).filter(|_| cell < self.cells())?.gate)
+        self.gates.get(cell)
+    }
+
+    /// A slot's gate as it stands. While no gate of its bucket was ever moved, none is read.
+    #[inline]
+    pub(crate) fn word(&self, cell: usize) -> Option<Word> {
+        let bucket = cell / WAYS;
+        // ordering: relaxed. Who moves a gate stirs its bucket before, so that after a kill returned every later look sees
+        // both; the last look orders its loads after its mark by a fence of its own, as the killer does its stores.
+        let stirred = self.stirred.get(bucket / 64)?.load(Ordering::Relaxed);
+        if stirred >> (bucket % 64) & 1 == 0 {
+            return Some(Word::default());
+        }
+        Some(self.gates.get(cell)?.word())
+    }
+
+    /// Says that a gate of a slot's bucket is about to move.
+    fn stir(&self, cell: usize) {
+        let bucket = cell / WAYS;
+        let bit = 1 << (bucket % 64);
+        if let Some(word) = self.stirred.get(bucket / 64)
+            // ordering: relaxed, for only the first of many needs to be written.
+            && word.load(Ordering::Relaxed) & bit == 0
+        {
+            // ordering: release, so that the move that follows is not seen before it by whoever reads the bit and then the
+            // gate; on one word alone relaxed would do.
+            word.fetch_or(bit, Ordering::Release);
+        }
     }
 
     /// One limit's words of a slot.
@@ -185,7 +217,7 @@ impl Table {
     pub(crate) fn find(&self, key: KeyHash) -> Option<usize> {
         let (bucket, start) = self.home(key);
         for step in 0..WAYS {
-            let cell = bucket + ((start + step) & (WAYS - 1));
+            let cell = bucket + way(start, step);
             // ordering: acquire, to pair with the claim's release.
             match self.slots.get(cell)?.tag.load(Ordering::Acquire) {
                 hash if hash == key.as_u64() => return Some(cell),
@@ -209,7 +241,8 @@ impl Table {
     fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         self.find(key).or_else(|| {
-            let cell = self.empty(key, RESERVED).or_else(|| self.idle(key, &lock.kept, now))?;
+            let idle = || self.idle(key, OPEN, &lock.kept, now);
+            let cell = self.empty(key, OPEN).or_else(idle)?;
             self.give(cell, key, &lock, now);
             Some(cell)
         })
@@ -231,7 +264,11 @@ impl Table {
             Some(cell) => cell,
             None if !may_claim => return Ordered::Unknown,
             None => {
-                let room = self.empty(key, 0).or_else(|| self.idle(key, &lock.kept, now));
+                // The slots kept for orders come last in every scan, and are taken last: a scan that meets an empty slot before
+                // them has missed nothing.
+                let room = self.empty(key, OPEN);
+                let room = room.or_else(|| self.idle(key, WAYS, &lock.kept, now));
+                let room = room.or_else(|| self.empty(key, WAYS));
                 let Some(cell) = room.or_else(|| self.evict(key, &mut lock, rule, now)) else {
                     return Ordered::NoRoom;
                 };
@@ -239,6 +276,7 @@ impl Table {
                 cell
             }
         };
+        self.stir(cell);
         let moved = self.gate(cell).and_then(|gate| gate.order(input, rule, now));
         if moved.is_some() {
             self.dirty.mark(cell);
@@ -255,6 +293,7 @@ impl Table {
         rule: &TripRule,
         now: Mono,
     ) -> Option<Moved> {
+        self.stir(cell);
         let moved = self.gate(cell)?.step(input, rule, now)?;
         // A probe that is out must be looked after, should it never come back.
         if moved.before.epoch() != moved.after.epoch() || input == Input::ProbeTaken {
@@ -265,8 +304,8 @@ impl Table {
 
     /// The first slot of a key's bucket, and where in it a scan for the key begins.
     fn home(&self, key: KeyHash) -> (usize, usize) {
-        #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
-        let start = key.as_u64() as usize & (WAYS - 1);
+        let low = key.as_u64() & 0xffff_ffff;
+        let start = usize::try_from((low * OPEN_WAYS) >> 32).unwrap_or(0);
         (self.bucket_of(key) * WAYS, start)
     }
 
@@ -278,18 +317,16 @@ impl Table {
     /// The slots of a key's bucket, in the order of its scan.
     fn ways(&self, key: KeyHash) -> impl DoubleEndedIterator<Item = usize> {
         let (bucket, start) = self.home(key);
-        (0..WAYS).map(move |step| bucket + ((start + step) & (WAYS - 1)))
+        (0..WAYS).map(move |step| bucket + way(start, step))
     }
 
-    /// The first empty slot that leaves so many.
-    fn empty(&self, key: KeyHash, leave: usize) -> Option<usize> {
-        let mut empty = self.ways(key).filter(|&cell| self.tag(cell).is_none());
-        let first = empty.next()?;
-        (empty.count() >= leave).then_some(first)
+    /// The first empty one among so many slots of a key's scan.
+    fn empty(&self, key: KeyHash, among: usize) -> Option<usize> {
+        self.ways(key).take(among).find(|&cell| self.tag(cell).is_none())
     }
 
-    /// Of the idle slots the one whose learned past weighs least.
-    fn idle(&self, key: KeyHash, kept: &Kept, now: Mono) -> Option<usize> {
+    /// Of the idle ones among so many slots the one whose learned past weighs least.
+    fn idle(&self, key: KeyHash, among: usize, kept: &Kept, now: Mono) -> Option<usize> {
         let is_idle = |&cell: &usize| {
             self.tag(cell).is_some()
                 && self.gate(cell).is_some_and(|gate| gate.word().is_fresh())
@@ -301,7 +338,7 @@ impl Table {
         let weight = |&cell: &usize| -> u64 {
             kept.tallies.iter().map(|tally| tally.weight_of(cell)).fold(0, u64::saturating_add)
         };
-        self.ways(key).filter(is_idle).min_by_key(weight)
+        self.ways(key).take(among).filter(is_idle).min_by_key(weight)
     }
 
     /// Takes the slot of a busy key that is neither blocked nor on probation.
@@ -348,11 +385,20 @@ impl Table {
 
 impl Slot {
     fn new() -> Slot {
-        Slot {
-            tag: AtomicU64::new(EMPTY),
-            gate: Gate::new(),
-            inline: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
+        Slot { tag: AtomicU64::new(EMPTY), inline: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+/// The slot that a scan meets at a step: round the open ones from its start, then those kept for orders.
+#[inline]
+const fn way(start: usize, step: usize) -> usize {
+    let at = start + step;
+    if step >= OPEN {
+        step
+    } else if at < OPEN {
+        at
+    } else {
+        at - OPEN
     }
 }
 
@@ -366,21 +412,22 @@ fn buckets(keys: usize) -> usize {
 }
 
 /// Limits of one word each whose memory stands in the slots themselves.
-pub(crate) const INLINE: usize = 2;
+pub(crate) const INLINE: usize = 1;
 /// Slots in a bucket; two in models, which must try everything.
 #[cfg(not(loom))]
 const WAYS: usize = 16;
 #[cfg(loom)]
 const WAYS: usize = 2;
-/// Slots of a bucket that only orders may claim.
+/// Slots of a bucket that any key may claim; the others are kept for orders.
 #[cfg(not(loom))]
-const RESERVED: usize = 2;
+const OPEN: usize = 14;
 #[cfg(loom)]
-const RESERVED: usize = 0;
+const OPEN: usize = 2;
+const OPEN_WAYS: u64 = OPEN as u64;
 const EMPTY: u64 = 0;
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Slot>() == 32, "two slots share a cache line");
+const _: () = assert!(size_of::<Slot>() == 16, "four slots share a cache line");
 
 #[cfg(all(test, loom))]
 mod models {
@@ -449,12 +496,12 @@ mod models {
                     }
                 })
             };
-            // The first idle cell is key 1's.
-            let _ = table.find_or_claim(KeyHash::new(100), Mono::ZERO);
+            // The first idle slot of its scan is key 1's.
+            let _ = table.find_or_claim(KeyHash::new(101), Mono::ZERO);
             killer.join().unwrap();
             let killed = State::Killed(KillLevel::Halt);
             assert_eq!(state(&table, 1), Some(killed), "the kill missed");
-            assert_ne!(state(&table, 100), Some(killed), "the kill hit another");
+            assert_ne!(state(&table, 101), Some(killed), "the kill hit another");
         });
     }
 

@@ -29,7 +29,7 @@ mod tally;
 pub mod time;
 
 pub use breaker::{
-    Breaker, Call, Capacity, KeyUsage, OrderError, ScopeOrKey, Seed, Stamp, Standing,
+    Breaker, Call, Capacity, KeyUsage, LimitUsage, OrderError, ScopeOrKey, Seed, Stamp, Standing,
 };
 pub use counts::ScopeCounts;
 pub use detect::DetectorSpec;

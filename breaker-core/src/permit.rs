@@ -1,9 +1,12 @@
 //! The answer to a call: a verdict, the permit inside it, and the pass that the last look needs; it decides nothing.
 
+use std::mem::ManuallyDrop;
+
 use crate::breaker::Breaker;
-use crate::facts::{Denial, Outcome};
-use crate::policy::{MAX_DIMENSIONS, NAMED, Policy};
-use crate::scope::KeyHash;
+use crate::counts::Count;
+use crate::facts::{Cause, Denial, Outcome, Place};
+use crate::policy::{MAX_DIMENSIONS, NAMED, Policy, RouteRules};
+use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
 
 /// The answer to a call.
@@ -22,8 +25,32 @@ pub enum Verdict<'a> {
 pub struct Permit<'a> {
     pub(crate) breaker: &'a Breaker,
     pub(crate) policy: &'a Policy,
+    pub(crate) route: &'a RouteRules,
     pub(crate) ticket: Ticket,
-    pub(crate) shadowed: Option<Denial>,
+    pub(crate) shadowed: Option<Shadow>,
+}
+
+/// A denial that was let through, in two words: its place is known from the ticket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shadow {
+    /// In nanoseconds; the largest number if none is known.
+    wait: u64,
+    cause: Cause,
+    /// Which seat of the lineage.
+    seat: u8,
+    moved: bool,
+    epoch: u16,
+}
+
+/// Who hears how a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nobody.
+    Nothing,
+    /// The route's counts.
+    Count,
+    /// Limits, gates on probation or detectors as well.
+    All,
 }
 
 /// A permit without its borrows, for calls that outlive the place where they were admitted. It must be
@@ -45,8 +72,7 @@ pub struct Ticket {
     /// Bits of the seats in shadow mode.
     pub(crate) shadow: u8,
     pub(crate) reducing: bool,
-    /// Whether anything hears how the call ends.
-    pub(crate) due: bool,
+    pub(crate) due: Due,
     pub(crate) keys: KeySeats,
 }
 
@@ -73,8 +99,8 @@ pub struct Pass {
     pub(crate) keys: KeySeats,
 }
 
-/// The keys of a call, in the order of `Policy::dimensions`; `None` if it has none at all.
-pub(crate) type KeySeats = Option<[Option<KeySeat>; MAX_DIMENSIONS]>;
+/// The keys of a call, in the order of `Policy::dimensions`.
+pub(crate) type KeySeats = [Option<KeySeat>; MAX_DIMENSIONS];
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NamedSeat {
@@ -83,20 +109,67 @@ pub(crate) struct NamedSeat {
     pub(crate) shadow: bool,
 }
 
+/// A key of a call: two words, so that it is copied as two.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeySeat {
     pub(crate) key: KeyHash,
-    /// `NO_CELL` for a key that had none of its own.
-    pub(crate) cell: u32,
-    pub(crate) table: u8,
-    pub(crate) shadow: bool,
-    pub(crate) epoch: u16,
+    /// From the low end: 32 bits of the cell, 16 of the epoch, 8 of the table, one of shadow.
+    rest: u64,
 }
 
 /// No table is this large: memory for it would be refused.
 pub(crate) const NO_CELL: u32 = u32::MAX;
 
 const _: () = assert!(size_of::<KeySeats>() == 64, "a pass is copied at every send");
+
+impl Shadow {
+    pub(crate) fn of(denial: &Denial) -> Shadow {
+        let seat = match (denial.place.level, denial.place.key) {
+            (Level::Global, _) => 0,
+            (Level::Group, _) => 1,
+            (Level::Route, _) => 2,
+            (Level::Key, key) => key.map_or(u8::MAX, |(position, _)| position.saturating_add(3)),
+        };
+        let Denial { wait, cause, moved, epoch, .. } = *denial;
+        Shadow { wait: wait.map_or(u64::MAX, Span::as_nanos), cause, seat, moved, epoch }
+    }
+}
+
+impl KeySeat {
+    #[inline]
+    pub(crate) const fn new(
+        key: KeyHash,
+        cell: u32,
+        table: u8,
+        epoch: u16,
+        shadow: bool,
+    ) -> KeySeat {
+        let rest =
+            cell as u64 | (epoch as u64) << 32 | (table as u64) << 48 | (shadow as u64) << 56;
+        KeySeat { key, rest }
+    }
+
+    /// `NO_CELL` for a key that had none of its own.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are wanted")]
+    pub(crate) const fn cell(self) -> u32 {
+        self.rest as u32
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits of the word are wanted")]
+    pub(crate) const fn epoch(self) -> u16 {
+        (self.rest >> 32) as u16
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "8 bits of the word are wanted")]
+    pub(crate) const fn table(self) -> u8 {
+        (self.rest >> 48) as u8
+    }
+
+    pub(crate) const fn shadow(self) -> bool {
+        self.rest >> 56 != 0
+    }
+}
 
 impl Settlement {
     /// An outcome, and nothing more.
@@ -118,7 +191,7 @@ impl<'a> Permit<'a> {
     /// What the last look needs.
     #[must_use]
     pub fn pass(&self) -> Pass {
-        let cells = self.route_cells();
+        let cells = self.route.cells;
         let mut named = [NamedSeat { cell: 0, epoch: 0, shadow: false }; NAMED];
         for ((bit, seat), (cell, epoch)) in
             (0..).zip(&mut named).zip(cells.into_iter().zip(self.ticket.epochs))
@@ -126,10 +199,6 @@ impl<'a> Permit<'a> {
             *seat = NamedSeat { cell, epoch, shadow: self.ticket.shadow >> bit & 1 == 1 };
         }
         Pass { reducing: self.ticket.reducing, named, keys: self.ticket.keys }
-    }
-
-    fn route_cells(&self) -> [u32; NAMED] {
-        self.policy.route_at(self.ticket.route).map_or([0; NAMED], |route| route.cells)
     }
 
     /// Whether a gate on probation waits for how the call goes.
@@ -143,31 +212,51 @@ impl<'a> Permit<'a> {
     /// On probation `Good` brings the gate nearer to armed, `Slow` and `Fault` trip it again. An answer from
     /// an earlier probation moves nothing.
     #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
-    #[inline]
+    #[inline(always)]
     pub fn settle(self, outcome: Outcome, now: Mono) -> bool {
         self.settle_as(Settlement::of(outcome), now)
     }
 
     /// As [`Permit::settle`], with all that is known of the call.
     #[expect(clippy::must_use_candidate, reason = "settling is the point; the answer is a hint")]
-    #[inline]
-    pub fn settle_as(mut self, settlement: Settlement, now: Mono) -> bool {
-        if !std::mem::take(&mut self.ticket.due) {
-            return false;
+    #[inline(always)]
+    pub fn settle_as(self, settlement: Settlement, now: Mono) -> bool {
+        // Nothing is written to it, and the ticket is handed on by value, so that the commonest permit is never
+        // copied.
+        let ended = ManuallyDrop::new(self);
+        match ended.ticket.due {
+            Due::Nothing => false,
+            Due::Count => {
+                ended.route.count(Count::Ended(settlement.outcome));
+                false
+            }
+            Due::All => {
+                let ticket = ended.ticket.copied();
+                ended.breaker.settle(ended.policy, ended.route, ticket, settlement, now)
+            }
         }
-        self.breaker.settle(self.policy, &self.ticket, &settlement, now)
     }
 
     /// The first denial that shadow mode or a candidate limit let through. If it says `moved`, nudge the sweeper.
     #[must_use]
-    pub const fn shadowed(&self) -> Option<&Denial> {
-        self.shadowed.as_ref()
+    pub fn shadowed(&self) -> Option<Denial> {
+        let Shadow { wait, cause, seat, moved, epoch } = self.shadowed?;
+        let place = if let Some(&index) = self.route.cells.get(usize::from(seat)) {
+            let level = [Level::Global, Level::Group, Level::Route].get(usize::from(seat));
+            Place { level: *level?, index, key: None }
+        } else {
+            let position = usize::from(seat).checked_sub(NAMED)?;
+            let key = self.ticket.keys.get(position).copied().flatten()?;
+            let index = u32::from(key.table());
+            Place { level: Level::Key, index, key: Some((u8::try_from(position).ok()?, key.key)) }
+        };
+        let wait = Some(Span::from_nanos(wait)).filter(|wait| wait.as_nanos() != u64::MAX);
+        Some(Denial { place, cause, wait, moved, epoch })
     }
 
     /// The permit without its borrows.
-    pub fn detach(mut self) -> Ticket {
-        let due = std::mem::take(&mut self.ticket.due);
-        Ticket { due, ..self.ticket.copied() }
+    pub fn detach(self) -> Ticket {
+        ManuallyDrop::new(self).ticket.copied()
     }
 }
 
@@ -175,8 +264,8 @@ impl Ticket {
     /// The permit again; `None` if `policy` is not the one that it was admitted by, with the ticket lost.
     #[must_use]
     pub fn attach<'a>(self, breaker: &'a Breaker, policy: &'a Policy) -> Option<Permit<'a>> {
-        let known = self.policy == policy.number;
-        known.then_some(Permit { breaker, policy, ticket: self, shadowed: None })
+        let route = policy.route_at(self.route).filter(|_| self.policy == policy.number)?;
+        Some(Permit { breaker, policy, route, ticket: self, shadowed: None })
     }
 
     /// Whether a gate on probation waits for how the call goes.
@@ -185,16 +274,19 @@ impl Ticket {
         self.probes != 0
     }
 
+    #[inline(always)]
     const fn copied(&self) -> Ticket {
         Ticket { ..*self }
     }
 }
 
 impl Drop for Permit<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.ticket.due {
-            self.breaker.abandon(self.policy, &self.ticket);
+        match self.ticket.due {
+            Due::Nothing => {}
+            Due::Count => self.route.count(Count::Dropped),
+            Due::All => self.breaker.abandon(self.policy, self.route, self.ticket.copied()),
         }
     }
 }

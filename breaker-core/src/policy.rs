@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::cell::Cell;
 use crate::charges::{Charges, Row};
-use crate::counts::Counts;
+use crate::counts::{Count, Counts};
 use crate::detect::{self, DetectorSpec};
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
-use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule};
+use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule, Word};
 use crate::keys::{Rows, Table};
 use crate::limit::{Limit, makes_idle};
+use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope, check_name};
 use crate::tally::Tally;
 use crate::time::Span;
@@ -231,6 +233,7 @@ pub(crate) struct ScopeRules {
     pub(crate) scope: Scope,
     pub(crate) level: Level,
     pub(crate) cell: u32,
+    pub(crate) gate: Arc<Cell>,
     /// Held so that the cell is not handed to another scope.
     pub(crate) _claim: Arc<()>,
     pub(crate) rules: Rules,
@@ -242,6 +245,7 @@ pub(crate) struct KeyRules {
     /// Where it hangs: an index into `Policy::scopes`.
     pub(crate) parent: usize,
     pub(crate) table: u32,
+    pub(crate) keys: Arc<Table>,
     /// Its index among the dimensions of any route that has it.
     pub(crate) index: u8,
     /// Whether a key's first call claims a slot: it has limits or detectors.
@@ -296,37 +300,68 @@ pub(crate) struct Before {
     pub(crate) _held: Claim,
 }
 
+/// Where a plain charge goes.
+pub(crate) enum Charged {
+    /// To a named scope.
+    Named(Arc<Charges>),
+    /// To a key: its position in the lineage, and where its words stand.
+    Key(usize, Rows),
+}
+
 /// A route's way through the tree.
 pub(crate) struct RouteRules {
     pub(crate) class: Class,
     /// Global, group, route: indexes into `Policy::scopes`.
     pub(crate) lineage: [usize; NAMED],
-    /// The cells of the same.
+    /// The cells of the same, by number and as they are.
     pub(crate) cells: [u32; NAMED],
+    pub(crate) gates: [Arc<Cell>; NAMED],
+    /// Who hears the end of every call.
+    pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
     pub(crate) dimensions: Box<[usize]>,
     /// What the short way through a decision needs, if this route can take it.
     pub(crate) short: Option<Short>,
     /// Bits of the limits (eight for each seat of the lineage) that hear how a call ended.
     pub(crate) hears: u64,
-    /// Whether what becomes of a call is counted at all.
-    pub(crate) counts: bool,
+    /// Where what becomes of a call is counted, if it is.
+    pub(crate) counts: Option<Arc<Counts>>,
     /// Whether any scope of the lineage has detectors.
     pub(crate) tallies: bool,
 }
 
 /// A route whose decisions need no more than gates that let all pass and a few plain charges.
 pub(crate) struct Short {
+    /// The dimensions of the lineage, in order.
+    pub(crate) keys: Box<[ShortKey]>,
     /// In the order of charging: what can be undone first, the narrower first.
     pub(crate) charges: Box<[Charge]>,
     /// More than one of them cannot be undone: all are looked at before the first is charged.
     pub(crate) looks_first: bool,
+    /// The only charge, if it counts the calls of a named scope and there are no keys.
+    pub(crate) lone: Option<Lone>,
+}
+
+/// One limit and nothing more.
+pub(crate) struct Lone {
+    pub(crate) limit: Limit,
+    pub(crate) charges: Arc<Charges>,
+    /// Its bit.
+    pub(crate) charged: u64,
+}
+
+/// A dimension, as the short way meets it.
+pub(crate) struct ShortKey {
+    pub(crate) table: Arc<Table>,
+    pub(crate) number: u8,
+    pub(crate) index: u8,
+    pub(crate) claims: bool,
 }
 
 /// One plain charge.
 pub(crate) struct Charge {
     pub(crate) limit: Limit,
-    pub(crate) memory: Memory,
+    pub(crate) at: Charged,
     /// Which seat of the lineage, and which of its limits.
     pub(crate) seat: u8,
     pub(crate) index: u8,
@@ -447,6 +482,44 @@ impl Default for KeySpec {
             detectors: Vec::new(),
             overrides: Vec::new(),
         }
+    }
+}
+
+impl Charge {
+    fn lone(&self) -> Option<Lone> {
+        let (Charged::Named(charges), Unit::Calls) = (&self.at, self.by) else { return None };
+        let charged = limit_bit(self.seat, u32::from(self.index));
+        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged })
+    }
+}
+
+impl RouteRules {
+    /// Global, group, route, as they stand.
+    #[inline]
+    pub(crate) fn words(&self) -> [Word; NAMED] {
+        let [global, group, own] = &self.gates;
+        [global.gate.word(), group.gate.word(), own.gate.word()]
+    }
+
+    /// Who hears the end of a call that was charged so and gave these probes.
+    #[inline]
+    pub(crate) const fn due(&self, charged: u64, probes: u8) -> Due {
+        if charged & self.hears != 0 || probes != 0 { Due::All } else { self.hears_all }
+    }
+
+    /// Counts what became of a call.
+    #[inline]
+    pub(crate) fn count(&self, what: Count) {
+        if let Some(counts) = &self.counts {
+            counts.up(what);
+        }
+    }
+
+    /// Counts that a call was denied.
+    #[inline]
+    pub(crate) fn count_denial(&self, denial: &Denial) {
+        let throttled = matches!(denial.cause, Cause::Limit(_));
+        self.count(if throttled { Count::Throttled } else { Count::Blocked });
     }
 }
 
@@ -580,7 +653,18 @@ impl Policy {
             let own = policy.scopes.get(own);
             let tallies = policy.seats(route).any(|(_, rules)| rules.tally.is_some());
             route.tallies = tallies;
-            route.counts = route.tallies || own.is_some_and(|own| own.rules.counts.is_some());
+            route.counts = own.and_then(|own| own.rules.counts.clone());
+            route.hears_all = match (tallies, &route.counts) {
+                (true, _) => Due::All,
+                (false, Some(_)) => Due::Count,
+                (false, None) => Due::Nothing,
+            };
+            let gate = |scope: usize| policy.scopes.get(scope).map(|scope| Arc::clone(&scope.gate));
+            for (slot, scope) in route.gates.iter_mut().zip(route.lineage) {
+                if let Some(gate) = gate(scope) {
+                    *slot = gate;
+                }
+            }
         }
         policy.routes = routes;
         policy
@@ -622,9 +706,14 @@ impl Policy {
                 if !plain {
                     return None;
                 }
+                let at = match (&rule.memory, usize::from(seat).checked_sub(NAMED)) {
+                    (Memory::Own(charges), None) => Charged::Named(Arc::clone(charges)),
+                    (Memory::Keys(rows), Some(position)) => Charged::Key(position, rows.clone()),
+                    _ => return None,
+                };
                 charges.push(Charge {
                     limit: rule.limit,
-                    memory: rule.memory.clone(),
+                    at,
                     seat,
                     index,
                     by: rule.spec.by,
@@ -637,7 +726,18 @@ impl Policy {
         }
         charges.sort_by_key(|charge| (!charge.limit.can_undo(), std::cmp::Reverse(charge.seat)));
         let looks_first = charges.iter().filter(|charge| !charge.limit.can_undo()).count() > 1;
-        Some(Short { charges: charges.into(), looks_first })
+        let keys = route.dimensions.iter().map(|&dimension| {
+            let rules = self.dimensions.get(dimension)?;
+            let (index, claims) = (rules.index, rules.claims);
+            let number = u8::try_from(rules.table).ok()?;
+            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims })
+        });
+        let keys = keys.collect::<Option<_>>()?;
+        let lone = match &*charges {
+            [only] if route.dimensions.is_empty() => only.lone(),
+            _ => None,
+        };
+        Some(Short { keys, charges: charges.into(), looks_first, lone })
     }
 
     /// A bit for each limit of a route's lineage that hears how a call ended: eight for each seat.
@@ -769,6 +869,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
             groups.insert(&group.name, index);
         }
     }
+    let nowhere = Arc::<Cell>::default();
     let mut routes = Vec::new();
     let mut seen = BTreeSet::new();
     for (position, route) in spec.routes.iter().enumerate() {
@@ -794,10 +895,12 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 class: route.class,
                 lineage,
                 cells: [0; NAMED],
+                gates: std::array::from_fn(|_| Arc::clone(&nowhere)),
+                hears_all: Due::Nothing,
                 dimensions,
                 short: None,
                 hears: 0,
-                counts: false,
+                counts: None,
                 tallies: false,
             });
         }

@@ -15,8 +15,8 @@
 use crate::error::LoadError;
 use crate::report::{Table, Verdict};
 use breaker_core::{
-    Breaker, Call, Capacity, GroupSpec, LimitKind, LimitSpec, Mono, PolicySpec,
-    RouteSpec, ScopeSpec, Seed, Span, Verdict as Decision,
+    Breaker, Call, Capacity, GroupSpec, LimitKind, LimitSpec, Mono, PolicySpec, RouteSpec,
+    ScopeSpec, Seed, Span, Verdict as Decision,
 };
 use breaker_core::{Class, Outcome};
 use std::process::ExitCode;

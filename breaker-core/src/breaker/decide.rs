@@ -8,7 +8,7 @@ use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table};
 use crate::limit::Limit;
-use crate::permit::{KeySeat, NO_CELL, Permit, Ticket, Verdict};
+use crate::permit::{Due, KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
 use crate::policy::{
     Counting, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules, Rules,
     Unit, limit_bit,
@@ -33,13 +33,14 @@ impl Breaker {
         match decided {
             Ok(probes) => {
                 if shadowed.is_some() {
-                    self.count(policy, route, Count::Shadowed);
+                    route.count(Count::Shadowed);
                 }
                 let ticket = ticket(policy, route, call, now, &seats, probes);
-                Verdict::Allow(Permit { breaker: self, policy, ticket, shadowed })
+                let shadowed = shadowed.as_ref().map(Shadow::of);
+                Verdict::Allow(Permit { breaker: self, policy, route, ticket, shadowed })
             }
             Err(denial) => {
-                self.count_denial(policy, route, &denial);
+                route.count_denial(&denial);
                 Verdict::Deny(denial)
             }
         }
@@ -316,22 +317,6 @@ impl Breaker {
             None => self.step_named(seat.place.index, input, &seat.rules.trip, now),
         }
     }
-
-    /// Counts at the route.
-    pub(super) fn count(&self, policy: &Policy, route: &RouteRules, what: Count) {
-        let [_, _, own] = route.lineage;
-        let counts = policy.scopes.get(own).and_then(|scope| scope.rules.counts.as_ref());
-        if let Some(counts) = counts {
-            counts.up(what);
-        }
-    }
-
-    /// Counts at the route that a call was denied.
-    pub(super) fn count_denial(&self, policy: &Policy, route: &RouteRules, denial: &Denial) {
-        let throttled = matches!(denial.cause, Cause::Limit(_));
-        let what = if throttled { Count::Throttled } else { Count::Blocked };
-        self.count(policy, route, what);
-    }
 }
 
 /// One scope of a call's lineage, as met.
@@ -398,7 +383,10 @@ impl<'a> Seat<'a> {
         shadowed: &mut Option<Denial>,
     ) -> Result<(), Denial> {
         let Some(gate) = self.gate else { return Ok(()) };
-        let mut word = gate.word();
+        let mut word = match self.table {
+            Some((table, _)) => table.word(self.cell).unwrap_or_default(),
+            None => gate.word(),
+        };
         if let Some((table, key)) = self.table
             && !word.is_armed()
             && table.tag(self.cell) != Some(key)
@@ -597,7 +585,7 @@ fn ticket(
     let [global, group, own, ..] = seats;
     let epochs = [global, group, own].map(|seat| seat.as_ref().map_or(0, |seat| seat.epoch));
     let reducing = route.class == Class::Reducing;
-    let due = !reducing && (route.counts || probes != 0 || charged & route.hears != 0);
+    let due = if reducing { Due::Nothing } else { route.due(charged, probes) };
     Ticket {
         policy: policy.number,
         route: call.route.0,
@@ -613,7 +601,7 @@ fn ticket(
     }
 }
 
-fn key_seats(seats: &Seats<'_>) -> Option<[Option<KeySeat>; MAX_DIMENSIONS]> {
+fn key_seats(seats: &Seats<'_>) -> KeySeats {
     let mut keys = [None; MAX_DIMENSIONS];
     for (key, seat) in keys.iter_mut().zip(seats.iter().skip(NAMED)) {
         let Some(seat) = seat else { continue };
@@ -622,10 +610,9 @@ fn key_seats(seats: &Seats<'_>) -> Option<[Option<KeySeat>; MAX_DIMENSIONS]> {
         let cell = own.unwrap_or(NO_CELL);
         // There are 256 tables at most.
         let Ok(table) = u8::try_from(seat.place.index) else { continue };
-        let (epoch, shadow) = (seat.epoch, seat.shadow);
-        *key = Some(KeySeat { key: hash, table, cell, epoch, shadow });
+        *key = Some(KeySeat::new(hash, cell, table, seat.epoch, seat.shadow));
     }
-    keys.iter().any(Option::is_some).then_some(keys)
+    keys
 }
 
 /// The wait where none is known to suffice.

@@ -12,17 +12,17 @@ use crate::time::Mono;
 
 impl Breaker {
     /// A call ended, and how; true if a gate moved.
+    #[inline(never)]
     pub(crate) fn settle(
         &self,
         policy: &Policy,
-        ticket: &Ticket,
-        settlement: &Settlement,
+        route: &RouteRules,
+        ticket: Ticket,
+        settlement: Settlement,
         now: Mono,
     ) -> bool {
-        let Some(route) = policy.route_at(ticket.route) else { return false };
-        if route.counts {
-            self.count(policy, route, Count::Ended(settlement.outcome));
-        }
+        let (ticket, settlement) = (&ticket, &settlement);
+        route.count(Count::Ended(settlement.outcome));
         if ticket.charged & route.hears != 0 {
             self.give_back(policy, route, ticket, settlement.weight, now);
         }
@@ -41,11 +41,10 @@ impl Breaker {
     }
 
     /// A permit was dropped unsettled: what it held is given back, and nothing is said of the call.
-    pub(crate) fn abandon(&self, policy: &Policy, ticket: &Ticket) {
-        let Some(route) = policy.route_at(ticket.route) else { return };
-        if route.counts {
-            self.count(policy, route, Count::Dropped);
-        }
+    #[inline(never)]
+    pub(crate) fn abandon(&self, policy: &Policy, route: &RouteRules, ticket: Ticket) {
+        let ticket = &ticket;
+        route.count(Count::Dropped);
         // A place in flight and a probe that are given back move no deadline, so no time is needed.
         if ticket.charged & route.hears != 0 {
             self.give_back(policy, route, ticket, None, ticket.at);
@@ -103,10 +102,10 @@ impl Breaker {
         at: usize,
     ) -> Option<(Option<&'a Table>, usize, Option<KeySeat>)> {
         let Some(position) = at.checked_sub(NAMED) else { return Some((None, 0, None)) };
-        let seat = ticket.keys.as_ref()?.get(position).copied().flatten()?;
+        let seat = ticket.keys.get(position).copied().flatten()?;
         let rules = policy.dimensions.get(*route.dimensions.get(position)?)?;
         let table = self.table(count(rules.table))?;
-        let cell = usize::try_from(seat.cell).ok().filter(|cell| *cell < table.cells());
+        let cell = usize::try_from(seat.cell()).ok().filter(|cell| *cell < table.cells());
         Some((Some(table), cell.unwrap_or(table.overflow_cell()), Some(seat)))
     }
 
@@ -125,10 +124,9 @@ impl Breaker {
                 let cell = route.cells.get(at).copied().unwrap_or_default();
                 self.step_named(cell, input(*epoch), &rules.trip, now)
             } else {
-                let keys = ticket.keys.as_ref();
-                keys.and_then(|keys| keys.get(at - NAMED).copied().flatten()).and_then(|seat| {
-                    let table = self.table(usize::from(seat.table))?;
-                    table.step(count(seat.cell), input(seat.epoch), &rules.trip, now)
+                ticket.keys.get(at - NAMED).copied().flatten().and_then(|seat| {
+                    let table = self.table(usize::from(seat.table()))?;
+                    table.step(count(seat.cell()), input(seat.epoch()), &rules.trip, now)
                 })
             };
             moved |= step.is_some_and(|moved| moved.before.epoch() != moved.after.epoch());

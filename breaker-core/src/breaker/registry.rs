@@ -113,6 +113,7 @@ impl Registry {
                 level: draft.scope.level(),
                 scope: draft.scope,
                 cell: entry.cell,
+                gate: breaker.cells.get(count(entry.cell)).cloned().unwrap_or_default(),
                 _claim: Arc::clone(&entry.claim),
                 rules,
             });
@@ -143,7 +144,8 @@ impl Registry {
             kept: Memories::default(),
             overrides: BTreeMap::new(),
         });
-        let table = breaker.tables.get(count(entry.table))?.get_or_init(|| Table::new(cells));
+        let slot = breaker.tables.get(count(entry.table))?;
+        let table = slot.get_or_init(|| Arc::new(Table::new(cells)));
         let mut columns = entry.kept.free_columns();
         let rows = |limit: Limit| {
             if limit.words() == 1
@@ -169,6 +171,7 @@ impl Registry {
             name: draft.name,
             parent: draft.parent,
             table: entry.table,
+            keys: Arc::clone(table),
             index: draft.index,
             claims: !rules.limits.is_empty() || rules.tally.is_some(),
             rules,

@@ -56,18 +56,33 @@ impl Window {
         Ok(Window { count, length: length.as_nanos() })
     }
 
-    /// Words of memory: the head and the slots.
-    #[expect(clippy::cast_possible_truncation, reason = "a count is at most 65 536")]
-    pub(crate) const fn words(self) -> usize {
-        self.count as usize + 1
+    /// Whether a ring can hold so many.
+    pub(crate) const fn holds(count: u64) -> bool {
+        count <= MAX_COUNT
     }
 
-    /// Where in the ring's words the head's slot and its predecessor stand.
+    /// Words of memory: the head and the slots.
+    pub(crate) const fn words(self) -> usize {
+        self.slots() + 1
+    }
+
+    /// Slots in the ring.
+    #[expect(clippy::cast_possible_truncation, reason = "a count is at most 65 536")]
+    pub(crate) const fn slots(self) -> usize {
+        self.count as usize
+    }
+
+    /// Which slots are the head's and its predecessor's.
     #[expect(clippy::cast_possible_truncation, reason = "an index is below 65 536")]
-    pub(crate) const fn slots(self, head: u64) -> (usize, usize) {
+    pub(crate) const fn slots_at(self, head: u64) -> (usize, usize) {
         let index = head & INDEX;
         let before = if index == 0 { self.count - 1 } else { index - 1 };
-        (index as usize + 1, before as usize + 1)
+        (index as usize, before as usize)
+    }
+
+    /// The length of every interval.
+    pub(crate) const fn length(self) -> Span {
+        Span::from_nanos(self.length)
     }
 
     /// The head after one more admission.
@@ -81,6 +96,7 @@ impl Window {
     }
 
     /// Judges one look. `slot` is the head's, `before` its predecessor.
+    #[inline]
     pub(crate) const fn judge(self, head: u64, slot: u64, before: u64, now: Mono) -> Move {
         // Fresh slots have parity 0, so the first lap writes parity 1.
         let lap = ((head >> INDEX_BITS) & 1) ^ 1;
@@ -104,6 +120,37 @@ impl Window {
             return Move::Refuse(Span::from_nanos(u64::MAX));
         }
         Move::Write(((instant + self.length) << 1) | lap)
+    }
+
+    /// As [`Window::judge`], for an admission that is counted whether or not it is allowed: the oldest makes room
+    /// before its time, which leaves no interval with fewer than it had.
+    pub(crate) const fn forced(self, head: u64, slot: u64, before: u64, now: Mono) -> Move {
+        match self.judge(head, slot, before, now) {
+            Move::Refuse(_) if now.as_nanos() <= END => {
+                let expiry = now.as_nanos() + self.length;
+                let newest = before >> 1;
+                let expiry = if newest > expiry { newest } else { expiry };
+                Move::Write((expiry << 1) | ((head >> INDEX_BITS) & 1) ^ 1)
+            }
+            next => next,
+        }
+    }
+
+    /// How long ago the admission in a slot was; none if it was never written.
+    pub(crate) fn age(self, slot: u64, now: Mono) -> Option<u64> {
+        let later = now.as_nanos().saturating_add(self.length);
+        (slot != 0).then(|| later.saturating_sub(slot >> 1))
+    }
+
+    /// The slot of the first lap for an admission so long ago; none if it has expired.
+    pub(crate) fn slot(self, age: u64, now: Mono) -> Option<u64> {
+        let left = self.length.checked_sub(age).filter(|left| *left > 0)?;
+        Some(now.as_nanos().min(END).saturating_add(left) << 1 | 1)
+    }
+
+    /// The head after so many admissions to a new ring.
+    pub(crate) const fn head_after(self, admissions: u64) -> u64 {
+        if admissions < self.count { admissions } else { 1 << INDEX_BITS }
     }
 
     /// Whether every admission has expired at `now`: as good as a new ring. If in doubt, no.
@@ -150,9 +197,10 @@ mod tests {
             let window = Window::new(count, Span::from_secs(1)).unwrap();
             let mut head = 0;
             for step in 0..count * 2 {
-                let (slot, before) = window.slots(head);
-                assert_eq!(slot as u64, step % count + 1);
-                assert_eq!(before as u64, (step + count - 1) % count + 1);
+                let (slot, before) = window.slots_at(head);
+                assert_eq!(slot as u64, step % count);
+                assert_eq!(before as u64, (step + count - 1) % count);
+                assert_eq!(window.head_after(step) >> 16, u64::from(step >= count));
                 head = window.advanced(head);
             }
             assert_eq!(head >> 16, 2);

@@ -105,7 +105,7 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &mut Parts, body: &Incomin
         Verdict::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
-                learn(worker, plan, head, peer, denial);
+                learn(worker, plan, head, peer, &denial);
             }
             // An HTTP/2 connection carries other answers too.
             let client = (head.version != Version::HTTP_2).then(|| Rc::clone(peer));
