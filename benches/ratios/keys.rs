@@ -28,6 +28,9 @@ pub(crate) fn labels(count: usize) -> &'static [String] {
     Vec::leak(all)
 }
 
+/// Turns of a keyed case before each sample: once through 100,000 keys.
+pub(crate) const WARM: usize = 100_000;
+
 /// Different for each number (an odd factor), and all over the range.
 const fn spread(number: u64) -> u64 {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15)

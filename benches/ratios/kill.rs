@@ -27,6 +27,7 @@ pub(crate) struct Seen {
 #[derive(Default)]
 struct Words {
     begun: AtomicU64,
+    deciding: AtomicU64,
     returned: AtomicU64,
     seen_at: AtomicU64,
     gap: AtomicU64,
@@ -74,6 +75,7 @@ fn decide(world: &World, clock: &Tsc, words: &Words) {
         }
         trial += 1;
         let mut last = clock.now();
+        words.deciding.store(trial, Ordering::Release);
         loop {
             let returned = words.returned.load(Ordering::Acquire) == trial;
             let world = black_box(world);
@@ -94,6 +96,9 @@ fn decide(world: &World, clock: &Tsc, words: &Words) {
 fn kill_once(world: &World, clock: &Tsc, words: &Words, trial: u64, seen: &mut Seen) {
     // ordering: as in `decide`.
     words.begun.store(trial, Ordering::Release);
+    while words.deciding.load(Ordering::Acquire) != trial {
+        std::hint::spin_loop();
+    }
     let begin = clock.now();
     // Somewhere among the other thread's decisions, never at the same place.
     while clock.now().since(begin).as_nanos() < 3_000 + trial % 997 {}

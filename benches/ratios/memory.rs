@@ -4,7 +4,7 @@ use std::alloc::System;
 
 use breaker_benches::World;
 use breaker_benches::figures::real;
-use breaker_benches::report::Table;
+use breaker_benches::report::{Table, nanos};
 use breaker_core::{LimitSpec, Mono, ScopeSpec, Span};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -19,6 +19,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 pub(crate) struct Bytes {
     /// What was measured.
     pub(crate) name: String,
+    /// For each place.
+    pub(crate) place: f64,
     /// For each key that has a place of its own.
     pub(crate) each: f64,
     /// Keys that have none, of a hundred.
@@ -45,8 +47,12 @@ pub(crate) fn measure(keys: usize) -> Vec<Bytes> {
     }
     let few = keys / 16;
     let window = vec![LimitSpec::window(16, Span::from_secs(1))];
-    let name = format!("one `window` of 16, room for 2.0 × {few} keys");
-    rows.push(ours(name, window, few, few * 2, Some(64.0 + 8.0 * 16.0)));
+    for tenths in [10, 20] {
+        let times = format!("{}.{}", tenths / 10, tenths % 10);
+        let name = format!("one `window` of 16, {few} keys, room for {times} × the keys");
+        let room = few * tenths / 10;
+        rows.push(ours(name, window.clone(), few, room, Some(64.0 + 8.0 * 16.0)));
+    }
     rows.push(governor("governor keyed, u64", numbers(keys)));
     rows.push(governor(
         "governor keyed, String of 25 bytes (the labels not counted twice)",
@@ -74,7 +80,8 @@ fn ours(
     let grown = live(&region) - start;
     let held = real(usize::try_from(world.breaker.key_usage().held).unwrap_or(0));
     let shared = 100.0 * (1.0 - held / real(keys));
-    Bytes { name, each: start / held, shared, grown, goal }
+    let cells = real(usize::try_from(world.breaker.key_usage().cells).unwrap_or(0));
+    Bytes { name, place: start / cells, each: start / held, shared, grown, goal }
 }
 
 fn governor<K: Clone + std::hash::Hash + Eq>(name: &str, keys: &[K]) -> Bytes {
@@ -88,6 +95,7 @@ fn governor<K: Clone + std::hash::Hash + Eq>(name: &str, keys: &[K]) -> Bytes {
     let grown = live(&region) - start;
     Bytes {
         name: name.to_owned(),
+        place: f64::NAN,
         each: (start + grown) / real(keys.len()),
         shared: 0.0,
         grown,
@@ -99,6 +107,7 @@ fn governor<K: Clone + std::hash::Hash + Eq>(name: &str, keys: &[K]) -> Bytes {
 pub(crate) fn table(rows: &[Bytes]) -> Table {
     let mut table = Table::new(&[
         "a million keys",
+        "bytes per place",
         "bytes per tracked key",
         "goal",
         "",
@@ -109,6 +118,7 @@ pub(crate) fn table(rows: &[Bytes]) -> Table {
         let goal = row.goal.map(breaker_benches::report::Goal);
         table.row([
             row.name.clone(),
+            nanos(row.place),
             format!("{:.1}", row.each),
             row.goal.map_or("-".to_owned(), |goal| format!("≤ {goal}")),
             goal.map_or("", |goal| goal.verdict(row.each)).to_owned(),

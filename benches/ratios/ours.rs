@@ -6,7 +6,7 @@ use breaker_benches::World;
 use breaker_benches::rounds::Case;
 use breaker_core::{Call, KeySpec, KillLevel, LimitSpec, Mono, Outcome, ScopeSpec, Span, Verdict};
 
-use crate::keys::{labels, numbers, still};
+use crate::keys::{WARM, labels, numbers, still};
 
 /// The clock that governor reads: the TSC, scaled to nanoseconds.
 pub(crate) struct Tsc(quanta::Clock);
@@ -143,9 +143,9 @@ fn keyed(name: &'static str, count: u32, clocked: bool) -> Case {
         next(tick.next());
     }
     if clocked {
-        Case::new(name, move || next(black_box(clock).now()))
+        Case::new(name, move || next(black_box(clock).now())).warmed(WARM)
     } else {
-        Case::new(name, move || next(tick.next()))
+        Case::new(name, move || next(tick.next())).warmed(WARM)
     }
 }
 
@@ -172,7 +172,7 @@ pub(crate) fn keyed_text() -> Case {
     for _ in 0..100_000 {
         next();
     }
-    Case::new(KEYED_TEXT, next)
+    Case::new(KEYED_TEXT, next).warmed(WARM)
 }
 
 /// Global, group, route and key looked at; the route's window and the key's rate charged; settled and counted.
@@ -192,7 +192,7 @@ pub(crate) fn four_gates() -> Case {
     };
     let passed = (0..100_000).filter(|_| next()).count();
     assert_eq!(passed, 100_000, "never reached");
-    Case::new(FOUR_GATES, next)
+    Case::new(FOUR_GATES, next).warmed(WARM)
 }
 
 fn blocked(by_kill: bool) -> &'static World {

@@ -18,7 +18,7 @@ use openpit::pretrade::policies::{
 use openpit::{Engine, Instrument, OrderOperation};
 use tower::Service;
 
-use crate::keys::{labels, numbers, still};
+use crate::keys::{WARM, labels, numbers, still};
 
 /// The same numbers as ours: 10⁹ a second, 10⁶ at once.
 fn quota() -> Quota {
@@ -61,6 +61,7 @@ fn governor_keyed(name: &'static str, count: usize) -> Case {
         let key = turn.next().unwrap_or(&0);
         black_box(limiter).check_key(key).is_ok()
     })
+    .warmed(WARM)
 }
 
 /// governor keyed (DashMap, u64), 100,000 keys.
@@ -84,6 +85,7 @@ pub(crate) fn governor_text_100k() -> Case {
         let key = turn.next().unwrap_or(&empty);
         black_box(limiter).check_key(key).is_ok()
     })
+    .warmed(WARM)
 }
 
 /// A permitted call that succeeds, counted as such.

@@ -1,6 +1,7 @@
 //! Several pinned threads on one object: samples in a box of time, and which of them were undisturbed.
 
 use std::hint::{black_box, spin_loop};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,15 +20,18 @@ pub(crate) struct Shared {
 /// What several threads did in one box of time.
 #[derive(Clone, Copy)]
 pub(crate) struct Contended {
-    /// Nanoseconds between two turns of all threads together.
+    /// Wall nanoseconds between two turns of all threads together.
     pub(crate) apart: f64,
+    /// Nanoseconds of processor time that a turn took, whoever made it.
+    pub(crate) each: f64,
     /// Each thread had its processor all the time.
     pub(crate) undisturbed: bool,
 }
 
 struct Ran {
     turns: usize,
-    wall: Duration,
+    began: Instant,
+    ended: Instant,
     processor: Duration,
 }
 
@@ -50,26 +54,39 @@ impl Shared {
 
     /// Lets so many threads run for so long at the same time.
     pub(crate) fn sample(&self, threads: usize, span: Duration) -> Contended {
-        let arrived = AtomicUsize::new(0);
+        let (arrived, end) = (AtomicUsize::new(0), OnceLock::new());
         let all: Vec<Ran> = thread::scope(|scope| {
             let start = |number| {
-                let arrived = &arrived;
+                let (arrived, end) = (&arrived, &end);
                 scope.spawn(move || {
                     pin(number);
                     let mut run = (self.make)();
                     run(CHUNK);
                     meet(arrived, threads);
-                    run_for(&mut run, span)
+                    // One end for all: a thread that comes late runs for less.
+                    run_until(&mut run, *end.get_or_init(|| Instant::now() + span))
                 })
             };
             let handles: Vec<_> = (0..threads).map(start).collect();
             handles.into_iter().filter_map(|handle| handle.join().ok()).collect()
         });
         assert_eq!(all.len(), threads, "a measuring thread panicked");
-        let pace: f64 = all.iter().map(|ran| real(ran.turns) / ran.wall.as_secs_f64()).sum();
-        let undisturbed =
-            all.iter().all(|ran| ran.processor.as_secs_f64() > 0.97 * ran.wall.as_secs_f64());
-        Contended { apart: 1e9 / pace, undisturbed }
+        let turns = real(all.iter().map(|ran| ran.turns).sum());
+        let began = all.iter().map(|ran| ran.began).min();
+        let ended = all.iter().map(|ran| ran.ended).max();
+        let wall = ended.zip(began).map_or(Duration::ZERO, |(ended, began)| ended - began);
+        let processor: Duration = all.iter().map(|ran| ran.processor).sum();
+        let least = real(threads) * wall.as_secs_f64() * 0.97;
+        Contended {
+            apart: wall.as_secs_f64() * 1e9 / turns,
+            each: processor.as_secs_f64() * 1e9 / turns,
+            undisturbed: processor.as_secs_f64() > least,
+        }
+    }
+
+    /// The first sample in which every thread had its processor all the time; `None` if no try gives one.
+    pub(crate) fn undisturbed(&self, threads: usize, span: Duration) -> Option<Contended> {
+        (0..TRIES).map(|_| self.sample(threads, span)).find(|sample| sample.undisturbed)
     }
 }
 
@@ -84,8 +101,7 @@ pub(crate) fn measure_pairs(
     let mut all: Vec<Measured> = cases.iter().map(empty).collect();
     for round in 0..rounds {
         for (case, measured) in cases.iter().zip(&mut all) {
-            let tries = (0..TRIES).map(|_| case.sample(2, PAIR_SAMPLE));
-            let clean = tries.into_iter().find(|sample| sample.undisturbed);
+            let clean = case.undisturbed(2, PAIR_SAMPLE);
             measured.samples.push(clean.map_or(f64::NAN, |sample| 2.0 * sample.apart));
         }
         progress(round + 1);
@@ -120,15 +136,16 @@ pub(crate) fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-fn run_for(run: &mut dyn FnMut(usize), span: Duration) -> Ran {
-    let (start, before) = (Instant::now(), processor_time());
+fn run_until(run: &mut dyn FnMut(usize), end: Instant) -> Ran {
+    let (began, before) = (Instant::now(), processor_time());
     let mut turns = 0;
     loop {
         run(CHUNK);
         turns += CHUNK;
-        let wall = start.elapsed();
-        if wall >= span {
-            return Ran { turns, wall, processor: processor_time().saturating_sub(before) };
+        let ended = Instant::now();
+        if ended >= end {
+            let processor = processor_time().saturating_sub(before);
+            return Ran { turns, began, ended, processor };
         }
     }
 }
@@ -136,6 +153,6 @@ fn run_for(run: &mut dyn FnMut(usize), span: Duration) -> Ran {
 /// Turns between two looks at the clock.
 const CHUNK: usize = 256;
 /// One sample of two threads; shorter than a turn of the scheduler.
-const PAIR_SAMPLE: Duration = Duration::from_millis(2);
+pub(crate) const PAIR_SAMPLE: Duration = Duration::from_millis(2);
 /// Tries for an undisturbed sample.
 const TRIES: usize = 24;

@@ -9,6 +9,7 @@ use crate::figures::{Samples, real};
 pub struct Case {
     name: &'static str,
     run: Box<dyn FnMut(usize)>,
+    warm: usize,
 }
 
 /// How long to measure.
@@ -38,7 +39,14 @@ impl Case {
                 black_box(turn());
             }
         };
-        Case { name, run: Box::new(run) }
+        Case { name, run: Box::new(run), warm: 0 }
+    }
+
+    /// The same case, with at least so many turns unmeasured before each sample: as many as it takes to bring its
+    /// memory back into the caches, from which the other cases of the round have driven it.
+    #[must_use]
+    pub fn warmed(self, turns: usize) -> Case {
+        Case { warm: turns, ..self }
     }
 
     /// Its name.
@@ -81,8 +89,8 @@ impl Plan {
             let first = round % line.len().max(1);
             line.rotate_left(first);
             for ((case, turns), measured) in line {
-                // A few turns first: the caches are another case's.
-                (case.run)(turns / 8);
+                // The caches are another case's.
+                (case.run)(case.warm.max(turns / 8));
                 let took = time(clock, || (case.run)(*turns));
                 measured.samples.push(took.as_secs_f64() * 1e9 / real(*turns));
             }
