@@ -2,7 +2,11 @@
 //!
 //! `cargo bench -p breaker-benches --features rivals --bench ratios -- [--quick] [--write] [filter]`
 
-#![expect(clippy::expect_used, reason = "a measurement that cannot be set up must not run")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a measurement that cannot be set up must not run"
+)]
 
 mod counts;
 mod curve;
@@ -124,8 +128,13 @@ fn one_thread(wanted: &Wanted) -> String {
     let plan =
         Plan { rounds, sample: wanted.pick(Duration::from_millis(5), Duration::from_millis(1)) };
     let all = plan.measure(&mut cases, &processor_time, &mut progress("one thread", rounds));
+    let absolute = absolute(&all);
     let mut text = "### One thread, beside the rival of each goal\n\n".to_owned();
     text += &goals(&rows, &all).markdown();
+    if !absolute.is_empty() {
+        text += "\n### Detectors, per decision\n\n";
+        text += &absolute.markdown();
+    }
     text += "\n### One thread, all cases\n\n";
     text += &every(&all, rivals::DIRECT).markdown();
     text
@@ -198,7 +207,8 @@ fn bytes(wanted: &Wanted) -> String {
     }
     eprintln!("memory");
     let rows = memory::measure(wanted.pick(1_000_000, 100_000));
-    format!("### Memory\n\n{}", memory::table(&rows).markdown())
+    let (rows, detectors) = (memory::table(&rows).markdown(), memory::detectors().markdown());
+    format!("### Memory\n\n{rows}\n{detectors}")
 }
 
 fn sweeps(wanted: &Wanted) -> String {
@@ -283,6 +293,22 @@ fn goals(rows: &[&Row], all: &[Measured]) -> Table {
     table
 }
 
+/// Goals in nanoseconds, without a rival.
+fn absolute(all: &[Measured]) -> Table {
+    let mut table = Table::new(&["case", "median ns", "p10..p90", "goal", ""]);
+    for name in [ours::DETECTORS_ROUTE, ours::DETECTORS_KEYS] {
+        let Some(Measured { samples, .. }) = find(all, name) else { continue };
+        table.row([
+            name.to_owned(),
+            nanos(samples.median()),
+            format!("{}..{}", nanos(samples.quantile(0.1)), nanos(samples.quantile(0.9))),
+            "≤ 300 ns".to_owned(),
+            Goal(300.0).verdict(samples.median()).to_owned(),
+        ]);
+    }
+    table
+}
+
 fn every(all: &[Measured], beside: &str) -> Table {
     let mut table = Table::new(&["case", "median ns", "p10..p90", "of governor direct"]);
     for measured in all {
@@ -336,6 +362,7 @@ const CASES: &[(&str, Build)] = &[
     (rivals::DIRECT, rivals::governor_direct),
     (ours::RATE_CLOCK, ours::rate_clock),
     (ours::RATE_CLOCK_SETTLED, ours::rate_clock_settled),
+    (ours::RATE_CLOCK_HEARD, ours::rate_clock_heard),
     (ours::RATE_TICK, ours::rate_tick),
     (ours::RATE_TICK_SETTLED, ours::rate_tick_settled),
     (rivals::UPKEEP, rivals::governor_upkeep),
@@ -349,6 +376,7 @@ const CASES: &[(&str, Build)] = &[
     (ours::TRIPPED_COUNTED, ours::tripped_counted),
     (ours::KILLED_ADMIT, ours::killed_admit),
     (ours::CLOCK, ours::clock_alone),
+    (ours::DETECTORS_ROUTE, ours::detectors_route),
     (rivals::FAILSAFE, rivals::failsafe_call),
     (rivals::RECLOSER, rivals::recloser_call),
     (rivals::OBSERVE, rivals::pingora_observe),
@@ -361,6 +389,7 @@ const CASES: &[(&str, Build)] = &[
     (ours::KEYED_100K, ours::keyed_100k),
     (ours::KEYED_100K_TICK, ours::keyed_100k_tick),
     (ours::FOUR_GATES, ours::four_gates),
+    (ours::DETECTORS_KEYS, ours::detectors_keys),
     (rivals::TEXT_100K, rivals::governor_text_100k),
     (ours::KEYED_TEXT, ours::keyed_text),
     (rivals::U64_1M, rivals::governor_u64_1m),
@@ -379,6 +408,7 @@ const fn beside(own: &'static str, rival: &'static str) -> Row {
 const ROWS: &[Row] = &[
     row(ours::RATE_CLOCK, rivals::DIRECT, 1.1),
     row(ours::RATE_CLOCK_SETTLED, rivals::DIRECT, 1.5),
+    row(ours::RATE_CLOCK_HEARD, rivals::DIRECT, 1.5),
     row(ours::RATE_TICK, rivals::DIRECT, 0.6),
     beside(ours::RATE_TICK, rivals::UPKEEP),
     row(ours::WINDOW_CLOCK, rivals::DIRECT, 1.4),

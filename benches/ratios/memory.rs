@@ -4,13 +4,13 @@ use std::alloc::System;
 
 use breaker_benches::World;
 use breaker_benches::figures::real;
-use breaker_benches::report::{Table, nanos};
-use breaker_core::{LimitSpec, Mono, ScopeSpec, Span};
+use breaker_benches::report::{Goal, Table, nanos};
+use breaker_core::{KeySpec, LimitSpec, Mono, ScopeSpec, Span, Sweeper};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 use crate::keys::{labels, numbers};
-use crate::ours::{keyed_by, rate};
+use crate::ours::{key, key_detectors, keyed_by, rate, route_detectors};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -103,6 +103,43 @@ fn governor<K: Clone + std::hash::Hash + Eq>(name: &str, keys: &[K]) -> Bytes {
     }
 }
 
+/// What detectors add: bytes for a route that has all of them, and for a place of a key that has all of them.
+pub(crate) fn detectors() -> Table {
+    let of = |route: bool, key_has: bool| {
+        let key_detectors = if key_has { key_detectors() } else { Vec::new() };
+        let scope = ScopeSpec {
+            keys: vec![KeySpec { detectors: key_detectors, ..key(vec![rate()]) }],
+            detectors: if route { route_detectors() } else { Vec::new() },
+            ..ScopeSpec::default()
+        };
+        let (region, mut sweeper) = (Region::new(ALLOCATOR), Sweeper::new());
+        let world = World::new(scope, PLACES);
+        let mut news = Vec::new();
+        for (number, nanos) in (0..u64::from(PLACES)).zip((1_000_000_000..).step_by(1_000)) {
+            let call = world.call.with_key(0, world.breaker.hash_u64(number));
+            let now = Mono::from_nanos(nanos);
+            let _ = world.breaker.admit(&world.policy, call, now).is_allowed();
+            if number.is_multiple_of(1_000) {
+                sweeper.sweep(&world.breaker, &world.policy, now, &mut news);
+            }
+        }
+        live(&region)
+    };
+    let (none, route, both) = (of(false, false), of(true, false), of(true, true));
+    let mut table = Table::new(&["all detectors on", "bytes", "goal", ""]);
+    for (name, bytes, goal) in [
+        ("a route", route - none, 2_048.0),
+        ("a key's place", (both - route) / f64::from(PLACES), 256.0),
+    ] {
+        let verdict = Goal(goal).verdict(bytes).to_owned();
+        table.row([name.to_owned(), format!("{bytes:.0}"), format!("≤ {goal}"), verdict]);
+    }
+    table
+}
+
+/// Places in the table of keys with detectors.
+const PLACES: u32 = 1 << 16;
+
 /// The rows as a table.
 pub(crate) fn table(rows: &[Bytes]) -> Table {
     let mut table = Table::new(&[
@@ -115,7 +152,7 @@ pub(crate) fn table(rows: &[Bytes]) -> Table {
         "grown after start",
     ]);
     for row in rows {
-        let goal = row.goal.map(breaker_benches::report::Goal);
+        let goal = row.goal.map(Goal);
         table.row([
             row.name.clone(),
             nanos(row.place),

@@ -4,15 +4,21 @@ use std::hint::black_box;
 
 use breaker_benches::World;
 use breaker_benches::rounds::Case;
-use breaker_core::{Call, KeySpec, KillLevel, LimitSpec, Mono, Outcome, ScopeSpec, Span, Verdict};
+use breaker_core::{
+    Call, DetectorKind, DetectorSpec, Errors, KeySpec, KillLevel, Latency, LimitSpec, Mono, Novel,
+    Outcome, Ratio, Repeat, ScopeSpec, Settlement, Silence, Span, Streak, Surge, Verdict,
+};
 
 use crate::keys::{WARM, labels, numbers, still};
 
 /// The clock that governor reads: the TSC, scaled to nanoseconds.
 pub(crate) struct Tsc(quanta::Clock);
 
-/// A tick that the caller has anyway: later by 20 ns each time it is asked.
-struct Tick(u64);
+/// A tick that the caller has anyway: later by one step each time it is asked.
+struct Tick {
+    nanos: u64,
+    step: u64,
+}
 
 impl Tsc {
     pub(crate) fn new() -> &'static Tsc {
@@ -28,13 +34,17 @@ impl Tsc {
 
 impl Tick {
     const fn new() -> Tick {
-        Tick(1_000_000_000)
+        Tick::by(20)
+    }
+
+    const fn by(step: u64) -> Tick {
+        Tick { nanos: 1_000_000_000, step }
     }
 
     #[inline]
     const fn next(&mut self) -> Mono {
-        self.0 += 20;
-        Mono::from_nanos(self.0)
+        self.nanos += self.step;
+        Mono::from_nanos(self.nanos)
     }
 }
 
@@ -48,8 +58,12 @@ pub(crate) fn window() -> LimitSpec {
     LimitSpec::window(1_000, Span::from_nanos(1_000))
 }
 
+pub(crate) fn key(limits: Vec<LimitSpec>) -> KeySpec {
+    KeySpec { name: "key".to_owned(), limits, ..KeySpec::default() }
+}
+
 pub(crate) fn keyed_by(limits: Vec<LimitSpec>) -> Vec<KeySpec> {
-    vec![KeySpec { name: "key".to_owned(), limits, ..KeySpec::default() }]
+    vec![key(limits)]
 }
 
 /// One route with these limits.
@@ -93,6 +107,16 @@ pub(crate) fn rate_clock() -> Case {
 pub(crate) fn rate_clock_settled() -> Case {
     let (world, clock) = (counting(vec![rate()]), Tsc::new());
     Case::new(RATE_CLOCK_SETTLED, move || {
+        admits_and_settles(world, world.call, black_box(clock).now())
+    })
+}
+
+/// As above, with a detector that hears outcomes.
+pub(crate) fn rate_clock_heard() -> Case {
+    let detectors = vec![DetectorKind::Errors(Errors::default()).into()];
+    let scope = ScopeSpec { limits: vec![rate()], counts: true, detectors, ..ScopeSpec::default() };
+    let (world, clock) = (still(World::new(scope, 64)), Tsc::new());
+    Case::new(RATE_CLOCK_HEARD, move || {
         admits_and_settles(world, world.call, black_box(clock).now())
     })
 }
@@ -195,6 +219,76 @@ pub(crate) fn four_gates() -> Case {
     Case::new(FOUR_GATES, next).warmed(WARM)
 }
 
+/// All that a route may have: eight of the nine. The ninth, spread, hears trips and no decision.
+pub(crate) fn route_detectors() -> Vec<DetectorSpec> {
+    let kinds = [
+        DetectorKind::Surge(Surge::of_route(MANY)),
+        DetectorKind::Repeat(Repeat::default()),
+        DetectorKind::Errors(Errors::default()),
+        DetectorKind::Latency(Latency::default()),
+        DetectorKind::Silence(Silence::default()),
+        DetectorKind::Streak(Streak::default()),
+        DetectorKind::Novel(Novel::default()),
+        DetectorKind::Ratio(Ratio::default()),
+    ];
+    kinds.map(DetectorSpec::new).into()
+}
+
+/// All that a key may have.
+pub(crate) fn key_detectors() -> Vec<DetectorSpec> {
+    let kinds = [
+        DetectorKind::Surge(Surge::of_keys(MANY)),
+        DetectorKind::Repeat(Repeat::default()),
+        DetectorKind::Errors(Errors::default()),
+        DetectorKind::Streak(Streak::default()),
+        DetectorKind::Ratio(Ratio::default()),
+    ];
+    kinds.map(DetectorSpec::new).into()
+}
+
+/// One call, admitted and settled with all that is known of it. It must pass: a refusal would be cheap.
+#[inline]
+fn settles_in_full(world: &World, call: Call, print: u64, now: Mono) {
+    let world = black_box(world);
+    let call = call.with_fingerprint(world.breaker.hash_u64(print));
+    let Verdict::Allow(permit) = world.breaker.admit(&world.policy, call, now) else {
+        panic!("no detector may trip here")
+    };
+    let latency = Some(Span::from_millis(1));
+    permit.settle_as(Settlement { latency, ..Settlement::of(Outcome::Good) }, now);
+}
+
+/// A million calls a second, each different from the last 1,000.
+pub(crate) fn detectors_route() -> Case {
+    let scope =
+        ScopeSpec { limits: vec![rate()], detectors: route_detectors(), ..ScopeSpec::default() };
+    let (world, mut tick, mut print) = (still(World::new(scope, 64)), Tick::by(1_000), 0);
+    Case::new(DETECTORS_ROUTE, move || {
+        print = (print + 1) % 1_000;
+        settles_in_full(world, world.call, print, tick.next());
+    })
+}
+
+/// The same with 100,000 keys that have all that keys may have.
+pub(crate) fn detectors_keys() -> Case {
+    let keys = vec![KeySpec { detectors: key_detectors(), ..key(vec![rate()]) }];
+    let scope = ScopeSpec {
+        limits: vec![rate()],
+        keys,
+        detectors: route_detectors(),
+        ..ScopeSpec::default()
+    };
+    let (world, mut tick) = (still(World::new(scope, 200_000)), Tick::by(1_000));
+    let (mut turn, mut print) = (numbers(100_000).iter().cycle(), 0);
+    Case::new(DETECTORS_KEYS, move || {
+        print = (print + 1) % 1_000;
+        let key = *turn.next().unwrap_or(&0);
+        let call = world.call.with_key(0, black_box(world).breaker.hash_u64(key));
+        settles_in_full(world, call, print, tick.next());
+    })
+    .warmed(WARM)
+}
+
 fn blocked(by_kill: bool) -> &'static World {
     let world = counting(vec![rate()]);
     let now = Mono::from_nanos(1_000_000_000);
@@ -249,6 +343,11 @@ pub(crate) fn killed_admit() -> Case {
 pub(crate) const CLOCK: &str = "the clock alone (TSC to nanoseconds)";
 pub(crate) const RATE_CLOCK: &str = "one `rate`, clock read";
 pub(crate) const RATE_CLOCK_SETTLED: &str = "one `rate`, clock read, settled and counted";
+pub(crate) const RATE_CLOCK_HEARD: &str =
+    "one `rate`, clock read, settled, counted and heard by the detector of errors";
+pub(crate) const DETECTORS_ROUTE: &str = "all 8 detectors of a route, tick given, settled in full";
+pub(crate) const DETECTORS_KEYS: &str =
+    "the same and all 5 of a key, 100k u64, tick given, settled in full";
 pub(crate) const RATE_TICK: &str = "one `rate`, tick given";
 pub(crate) const RATE_TICK_SETTLED: &str = "one `rate`, tick given, settled and counted";
 pub(crate) const WINDOW_CLOCK: &str = "exact `window` of 1,000, admits, clock read";
@@ -265,3 +364,6 @@ pub(crate) const TRIPPED_LOOK: &str = "tripped: the look that refuses";
 pub(crate) const KILLED_COUNTED: &str = "killed: refused and counted";
 pub(crate) const TRIPPED_COUNTED: &str = "tripped: refused and counted";
 pub(crate) const KILLED_ADMIT: &str = "killed: admit() says no, counted, tick given";
+
+/// Calls a minute that are never seen.
+const MANY: u64 = 1 << 40;
