@@ -5,14 +5,18 @@
 //! one-word memory of a limit stand together. Gates stand apart, and a bit for each bucket says whether any of its gates was ever
 //! moved: while it says no, none is read. The first sight of a key takes the bucket's lock and claims an empty slot, or
 //! one that is *indistinguishable from fresh* (gate armed, no strikes, no override, all limits idle), which
-//! therefore needs no clearing. Tags are never emptied, so a scan ends at the first empty one.
+//! therefore needs no clearing. Tags are never emptied, so a scan ends at the first empty one; only a bucket of which some
+//! key was given an idle slot beyond an empty one is scanned whole, and a bit says so.
 //!
 //! All moves of a key's gate away from *armed* are made under the bucket's lock, with the tag
 //! looked at: a kill or a trip lands on its own key, and a slot that is blocked or on probation never changes hands.
 //!
 //! Two slots of a bucket are kept for orders: strangers' traffic cannot fill a bucket so that a kill finds no room. Where an
-//! order must evict a busy key all the same, the bucket starts newcomers *spent* until the evicted key would have been
-//! as good as new: to be evicted never gives permission back.
+//! order must evict a busy key all the same, the bucket starts newcomers *spent*, as of the eviction: to be evicted never gives
+//! permission back.
+//!
+//! Where the policy bounds the first sights per time, keys beyond it get no slot yet: a flood of fresh keys fills the
+//! table no faster than that.
 //!
 //! One blur is allowed: a thread that found a slot just before it changed hands charges the
 //! newcomer once, and its own key not at all for that call.
@@ -24,9 +28,9 @@ use crate::charges::{Charges, Row};
 use crate::gate::{Input, TripRule, Word};
 use crate::limit::Limit;
 use crate::scope::KeyHash;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 use crate::tally::Tally;
-use crate::time::{Mono, Span};
+use crate::time::Mono;
 
 /// Where the words of one limit of a dimension stand.
 #[derive(Clone)]
@@ -49,8 +53,8 @@ pub(crate) struct Charged {
 pub(crate) struct Kept {
     pub(crate) limits: Vec<Charged>,
     pub(crate) tallies: Vec<Arc<Tally>>,
-    /// How long after its last charge a slot is idle at the latest.
-    pub(crate) recovery: Span,
+    /// How many keys may be seen for the first time: a rate.
+    pub(crate) newcomers: Option<Limit>,
 }
 
 /// The keys of one dimension.
@@ -60,12 +64,17 @@ pub(crate) struct Table {
     gates: Box<[Gate]>,
     /// A bit for each bucket: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
+    /// A bit for each bucket: a key of it stands beyond an empty slot.
+    strayed: Box<[AtomicU64]>,
     buckets: usize,
     locks: Box<[Mutex<Lock>]>,
     pub(crate) dirty: Dirty,
     held: AtomicU64,
     overflowed: AtomicU64,
     evicted: AtomicU64,
+    turned_away: AtomicU64,
+    /// What the rate of first sights is charged to.
+    sights: AtomicU64,
 }
 
 /// What a decision on a key reads and writes.
@@ -78,8 +87,10 @@ struct Slot {
 /// What a bucket's lock guards besides the tags.
 struct Lock {
     kept: Arc<Kept>,
-    /// Newcomers start spent until then: an order evicted a busy key.
-    spent_until: Mono,
+    /// Newcomers start as if they had used up everything but budgets then: their past is not known.
+    spent: Option<Mono>,
+    /// The same of budgets.
+    budgets_spent: Option<Mono>,
 }
 
 /// What came of an order to a key.
@@ -98,17 +109,22 @@ impl Table {
         let buckets = buckets(cells);
         let cells = buckets * WAYS;
         let kept = Arc::new(Kept::default());
-        let lock = || Mutex::new(Lock { kept: Arc::clone(&kept), spent_until: Mono::ZERO });
+        let lock =
+            || Mutex::new(Lock { kept: Arc::clone(&kept), spent: None, budgets_spent: None });
+        let bits = || (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Table {
             slots: (0..=cells).map(|_| Slot::new()).collect(),
             gates: (0..cells).map(|_| Gate::new()).collect(),
-            stirred: (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            stirred: bits(),
+            strayed: bits(),
             buckets,
             locks: (0..buckets).map(|_| lock()).collect(),
             dirty: Dirty::new(cells),
             held: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
+            sights: AtomicU64::new(0),
         }
     }
 
@@ -139,6 +155,24 @@ impl Table {
         self.evicted.load(Ordering::Relaxed)
     }
 
+    /// First sights beyond their rate.
+    pub(crate) fn turned_away(&self) -> u64 {
+        // ordering: relaxed, for a count stands alone.
+        self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Slots whose key has something to lose: all but the empty and the idle.
+    pub(crate) fn busy(&self, now: Mono) -> u64 {
+        let mut busy = 0;
+        for (bucket, lock) in self.locks.iter().enumerate() {
+            let lock = lock.lock();
+            let cells = (bucket * WAYS..(bucket + 1) * WAYS)
+                .filter(|&cell| self.tag(cell).is_some() && !self.is_idle(cell, &lock.kept, now));
+            busy += cells.fold(0, |sum, _| sum + 1);
+        }
+        busy
+    }
+
     pub(crate) fn count_overflow(&self) {
         // ordering: relaxed, for a count stands alone.
         self.overflowed.fetch_add(1, Ordering::Relaxed);
@@ -149,6 +183,12 @@ impl Table {
         for lock in &self.locks {
             lock.lock().kept = Arc::clone(kept);
         }
+    }
+
+    /// Forgets the first sights, since their rate is counted otherwise now.
+    pub(crate) fn forget_sights(&self) {
+        // ordering: relaxed, for a debt stands alone.
+        self.sights.store(0, Ordering::Relaxed);
     }
 
     #[inline]
@@ -177,9 +217,10 @@ impl Table {
             // ordering: relaxed, for only the first of many needs to be written.
             && word.load(Ordering::Relaxed) & bit == 0
         {
-            // ordering: release, so that the move that follows is not seen before it by whoever reads the bit and then the
-            // gate; on one word alone relaxed would do.
-            word.fetch_or(bit, Ordering::Release);
+            // ordering: relaxed; the fence orders it before the move that follows, for all who see the move and look after
+            // a fence of their own.
+            word.fetch_or(bit, Ordering::Relaxed);
+            fence(Ordering::Release);
         }
     }
 
@@ -221,7 +262,7 @@ impl Table {
             // ordering: acquire, to pair with the claim's release.
             match self.slots.get(cell)?.tag.load(Ordering::Acquire) {
                 hash if hash == key.as_u64() => return Some(cell),
-                EMPTY => return None,
+                EMPTY if !self.has_strays(bucket) => return None,
                 _ => {}
             }
         }
@@ -242,9 +283,79 @@ impl Table {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         self.find(key).or_else(|| {
             let cell = self.empty(key, RESERVED).or_else(|| self.idle(key, &lock.kept, now))?;
+            if !self.welcomes(&lock.kept, now) {
+                // ordering: relaxed, for a count stands alone.
+                self.turned_away.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
             self.give(cell, key, &lock, now);
             Some(cell)
         })
+    }
+
+    /// Whether one more key may be seen for the first time.
+    fn welcomes(&self, kept: &Kept, now: Mono) -> bool {
+        let row = Row { head: &self.sights, rest: &[] };
+        kept.newcomers.is_none_or(|limit| row.take(limit, 1, now).is_ok())
+    }
+
+    /// Does something with a key's slot while it cannot change hands. The slot is claimed as by an order, but no
+    /// busy key is evicted for it; `None` if there is none.
+    pub(crate) fn hold<T>(
+        &self,
+        key: KeyHash,
+        now: Mono,
+        act: impl FnOnce(usize) -> T,
+    ) -> Option<T> {
+        let lock = self.locks.get(self.bucket_of(key))?.lock();
+        let cell = self.find(key).or_else(|| {
+            let cell = self.empty(key, 0).or_else(|| self.idle(key, &lock.kept, now))?;
+            self.give(cell, key, &lock, now);
+            Some(cell)
+        })?;
+        Some(act(cell))
+    }
+
+    /// From now on keys that have no slot yet (those of one key's bucket, or all) start as if they had used up everything by
+    /// now: of their past nothing is known. Budgets only if told so.
+    pub(crate) fn spend_newcomers(&self, of: Option<KeyHash>, budgets: bool, now: Mono) {
+        let one = of.map(|key| self.bucket_of(key));
+        let (from, many) = one.map_or((0, self.locks.len()), |bucket| (bucket, 1));
+        for lock in self.locks.iter().skip(from).take(many) {
+            let mut lock = lock.lock();
+            lock.spent = lock.spent.max(Some(now));
+            if budgets {
+                lock.budgets_spent = lock.budgets_spent.max(Some(now));
+            }
+        }
+    }
+
+    /// Spends what every known key has, and what is shared; budgets only if told so.
+    pub(crate) fn spend_known(&self, budgets: bool, now: Mono) {
+        let at = (Some(now), budgets.then_some(now));
+        let mut kept = None;
+        for (bucket, lock) in self.locks.iter().enumerate() {
+            let lock = lock.lock();
+            for cell in bucket * WAYS..(bucket + 1) * WAYS {
+                if self.tag(cell).is_some() {
+                    self.spend(cell, &lock.kept, at, now);
+                }
+            }
+            kept = Some(Arc::clone(&lock.kept));
+        }
+        if let Some(kept) = kept {
+            self.spend(self.overflow_cell(), &kept, at, now);
+        }
+    }
+
+    /// Whether a scan of a bucket must go on beyond an empty slot.
+    #[cold]
+    fn has_strays(&self, first: usize) -> bool {
+        let bucket = first / WAYS;
+        // ordering: relaxed. It is set before the tag that it speaks of, under the lock: who must find that key has seen what
+        // the lock's holder did, or looks again under the lock.
+        let word = self.strayed.get(bucket / 64).map_or(0, |word| word.load(Ordering::Relaxed));
+        word >> (bucket % 64) & 1 == 1
     }
 
     /// Steps a key's gate under its bucket's lock. A claim may evict a busy key, but never one
@@ -324,18 +435,20 @@ impl Table {
 
     /// Of the idle slots the one whose learned past weighs least.
     fn idle(&self, key: KeyHash, kept: &Kept, now: Mono) -> Option<usize> {
-        let is_idle = |&cell: &usize| {
-            self.tag(cell).is_some()
-                && self.gate(cell).is_some_and(|gate| gate.word().is_fresh())
-                && kept.limits.iter().all(|charged| {
-                    let row = self.row(&charged.rows, cell);
-                    row.is_some_and(|row| row.is_idle(charged.limit, now))
-                })
-        };
+        let is_idle = |&cell: &usize| self.tag(cell).is_some() && self.is_idle(cell, kept, now);
         let weight = |&cell: &usize| -> u64 {
             kept.tallies.iter().map(|tally| tally.weight_of(cell)).fold(0, u64::saturating_add)
         };
         self.ways(key).filter(is_idle).min_by_key(weight)
+    }
+
+    /// Whether nothing tells a slot from a new one.
+    fn is_idle(&self, cell: usize, kept: &Kept, now: Mono) -> bool {
+        self.gate(cell).is_some_and(|gate| gate.word().is_fresh())
+            && kept.limits.iter().all(|charged| {
+                let row = self.row(&charged.rows, cell);
+                row.is_some_and(|row| row.is_idle(charged.limit, now))
+            })
     }
 
     /// Takes the slot of a busy key that is neither blocked nor on probation.
@@ -347,16 +460,28 @@ impl Table {
         let _ = gate.step(Input::Reset, rule, now);
         // ordering: relaxed, for a count stands alone.
         self.evicted.fetch_add(1, Ordering::Relaxed);
-        lock.spent_until = lock.spent_until.max(now.plus(lock.kept.recovery));
+        lock.spent = lock.spent.max(Some(now));
+        lock.budgets_spent = lock.budgets_spent.max(Some(now));
         // What it had used up, those who share the overflow slot now lack.
-        self.spend(self.overflow_cell(), &lock.kept, now);
+        self.spend(self.overflow_cell(), &lock.kept, (Some(now), Some(now)), now);
         Some(cell)
     }
 
-    fn spend(&self, cell: usize, kept: &Kept, now: Mono) {
+    /// Charges a slot as if all had been used up then: what time restores, and budgets.
+    fn spend(
+        &self,
+        cell: usize,
+        kept: &Kept,
+        (at, budgets_at): (Option<Mono>, Option<Mono>),
+        now: Mono,
+    ) {
         for charged in &kept.limits {
-            if let Some(row) = self.row(&charged.rows, cell) {
-                row.spend(charged.limit, now);
+            let budget = matches!(charged.limit, Limit::Budget(_));
+            let at = if budget { budgets_at } else { at };
+            if let Some(at) = at.filter(|at| now < at.plus(charged.limit.recovery()))
+                && let Some(row) = self.row(&charged.rows, cell)
+            {
+                row.spend(charged.limit, at);
             }
         }
     }
@@ -372,8 +497,12 @@ impl Table {
         for tally in &lock.kept.tallies {
             tally.forget(cell);
         }
-        if now < lock.spent_until {
-            self.spend(cell, &lock.kept, now);
+        self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
+        let gap = self.ways(key).take_while(|&way| way != cell).any(|way| self.tag(way).is_none());
+        let bucket = cell / WAYS;
+        if let Some(word) = self.strayed.get(bucket / 64).filter(|_| gap) {
+            // ordering: relaxed, for the tag's release below orders it.
+            word.fetch_or(1 << (bucket % 64), Ordering::Relaxed);
         }
         // ordering: release, so that whoever finds the key sees its slot as it was left.
         slot.tag.store(key.as_u64(), Ordering::Release);
@@ -542,5 +671,24 @@ mod tests {
         }
         // The last two are kept for orders.
         assert_eq!((table.held(), table.cells()), (14, 16));
+    }
+
+    /// Goal: a key that was given an idle slot is found there. A bucket keeps two empty slots for orders, so newcomers are
+    /// given idle ones that may stand beyond an empty one: a scan that ended there found them never again, and each of their
+    /// calls claimed another slot, with a burst of its own.
+    #[test]
+    fn a_key_given_an_idle_slot_is_found_again() {
+        for seed in 1..50_u64 {
+            let table = Table::new(16);
+            for number in 1..200_u64 {
+                let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed) | 1);
+                let key = KeyHash::new(hash.rotate_left(17));
+                let cell = table.find_or_claim(key, Mono::ZERO);
+                assert!(cell.is_some());
+                assert_eq!(table.find(key), cell);
+                assert_eq!(table.find_or_claim(key, Mono::ZERO), cell);
+            }
+            assert_eq!(table.held(), 14);
+        }
     }
 }

@@ -373,7 +373,6 @@ impl Known {
     fn keep(&self, kept: &mut Kept) {
         if let Memory::Keys(rows) = &self.memory {
             kept.limits.push(Charged { limit: self.limit, rows: rows.clone() });
-            kept.recovery = kept.recovery.max(self.limit.recovery());
         }
         if let Some(older) = &self.older {
             older.known.keep(kept);
