@@ -103,6 +103,17 @@ pub(crate) enum Ordered {
     NoRoom,
 }
 
+impl Rows {
+    /// Whether they are the same words.
+    pub(crate) fn are(&self, other: &Rows) -> bool {
+        match (self, other) {
+            (Rows::Inline(own), Rows::Inline(other)) => own == other,
+            (Rows::Beside(own), Rows::Beside(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        }
+    }
+}
+
 impl Table {
     /// A table of at least so many slots.
     pub(crate) fn new(cells: usize) -> Table {

@@ -37,8 +37,8 @@ pub use facts::{By, Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State
 pub use gate::LiftTo;
 pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{
-    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, OnBreach, Policy,
-    PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
+    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, Newcomers,
+    OnBreach, Policy, PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
 };
 pub use scope::{KeyHash, Level, Scope, ScopeError};
 pub use sending::{Sender, Senders, Watch};
