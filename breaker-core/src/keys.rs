@@ -5,8 +5,7 @@
 //! one-word memory of a limit stand together. Gates stand apart, and a bit for each bucket says whether any of its gates was ever
 //! moved: while it says no, none is read. The first sight of a key takes the bucket's lock and claims an empty slot, or
 //! one that is *indistinguishable from fresh* (gate armed, no strikes, no override, all limits idle), which
-//! therefore needs no clearing. Tags are never emptied, so a scan ends at the first empty one; only a bucket of which some
-//! key was given an idle slot beyond an empty one is scanned whole, and a bit says so.
+//! therefore needs no clearing. Tags are never emptied, so a scan ends at the first empty one.
 //!
 //! All moves of a key's gate away from *armed* are made under the bucket's lock, with the tag
 //! looked at: a kill or a trip lands on its own key, and a slot that is blocked or on probation never changes hands.
@@ -64,8 +63,6 @@ pub(crate) struct Table {
     gates: Box<[Gate]>,
     /// A bit for each bucket: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
-    /// A bit for each bucket: a key of it stands beyond an empty slot.
-    strayed: Box<[AtomicU64]>,
     buckets: usize,
     locks: Box<[Mutex<Lock>]>,
     pub(crate) dirty: Dirty,
@@ -127,7 +124,6 @@ impl Table {
             slots: (0..=cells).map(|_| Slot::new()).collect(),
             gates: (0..cells).map(|_| Gate::new()).collect(),
             stirred: bits(),
-            strayed: bits(),
             buckets,
             locks: (0..buckets).map(|_| lock()).collect(),
             dirty: Dirty::new(cells),
@@ -182,11 +178,6 @@ impl Table {
             busy += cells.fold(0, |sum, _| sum + 1);
         }
         busy
-    }
-
-    pub(crate) fn count_overflow(&self) {
-        // ordering: relaxed, for a count stands alone.
-        self.overflowed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// From now on a slot counts as fresh only if all of this is idle too.
@@ -269,11 +260,11 @@ impl Table {
     pub(crate) fn find(&self, key: KeyHash) -> Option<usize> {
         let (bucket, start) = self.home(key);
         for step in 0..WAYS {
-            let cell = bucket + ((start + step) & (WAYS - 1));
+            let cell = bucket + way(start, step);
             // ordering: acquire, to pair with the claim's release.
             match self.slots.get(cell)?.tag.load(Ordering::Acquire) {
                 hash if hash == key.as_u64() => return Some(cell),
-                EMPTY if !self.has_strays(bucket) => return None,
+                EMPTY => return None,
                 _ => {}
             }
         }
@@ -285,18 +276,29 @@ impl Table {
     pub(crate) fn find_or_claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
         match self.find(key) {
             Some(cell) => Some(cell),
-            None => self.claim(key, now),
+            None => self.claim::<false>(key, now),
         }
     }
 
+    /// As [`Table::find_or_claim`], and counts a call that must share the overflow slot.
+    pub(crate) fn find_claim_or_count(&self, key: KeyHash, now: Mono) -> Option<usize> {
+        let cell = self.find(key).or_else(|| self.claim::<true>(key, now));
+        if cell.is_none() {
+            // ordering: relaxed, for a count stands alone.
+            self.overflowed.fetch_add(1, Ordering::Relaxed);
+        }
+        cell
+    }
+
     #[cold]
-    fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
+    fn claim<const COUNTS: bool>(&self, key: KeyHash, now: Mono) -> Option<usize> {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         self.find(key).or_else(|| {
-            let cell = self.empty(key, RESERVED).or_else(|| self.idle(key, &lock.kept, now))?;
+            let idle = || self.idle(key, OPEN, &lock.kept, now);
+            let cell = self.empty(key, OPEN).or_else(idle)?;
             if !self.welcomes(&lock.kept, now) {
                 // ordering: relaxed, for a count stands alone.
-                self.turned_away.fetch_add(1, Ordering::Relaxed);
+                self.turned_away.fetch_add(u64::from(COUNTS), Ordering::Relaxed);
                 return None;
             }
             self.give(cell, key, &lock, now);
@@ -310,8 +312,8 @@ impl Table {
         kept.newcomers.is_none_or(|limit| row.take(limit, 1, now).is_ok())
     }
 
-    /// Does something with a key's slot while it cannot change hands. The slot is claimed as by an order, but no
-    /// busy key is evicted for it; `None` if there is none.
+    /// Does something with a key's slot while it cannot change hands. The slot is claimed if need be, whatever the rate
+    /// of first sights; `None` if there is none.
     pub(crate) fn hold<T>(
         &self,
         key: KeyHash,
@@ -320,7 +322,8 @@ impl Table {
     ) -> Option<T> {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         let cell = self.find(key).or_else(|| {
-            let cell = self.empty(key, 0).or_else(|| self.idle(key, &lock.kept, now))?;
+            let idle = || self.idle(key, OPEN, &lock.kept, now);
+            let cell = self.empty(key, OPEN).or_else(idle)?;
             self.give(cell, key, &lock, now);
             Some(cell)
         })?;
@@ -359,16 +362,6 @@ impl Table {
         }
     }
 
-    /// Whether a scan of a bucket must go on beyond an empty slot.
-    #[cold]
-    fn has_strays(&self, first: usize) -> bool {
-        let bucket = first / WAYS;
-        // ordering: relaxed. It is set before the tag that it speaks of, under the lock: who must find that key has seen what
-        // the lock's holder did, or looks again under the lock.
-        let word = self.strayed.get(bucket / 64).map_or(0, |word| word.load(Ordering::Relaxed));
-        word >> (bucket % 64) & 1 == 1
-    }
-
     /// Steps a key's gate under its bucket's lock. A claim may evict a busy key, but never one
     /// that is blocked or on probation.
     pub(crate) fn order(
@@ -385,7 +378,11 @@ impl Table {
             Some(cell) => cell,
             None if !may_claim => return Ordered::Unknown,
             None => {
-                let room = self.empty(key, 0).or_else(|| self.idle(key, &lock.kept, now));
+                // The slots kept for orders come last in every scan, and are taken last: a scan that meets an empty slot before
+                // them has missed nothing.
+                let room = self.empty(key, OPEN);
+                let room = room.or_else(|| self.idle(key, WAYS, &lock.kept, now));
+                let room = room.or_else(|| self.empty(key, WAYS));
                 let Some(cell) = room.or_else(|| self.evict(key, &mut lock, rule, now)) else {
                     return Ordered::NoRoom;
                 };
@@ -421,8 +418,8 @@ impl Table {
 
     /// The first slot of a key's bucket, and where in it a scan for the key begins.
     fn home(&self, key: KeyHash) -> (usize, usize) {
-        #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
-        let start = key.as_u64() as usize & (WAYS - 1);
+        let low = key.as_u64() & 0xffff_ffff;
+        let start = usize::try_from((low * OPEN_WAYS) >> 32).unwrap_or(0);
         (self.bucket_of(key) * WAYS, start)
     }
 
@@ -434,23 +431,21 @@ impl Table {
     /// The slots of a key's bucket, in the order of its scan.
     fn ways(&self, key: KeyHash) -> impl DoubleEndedIterator<Item = usize> {
         let (bucket, start) = self.home(key);
-        (0..WAYS).map(move |step| bucket + ((start + step) & (WAYS - 1)))
+        (0..WAYS).map(move |step| bucket + way(start, step))
     }
 
-    /// The first empty slot that leaves so many.
-    fn empty(&self, key: KeyHash, leave: usize) -> Option<usize> {
-        let mut empty = self.ways(key).filter(|&cell| self.tag(cell).is_none());
-        let first = empty.next()?;
-        (empty.count() >= leave).then_some(first)
+    /// The first empty one among so many slots of a key's scan.
+    fn empty(&self, key: KeyHash, among: usize) -> Option<usize> {
+        self.ways(key).take(among).find(|&cell| self.tag(cell).is_none())
     }
 
-    /// Of the idle slots the one whose learned past weighs least.
-    fn idle(&self, key: KeyHash, kept: &Kept, now: Mono) -> Option<usize> {
+    /// Of the idle ones among so many slots the one whose learned past weighs least.
+    fn idle(&self, key: KeyHash, among: usize, kept: &Kept, now: Mono) -> Option<usize> {
         let is_idle = |&cell: &usize| self.tag(cell).is_some() && self.is_idle(cell, kept, now);
         let weight = |&cell: &usize| -> u64 {
             kept.tallies.iter().map(|tally| tally.weight_of(cell)).fold(0, u64::saturating_add)
         };
-        self.ways(key).filter(is_idle).min_by_key(weight)
+        self.ways(key).take(among).filter(is_idle).min_by_key(weight)
     }
 
     /// Whether nothing tells a slot from a new one.
@@ -506,15 +501,9 @@ impl Table {
             self.held.fetch_add(1, Ordering::Relaxed);
         }
         for tally in &lock.kept.tallies {
-            tally.forget(cell);
+            tally.clear(cell);
         }
         self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
-        let gap = self.ways(key).take_while(|&way| way != cell).any(|way| self.tag(way).is_none());
-        let bucket = cell / WAYS;
-        if let Some(word) = self.strayed.get(bucket / 64).filter(|_| gap) {
-            // ordering: relaxed, for the tag's release below orders it.
-            word.fetch_or(1 << (bucket % 64), Ordering::Relaxed);
-        }
         // ordering: release, so that whoever finds the key sees its slot as it was left.
         slot.tag.store(key.as_u64(), Ordering::Release);
     }
@@ -523,6 +512,19 @@ impl Table {
 impl Slot {
     fn new() -> Slot {
         Slot { tag: AtomicU64::new(EMPTY), inline: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+/// The slot that a scan meets at a step: round the open ones from its start, then those kept for orders.
+#[inline]
+const fn way(start: usize, step: usize) -> usize {
+    let at = start + step;
+    if step >= OPEN {
+        step
+    } else if at < OPEN {
+        at
+    } else {
+        at - OPEN
     }
 }
 
@@ -542,11 +544,12 @@ pub(crate) const INLINE: usize = 1;
 const WAYS: usize = 16;
 #[cfg(loom)]
 const WAYS: usize = 2;
-/// Slots of a bucket that only orders may claim.
+/// Slots of a bucket that any key may claim; the others are kept for orders.
 #[cfg(not(loom))]
-const RESERVED: usize = 2;
+const OPEN: usize = 14;
 #[cfg(loom)]
-const RESERVED: usize = 0;
+const OPEN: usize = 2;
+const OPEN_WAYS: u64 = OPEN as u64;
 const EMPTY: u64 = 0;
 
 #[cfg(not(loom))]

@@ -3,9 +3,10 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use breaker_core::{
-    Breaker, By, Call, Capacity, Cause, Class, Counting, GroupSpec, KeySpec, KillLevel, Level,
-    LiftTo, LimitSpec, Mode, Mono, OrderError, Outcome, Permit, Policy, PolicySpec, Recover,
-    RouteSpec, Scope, ScopeSpec, Seed, Span, State, Sweeper, Verdict,
+    Breaker, By, Call, Capacity, Cause, Class, Counting, GroupSpec, KeyOverride, KeySpec,
+    KillLevel, Level, LiftTo, LimitKind, LimitSpec, Mode, Mono, OrderError, Outcome, Permit,
+    Policy, PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State,
+    Sweeper, Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -740,4 +741,116 @@ fn a_pass_from_before_a_kill_is_stale_after_its_lift() {
     assert_eq!(cause, Cause::Tripped(By::Hand));
     breaker.reset(&policy, &scope("/pay"), at(0)).unwrap();
     assert_eq!(breaker.look(&permit.pass(), at(0)).unwrap_err().cause, Cause::Stale);
+}
+
+/// Goal: a budget is used up for good, until a reset, which arms the gate it tripped as well, or a refill, which leaves
+/// gates alone; and its use is told.
+#[test]
+fn a_budget_lasts_until_somebody_empties_it() {
+    let breaker = breaker();
+    let mut route = limits(vec![LimitSpec::budget(3).tripping()]);
+    route.keys.push(key("account", vec![LimitSpec::budget(2)]));
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let path = scope("/pay/orders");
+    let account = scope("/pay/orders/account=7");
+    let with = orders(&policy).with_key(0, breaker.hash(b"7"));
+    for _ in 0..2 {
+        allowed(breaker.admit(&policy, with, at(0))).settle(Outcome::Good, at(0));
+    }
+    let late = at(10_000_000);
+    assert_eq!(denied(breaker.admit(&policy, with, late)).place.level, Level::Key);
+    let used = |path| breaker.usage(&policy, path, late).unwrap()[0];
+    assert_eq!((used(&account).used, used(&account).bound), (2, 2));
+    assert!(breaker.refill(&policy, &account, late).unwrap());
+    assert!(!breaker.refill(&policy, &account, late).unwrap(), "nothing left to give back");
+    drop(allowed(breaker.admit(&policy, with, late)));
+    let denial = denied(breaker.admit(&policy, with, late));
+    assert_eq!((denial.cause, denial.wait), (Cause::Tripped(By::Limit(0)), None));
+    assert!(breaker.refill(&policy, &path, late).unwrap());
+    assert_eq!(denied(breaker.admit(&policy, with, late)).place.level, Level::Route, "tripped");
+    assert!(breaker.reset(&policy, &path, late).unwrap());
+    assert_eq!((used(&path).used, used(&path).bound), (0, 3));
+    drop(allowed(breaker.admit(&policy, orders(&policy), late)));
+}
+
+/// Goal: places in flight come back whatever becomes of the call: settled, dropped, panicked, detached and attached;
+/// and a weight that was reserved is settled with the true one.
+#[test]
+fn in_flight_and_reservations_come_back() {
+    let breaker = breaker();
+    let route =
+        limits(vec![LimitSpec::in_flight(1), LimitSpec::rate(100, SECOND, 100).by_weight()]);
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let call = |weight| orders(&policy).weighing(weight);
+    let used = || {
+        let usage = breaker.usage(&policy, &scope("/pay/orders"), at(0)).unwrap();
+        (usage[0].used, usage[1].used)
+    };
+    let permit = allowed(breaker.admit(&policy, call(80), at(0)));
+    assert_eq!(used(), (1, 80));
+    assert_eq!(denied(breaker.admit(&policy, call(1), at(0))).cause, Cause::Limit(0));
+    let truth = Settlement { weight: Some(30), ..Settlement::of(Outcome::Good) };
+    permit.settle_as(truth, at(0));
+    assert_eq!(used(), (0, 30));
+    drop(allowed(breaker.admit(&policy, call(10), at(0))));
+    assert_eq!(used(), (0, 40), "what was reserved by a call that never told stays spent");
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _permit = allowed(breaker.admit(&policy, call(10), at(0)));
+        panic!("the call fell over");
+    }));
+    assert!(caught.is_err());
+    assert_eq!(used(), (0, 50));
+    let ticket = allowed(breaker.admit(&policy, call(10), at(0))).detach();
+    assert_eq!(used(), (1, 60));
+    ticket.attach(&breaker, &policy).unwrap().settle(Outcome::Fault, at(0));
+    assert_eq!(used(), (0, 60));
+    let never = denied(breaker.admit(&policy, call(101), at(0)));
+    assert_eq!((never.cause, never.wait), (Cause::Limit(1), None));
+    let counts = breaker.counts(&policy, &scope("/pay/orders")).unwrap();
+    assert_eq!((counts.good, counts.fault, counts.dropped, counts.throttled), (1, 1, 2, 2));
+    assert_eq!((counts.enforced[0], counts.enforced[1]), (1, 1));
+}
+
+/// Goal: a candidate limit refuses nobody, is told apart in the counts, and shows in the permit.
+#[test]
+fn a_candidate_is_counted_and_never_enforced() {
+    let breaker = breaker();
+    let live = LimitSpec::window(3, SECOND);
+    let route = limits(vec![live, LimitSpec::window(1, SECOND).candidate()]);
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let first = allowed(breaker.admit(&policy, orders(&policy), at(0)));
+    assert!(first.shadowed().is_none());
+    for _ in 0..2 {
+        let permit = allowed(breaker.admit(&policy, orders(&policy), at(0)));
+        assert_eq!(permit.shadowed().unwrap().cause, Cause::Limit(1));
+    }
+    assert_eq!(denied(breaker.admit(&policy, orders(&policy), at(0))).cause, Cause::Limit(0));
+    let counts = breaker.counts(&policy, &scope("/pay/orders")).unwrap();
+    assert_eq!((counts.enforced[0], counts.detected[0]), (1, 0));
+    assert_eq!((counts.enforced[1], counts.detected[1], counts.shadowed), (0, 2, 2));
+}
+
+/// Goal: a key with limits of its own is held to them and to nothing else, others to the dimension's.
+#[test]
+fn a_key_may_have_limits_of_its_own() {
+    let breaker = breaker();
+    let mut route = limits(vec![]);
+    route.keys.push(KeySpec {
+        overrides: vec![KeyOverride {
+            label: b"vip".to_vec(),
+            limits: vec![LimitSpec::window(3, SECOND)],
+        }],
+        ..key("account", vec![LimitSpec::window(1, SECOND)])
+    });
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let with = |account: &str| orders(&policy).with_key(0, breaker.hash(account.as_bytes()));
+    for account in ["vip", "vip", "vip", "a", "b"] {
+        drop(allowed(breaker.admit(&policy, with(account), at(0))));
+    }
+    for account in ["vip", "a", "b"] {
+        let denial = denied(breaker.admit(&policy, with(account), at(0)));
+        let limit = policy.limit_of(&denial).unwrap();
+        let count = if account == "vip" { 3 } else { 1 };
+        assert_eq!(limit.kind, LimitKind::Window { count, length: SECOND });
+    }
 }

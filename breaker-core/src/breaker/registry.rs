@@ -8,7 +8,7 @@ use super::{Breaker, MAX_TABLES, count};
 use crate::cell::Gate;
 use crate::charges::Charges;
 use crate::counts::Counts;
-use crate::detect::Detector;
+use crate::detect::Compiled;
 use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
 use crate::limit::Limit;
 use crate::policy::{
@@ -54,7 +54,7 @@ struct Memories {
     limits: Vec<Known>,
     /// Memory that no new policy charges any more, while an older one may.
     retired: Vec<Earlier>,
-    tally: Option<(Vec<Detector>, Arc<Tally>)>,
+    tally: Option<Arc<Tally>>,
     counts: Option<Arc<Counts>>,
 }
 
@@ -380,7 +380,7 @@ impl TableEntry {
                 kept.limits.push(Charged { limit, rows: rows.clone() });
             }
         }
-        kept.tallies.extend(self.kept.tally.iter().map(|(_, tally)| Arc::clone(tally)));
+        kept.tallies.extend(self.kept.tally.clone());
         kept
     }
 }
@@ -395,7 +395,7 @@ impl Memories {
         new: impl FnMut(Limit) -> Memory,
     ) -> Rules {
         let limits = self.limits(&draft.limits, cells, turn, new);
-        let tally = self.tally(&draft.detectors, cells.rows.len());
+        let tally = self.tally(&draft.detectors, cells.table.map(Table::cells));
         let counts = (draft.counts || cells.table.is_some())
             .then(|| Arc::clone(self.counts.get_or_insert_with(|| Arc::new(Counts::new()))));
         let overrides = Box::default();
@@ -403,14 +403,21 @@ impl Memories {
         Rules { trip, mode, limits, overrides, tally, counts, spent_after_crash }
     }
 
-    fn tally(&mut self, detectors: &[Detector], rows: usize) -> Option<Arc<Tally>> {
-        if detectors.is_empty() {
+    /// What the detectors count in: as it was, if they are the same.
+    fn tally(&mut self, rules: &Compiled, cells: Option<usize>) -> Option<Arc<Tally>> {
+        if rules.is_empty() {
             return None;
         }
-        if self.tally.as_ref().is_none_or(|(known, _)| known != detectors) {
-            self.tally = Some((detectors.to_vec(), Arc::new(Tally::new(detectors, rows))));
-        }
-        self.tally.as_ref().map(|(_, tally)| Arc::clone(tally))
+        let known = self.tally.take().filter(|known| known.rules() == rules);
+        let tally = known.unwrap_or_else(|| {
+            let rules = Arc::new(rules.clone());
+            Arc::new(match cells {
+                Some(cells) => Tally::for_cells(rules, cells),
+                None => Tally::for_scope(rules),
+            })
+        });
+        self.tally = Some(Arc::clone(&tally));
+        Some(tally)
     }
 
     fn limits(
