@@ -24,8 +24,10 @@ use std::sync::Arc;
 
 use crate::cell::{Dirty, Gate, Moved};
 use crate::charges::{Charges, Row};
+use crate::facts::State;
 use crate::gate::{Input, TripRule, Word};
 use crate::limit::Limit;
+use crate::policy::Recover;
 use crate::scope::KeyHash;
 use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 use crate::tally::Tally;
@@ -52,6 +54,8 @@ pub(crate) struct Charged {
 pub(crate) struct Kept {
     pub(crate) limits: Vec<Charged>,
     pub(crate) tallies: Vec<Arc<Tally>>,
+    /// No trip here ends by itself: what is tripped is never forgotten.
+    pub(crate) manual: bool,
     /// How many keys may be seen for the first time: a rate.
     pub(crate) newcomers: Option<Limit>,
 }
@@ -61,6 +65,8 @@ pub(crate) struct Table {
     /// The last is shared by calls whose key has none.
     slots: Box<[Slot]>,
     gates: Box<[Gate]>,
+    /// Until when a slot's limits are spent for what others had, in nanoseconds.
+    spent: Box<[AtomicU64]>,
     /// A bit for each bucket: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
     buckets: usize,
@@ -119,11 +125,11 @@ impl Table {
         let kept = Arc::new(Kept::default());
         let lock =
             || Mutex::new(Lock { kept: Arc::clone(&kept), spent: None, budgets_spent: None });
-        let bits = || (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Table {
             slots: (0..=cells).map(|_| Slot::new()).collect(),
             gates: (0..cells).map(|_| Gate::new()).collect(),
-            stirred: bits(),
+            spent: (0..cells).map(|_| AtomicU64::new(0)).collect(),
+            stirred: (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             buckets,
             locks: (0..buckets).map(|_| lock()).collect(),
             dirty: Dirty::new(cells),
@@ -211,6 +217,12 @@ impl Table {
         Some(self.gates.get(cell)?.word())
     }
 
+    /// Whether a slot's limits are still spent for what others had: such a key is refused, and never tripped for it.
+    pub(crate) fn starts_spent(&self, cell: usize, now: Mono) -> bool {
+        // ordering: relaxed, for the slot was found by its tag, with acquire.
+        self.spent.get(cell).is_some_and(|until| now.as_nanos() < until.load(Ordering::Relaxed))
+    }
+
     /// Says that a gate of a slot's bucket is about to move.
     fn stir(&self, cell: usize) {
         let bucket = cell / WAYS;
@@ -292,18 +304,24 @@ impl Table {
 
     #[cold]
     fn claim<const COUNTS: bool>(&self, key: KeyHash, now: Mono) -> Option<usize> {
-        let lock = self.locks.get(self.bucket_of(key))?.lock();
-        self.find(key).or_else(|| {
-            let idle = || self.idle(key, OPEN, &lock.kept, now);
-            let cell = self.empty(key, OPEN).or_else(idle)?;
-            if !self.welcomes(&lock.kept, now) {
-                // ordering: relaxed, for a count stands alone.
-                self.turned_away.fetch_add(u64::from(COUNTS), Ordering::Relaxed);
-                return None;
-            }
-            self.give(cell, key, &lock, now);
-            Some(cell)
-        })
+        let mut lock = self.locks.get(self.bucket_of(key))?.lock();
+        if let Some(cell) = self.find(key) {
+            return Some(cell);
+        }
+        let idle = || self.idle(key, OPEN, &lock.kept, now);
+        let room = self.empty(key, OPEN).or_else(idle);
+        let turned_away = room.is_some() && !self.welcomes(&lock.kept, now);
+        if COUNTS && turned_away {
+            // ordering: relaxed, for a count stands alone.
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(cell) = room.filter(|_| !turned_away) else {
+            // What it now takes of the shared slot, it must not have again of its own as soon as there is one.
+            lock.spend(now);
+            return None;
+        };
+        self.give(cell, key, &lock, now);
+        Some(cell)
     }
 
     /// Whether one more key may be seen for the first time.
@@ -450,7 +468,9 @@ impl Table {
 
     /// Whether nothing tells a slot from a new one.
     fn is_idle(&self, cell: usize, kept: &Kept, now: Mono) -> bool {
-        self.gate(cell).is_some_and(|gate| gate.word().is_fresh())
+        let word = self.gate(cell).map(Gate::word).unwrap_or_default();
+        let forgotten = word.is_forgotten(now) && !(kept.manual && word.state() == State::Tripped);
+        (word.is_fresh() || forgotten)
             && kept.limits.iter().all(|charged| {
                 let row = self.row(&charged.rows, cell);
                 row.is_some_and(|row| row.is_idle(charged.limit, now))
@@ -466,8 +486,7 @@ impl Table {
         let _ = gate.step(Input::Reset, rule, now);
         // ordering: relaxed, for a count stands alone.
         self.evicted.fetch_add(1, Ordering::Relaxed);
-        lock.spent = lock.spent.max(Some(now));
-        lock.budgets_spent = lock.budgets_spent.max(Some(now));
+        lock.spend(now);
         // What it had used up, those who share the overflow slot now lack.
         self.spend(self.overflow_cell(), &lock.kept, (Some(now), Some(now)), now);
         Some(cell)
@@ -481,14 +500,21 @@ impl Table {
         (at, budgets_at): (Option<Mono>, Option<Mono>),
         now: Mono,
     ) {
+        let mut until = Mono::ZERO;
         for charged in &kept.limits {
             let budget = matches!(charged.limit, Limit::Budget(_));
             let at = if budget { budgets_at } else { at };
-            if let Some(at) = at.filter(|at| now < at.plus(charged.limit.recovery()))
+            let ends = |at: &Mono| at.plus(charged.limit.recovery());
+            if let Some(at) = at.filter(|at| now < ends(at))
                 && let Some(row) = self.row(&charged.rows, cell)
             {
                 row.spend(charged.limit, at);
+                until = until.max(ends(&at));
             }
+        }
+        if let Some(spent) = self.spent.get(cell) {
+            // ordering: relaxed, for a newcomer's tag is stored with release after it.
+            spent.store(until.as_nanos(), Ordering::Relaxed);
         }
     }
 
@@ -500,12 +526,25 @@ impl Table {
             // ordering: relaxed, for a count stands alone.
             self.held.fetch_add(1, Ordering::Relaxed);
         }
+        if let Some(gate) = self.gates.get(cell).filter(|gate| !gate.word().is_fresh()) {
+            // Of a key that is forgotten; its newcomer has tripped nothing. No rule matters to a reset.
+            let _ = gate.step(Input::Reset, &TripRule::new(Recover::default()), now);
+            self.dirty.mark(cell);
+        }
         for tally in &lock.kept.tallies {
             tally.clear(cell);
         }
         self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
         // ordering: release, so that whoever finds the key sees its slot as it was left.
         slot.tag.store(key.as_u64(), Ordering::Release);
+    }
+}
+
+impl Lock {
+    /// Newcomers start spent from now on.
+    fn spend(&mut self, now: Mono) {
+        self.spent = self.spent.max(Some(now));
+        self.budgets_spent = self.budgets_spent.max(Some(now));
     }
 }
 

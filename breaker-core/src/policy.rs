@@ -851,6 +851,7 @@ pub(crate) struct DraftKey {
     pub(crate) name: String,
     pub(crate) parent: usize,
     pub(crate) index: u8,
+    pub(crate) recover: Recover,
     pub(crate) rules: DraftRules,
     /// How many keys may be seen for the first time: a rate.
     pub(crate) newcomers: Option<Limit>,
@@ -986,8 +987,8 @@ impl Check {
             let rules = self.key_rules(&path, key);
             self.memory(&path, &rules);
             let newcomers = key.newcomers.and_then(|rate| self.newcomers(&path, rate));
-            let (name, index) = (key.name.clone(), u8::MAX);
-            self.dimensions.push(DraftKey { name, parent, index, rules, newcomers });
+            let (name, index, recover) = (key.name.clone(), u8::MAX, key.recover);
+            self.dimensions.push(DraftKey { name, parent, index, recover, rules, newcomers });
         }
         if spec.keys.len() > MAX_DIMENSIONS {
             let problem = format!("{} key dimensions", spec.keys.len());

@@ -474,7 +474,11 @@ fn random_life(seed: u64) {
                 } else {
                     alive.map(|(count, over, ..)| count * length.div_ceil(*over)).max().unwrap()
                 };
-                assert!(in_it as u64 <= bound, "seed {seed} at {now}: {in_it} of {bound}; {number} of {all:?}, living {:?}, passed {passed:?}", living.iter().map(|l|l.1).collect::<Vec<_>>());
+                assert!(
+                    in_it as u64 <= bound,
+                    "seed {seed} at {now}: {in_it} of {bound}; {number} of {all:?}, living {:?}, passed {passed:?}",
+                    living.iter().map(|l| l.1).collect::<Vec<_>>()
+                );
             }
             _ => {}
         }

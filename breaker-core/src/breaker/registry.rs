@@ -13,7 +13,7 @@ use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
 use crate::limit::Limit;
 use crate::policy::{
     Before, Counting, Draft, DraftKey, DraftRules, KeyRules, LimitKind, LimitRule, LimitSpec,
-    Memory, Policy, PolicyError, Rules, ScopeRules, Unit,
+    Memory, Policy, PolicyError, Recover, Rules, ScopeRules, Unit,
 };
 use crate::scope::{KeyHash, Scope};
 use crate::tally::Tally;
@@ -227,7 +227,8 @@ impl Registry {
         let mut rules = entry.kept.rules(&draft.rules, &all, turn, rows);
         rules.overrides = entry.overrides(breaker, &draft.rules, table, turn);
         entry.welcome(draft.newcomers, table);
-        table.keep(&Arc::new(entry.kept()));
+        let manual = matches!(draft.recover, Recover::Manual { .. });
+        table.keep(&Arc::new(Kept { manual, ..entry.kept() }));
         let claims = !rules.limits.is_empty() || rules.tally.is_some();
         Some(KeyRules {
             name: draft.name,
