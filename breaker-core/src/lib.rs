@@ -29,7 +29,8 @@ mod tally;
 pub mod time;
 
 pub use breaker::{
-    Breaker, Call, Capacity, KeyUsage, LimitUsage, OrderError, ScopeOrKey, Seed, Stamp, Standing,
+    Breaker, Call, Capacity, DimensionUsage, KeyUsage, LimitUsage, OrderError, ScopeOrKey, Seed,
+    Stamp, Standing,
 };
 pub use counts::ScopeCounts;
 pub use detect::{
@@ -40,8 +41,8 @@ pub use facts::{By, Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State
 pub use gate::LiftTo;
 pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{
-    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, OnBreach, Policy,
-    PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
+    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, Newcomers,
+    OnBreach, Policy, PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
 };
 pub use scope::{KeyHash, Level, Scope, ScopeError};
 pub use sending::{Sender, Senders, Watch};
