@@ -373,7 +373,7 @@ impl Table {
             self.held.fetch_add(1, Ordering::Relaxed);
         }
         for tally in &lock.kept.tallies {
-            tally.forget(cell);
+            tally.clear(cell);
         }
         if now < lock.spent_until {
             self.spend(cell, &lock.kept, now);

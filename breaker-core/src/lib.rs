@@ -3,9 +3,9 @@
 //! | Room | What it is |
 //! | --- | --- |
 //! | `time`, `scope`, `facts` | words: plain data |
-//! | `limit`, `gate` | arithmetic: pure, no atomics |
+//! | `limit`, `gate`, `detect` | arithmetic: pure, no atomics |
 //! | `policy` | rules, as written and as compiled |
-//! | `sync`, `cell`, `keys`, `sending` | atomics |
+//! | `sync`, `cell`, `keys`, `tally`, `sending` | atomics |
 //! | `breaker`, `permit`, `sweep` | the house |
 //!
 //! Begin with [`Breaker::admit`]; [`guide`] shows the whole by example, [`model`] says what is promised.
@@ -32,7 +32,10 @@ pub use breaker::{
     Breaker, Call, Capacity, KeyUsage, LimitUsage, OrderError, ScopeOrKey, Seed, Stamp, Standing,
 };
 pub use counts::ScopeCounts;
-pub use detect::DetectorSpec;
+pub use detect::{
+    CapSpec, DetectorKind, DetectorSpec, Errors, Found, Latency, Learned, LearnedError, Novel,
+    OnFind, Ratio, Repeat, ShareOf, Silence, Spread, Streak, Surge, SurgeWindow,
+};
 pub use facts::{By, Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State, Transition};
 pub use gate::LiftTo;
 pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cell::Cell;
 use crate::charges::{Charges, Row};
 use crate::counts::{Count, Counts};
-use crate::detect::{self, DetectorSpec};
+use crate::detect::{Compiled, DetectorSpec};
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule, Word};
 use crate::keys::{Rows, Table};
@@ -837,7 +837,7 @@ pub(crate) struct DraftRules {
     pub(crate) limits: DraftLimits,
     /// Labels, and the limits of their keys.
     pub(crate) overrides: Vec<(Vec<u8>, DraftLimits)>,
-    pub(crate) detectors: Vec<detect::Detector>,
+    pub(crate) detectors: Compiled,
     pub(crate) counts: bool,
 }
 
@@ -1015,7 +1015,7 @@ impl Check {
 
     fn scope_rules(&mut self, path: &str, spec: &ScopeSpec) -> DraftRules {
         let limits = self.limits(path, &spec.limits);
-        let detectors = self.detectors(path, &spec.detectors);
+        let detectors = self.detectors(path, &spec.detectors, false);
         self.recover(&format!("{path}.recover"), spec.recover);
         DraftRules {
             trip: TripRule::new(spec.recover),
@@ -1029,7 +1029,7 @@ impl Check {
 
     fn key_rules(&mut self, path: &str, spec: &KeySpec) -> DraftRules {
         let limits = self.limits(path, &spec.limits);
-        let detectors = self.detectors(path, &spec.detectors);
+        let detectors = self.detectors(path, &spec.detectors, true);
         self.recover(&format!("{path}.recover"), spec.recover);
         let mut overrides = Vec::new();
         let mut labels = BTreeSet::new();
@@ -1054,21 +1054,13 @@ impl Check {
         }
     }
 
-    fn detectors(&mut self, path: &str, specs: &[DetectorSpec]) -> Vec<detect::Detector> {
-        if specs.len() > MAX_DETECTORS {
-            let problem = format!("{} detectors", specs.len());
-            self.error(path, &problem, &format!("a scope has at most {MAX_DETECTORS}"));
-        }
-        let mut checked = Vec::new();
-        for (index, spec) in specs.iter().enumerate() {
-            match detect::Detector::new(spec) {
-                Ok(sound) => checked.push(sound),
-                Err((problem, hint)) => {
-                    self.error(&format!("{path}.detect[{index}]"), &problem, &hint);
-                }
+    fn detectors(&mut self, path: &str, specs: &[DetectorSpec], keys: bool) -> Compiled {
+        Compiled::new(specs, keys).unwrap_or_else(|errors| {
+            for (index, problem, hint) in errors {
+                self.error(&format!("{path}.detect[{index}]"), &problem, &hint);
             }
-        }
-        checked
+            Compiled::default()
+        })
     }
 
     fn limits(&mut self, path: &str, limits: &[LimitSpec]) -> DraftLimits {
@@ -1176,8 +1168,6 @@ pub(crate) const fn limit_bit(seat: u8, index: u32) -> u64 {
 
 /// Limits of one scope, at most; eight, so that those of a lineage fit a word of bits.
 pub(crate) const MAX_LIMITS: usize = 8;
-/// Detectors of one scope, at most.
-const MAX_DETECTORS: usize = 8;
 /// Keys of one dimension with limits of their own, at most.
 const MAX_OVERRIDES: usize = 1_024;
 /// Charges of the short way, at most.

@@ -4,6 +4,7 @@ use super::{Breaker, Call, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
+use crate::detect::OnFind;
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table};
@@ -63,7 +64,7 @@ impl Breaker {
         if reducing {
             return Ok(0);
         }
-        self.charge(policy, route, call, seats, now, shadowed)?;
+        self.charge(call, seats, now, shadowed)?;
         self.take_probes(seats, now, shadowed)
     }
 
@@ -146,8 +147,6 @@ impl Breaker {
     /// and never undone.
     fn charge(
         &self,
-        policy: &Policy,
-        route: &RouteRules,
         call: &Call,
         seats: &mut Seats<'_>,
         now: Mono,
@@ -155,8 +154,8 @@ impl Breaker {
     ) -> Result<(), Denial> {
         let refusal = first_refusal(seats, call, now);
         for at in (0..SEATS).rev() {
-            if let Some(denial) = self.judge_offer(policy, route, seats, at, now) {
-                let seat = seats.get(at).and_then(Option::as_ref);
+            if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
+                let seat = seats.get(tripped).and_then(Option::as_ref);
                 if seat.is_none_or(|seat| !seat.shadow) {
                     undo(seats);
                     return Err(denial);
@@ -189,26 +188,40 @@ impl Breaker {
     /// Lets the detectors of a seat judge the offer, and trips whom they name.
     fn judge_offer(
         &self,
-        policy: &Policy,
-        route: &RouteRules,
         seats: &Seats<'_>,
         at: usize,
+        call: &Call,
         now: Mono,
-    ) -> Option<Denial> {
+    ) -> Option<(usize, Denial)> {
         let seat = seats.get(at)?.as_ref()?;
+        // What is blocked counts nowhere, and who shares a slot is never judged by it.
         let tally = seat.rules.tally.as_ref().filter(|_| seat.gate.is_some() && !seat.blocked)?;
-        let found = tally.offered(seat.cell, now)?;
-        // If one key makes more than half of it, the key is tripped and not those it shares with.
-        let culprit = seats.iter().skip(NAMED).flatten().find(|key| {
-            let own = key.rules.tally.as_ref().filter(|_| key.gate.is_some() && at < NAMED);
-            own.is_some_and(|own| own.count(key.cell, found.window, now) > found.count / 2)
-        });
-        let _ = (policy, route);
-        let guilty = culprit.unwrap_or(seat);
-        if !found.trips {
+        let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
+        if at < NAMED {
+            for (_, key) in keys().filter_map(|(at, key)| Some((at, key.as_ref()?.place.key?))) {
+                tally.voted(seat.cell, key.1);
+            }
+        }
+        let surged = tally.offered(seat.cell, now);
+        let repeated = call.print.and_then(|print| tally.repeated(seat.cell, print.as_u64(), now));
+        let found = repeated.or(surged)?;
+        if found.on_find != OnFind::Trip {
             return None;
         }
-        Some(self.tripped(guilty, By::Detector(found.detector), None, now))
+        // If one key makes more than half of it, the key is tripped and not those it shares with.
+        let window = WINDOWS.iter().position(|window| *window == found.window);
+        let culprit = keys().find(|(_, key)| {
+            let Some(key) = key.as_ref().filter(|key| at < NAMED && key.gate.is_some()) else {
+                return false;
+            };
+            let count = key.rules.tally.as_ref().zip(window);
+            count.is_some_and(|(own, window)| own.count(key.cell, window, now) > found.count / 2)
+        });
+        let by = By::Detector(found.detector);
+        match culprit {
+            Some((at, Some(key))) => Some((at, self.tripped(key, by, None, now))),
+            _ => Some((at, self.tripped(seat, by, None, now))),
+        }
     }
 
     /// Trips the gate if the limit says so, and words the denial.
@@ -617,5 +630,8 @@ fn key_seats(seats: &Seats<'_>) -> KeySeats {
 
 /// The wait where none is known to suffice.
 const NEVER: Span = Span::from_nanos(u64::MAX);
+/// The lengths of a surge's windows, by their index.
+const WINDOWS: [Span; 4] =
+    [Span::from_secs(1), Span::from_secs(10), Span::from_secs(60), Span::from_secs(300)];
 /// All seats of a lineage.
 const SEATS: usize = NAMED + MAX_DIMENSIONS;

@@ -7,7 +7,7 @@ use super::{Breaker, MAX_TABLES, count};
 use crate::cell::Gate;
 use crate::charges::Charges;
 use crate::counts::Counts;
-use crate::detect::Detector;
+use crate::detect::Compiled;
 use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
 use crate::limit::Limit;
 use crate::policy::{
@@ -46,7 +46,7 @@ struct TableEntry {
 #[derive(Default)]
 struct Memories {
     limits: Vec<Known>,
-    tally: Option<(Vec<Detector>, Arc<Tally>)>,
+    tally: Option<Arc<Tally>>,
     counts: Option<Arc<Counts>>,
 }
 
@@ -245,21 +245,28 @@ impl Memories {
         new: impl FnMut(Limit) -> Memory,
     ) -> Rules {
         let limits = self.limits(&draft.limits, rows, now, table, new);
-        let tally = self.tally(&draft.detectors, rows);
+        let tally = self.tally(&draft.detectors, table.map(Table::cells));
         let counts = (draft.counts || table.is_some())
             .then(|| Arc::clone(self.counts.get_or_insert_with(|| Arc::new(Counts::new()))));
         let overrides = Box::default();
         Rules { trip: draft.trip, mode: draft.mode, limits, overrides, tally, counts }
     }
 
-    fn tally(&mut self, detectors: &[Detector], rows: usize) -> Option<Arc<Tally>> {
-        if detectors.is_empty() {
+    /// What the detectors count in: as it was, if they are the same.
+    fn tally(&mut self, rules: &Compiled, cells: Option<usize>) -> Option<Arc<Tally>> {
+        if rules.is_empty() {
             return None;
         }
-        if self.tally.as_ref().is_none_or(|(known, _)| known != detectors) {
-            self.tally = Some((detectors.to_vec(), Arc::new(Tally::new(detectors, rows))));
-        }
-        self.tally.as_ref().map(|(_, tally)| Arc::clone(tally))
+        let known = self.tally.take().filter(|known| known.rules() == rules);
+        let tally = known.unwrap_or_else(|| {
+            let rules = Arc::new(rules.clone());
+            Arc::new(match cells {
+                Some(cells) => Tally::for_cells(rules, cells),
+                None => Tally::for_scope(rules),
+            })
+        });
+        self.tally = Some(Arc::clone(&tally));
+        Some(tally)
     }
 
     /// Memory that neither this policy nor a living one charges is forgotten.
@@ -312,7 +319,7 @@ impl Memories {
         for known in &self.limits {
             known.keep(&mut kept);
         }
-        kept.tallies.extend(self.tally.iter().map(|(_, tally)| Arc::clone(tally)));
+        kept.tallies.extend(self.tally.clone());
         kept
     }
 
