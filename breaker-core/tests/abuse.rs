@@ -7,9 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use breaker_core::{
-    Breaker, By, Call, Capacity, Cause, Class, Denial, GroupSpec, KeyHash, KeySpec, KillLevel,
-    Level, LiftTo, LimitSpec, Mode, Mono, Outcome, Permit, Policy, PolicySpec, Recover, RouteSpec,
-    Scope, ScopeSpec, Seed, Senders, Settlement, Span, Stamp, State, Sweeper, Verdict,
+    Breaker, By, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
+    KeyHash, KeySpec, KillLevel, Level, LiftTo, LimitSpec, Mode, Mono, Outcome, Permit, Policy,
+    PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Senders, Settlement, Span, Stamp,
+    State, Streak, Sweeper, Verdict,
 };
 use proptest::prelude::*;
 
@@ -413,6 +414,31 @@ fn a_client_that_aborts_is_no_fault() {
     let permit = allowed(house.admit(house.orders(), at(1_001)));
     permit.settle(Outcome::Fault, at(1_001));
     assert_eq!(house.state("/desk/orders", at(1_001)), State::Tripped);
+}
+
+/// Hole: the same beside detectors: five rejects in a row trip a route, so whoever aborts in between, or aborts
+/// ten thousand calls, must neither make the row nor break it. And a venue that rejects a loop of orders stops it at the
+/// fifth, not at its own daily limit half a day later.
+#[test]
+fn an_abort_neither_makes_a_streak_nor_breaks_it() {
+    let streak = DetectorSpec::new(DetectorKind::Streak(Streak { count: 5, or_slow: false }));
+    let orders = ScopeSpec { detectors: vec![streak], ..limits(vec![]) };
+    let house = House::new(&spec(ScopeSpec::default(), orders), 0);
+    let reject = |now| allowed(house.admit(house.orders(), now)).settle(Outcome::Fault, now);
+    for millis in 0..10_000 {
+        drop(allowed(house.admit(house.orders(), at(millis))));
+    }
+    for millis in 10_000..10_100 {
+        for _ in 0..4 {
+            assert!(!reject(at(millis)));
+            drop(allowed(house.admit(house.orders(), at(millis))));
+        }
+        assert!(house.send(house.orders(), at(millis)).is_ok(), "a good one ends the row");
+    }
+    let rejects = (0..1_000).take_while(|_| !reject(at(20_000))).count() + 1;
+    assert_eq!(rejects, 5);
+    let denial = denied(house.send(house.orders(), at(86_400_000)));
+    assert_eq!(denial.cause, Cause::Tripped(By::Detector(0)));
 }
 
 /// Hole: two threads look at a limit at the same time, both see room for one, and both pass. All four threads ask at
