@@ -931,7 +931,7 @@ mod tests {
         while world.now < 4 * DAY {
             daily(&mut world, 1);
             world.now += SECOND;
-            if world.now % HOUR == 0 {
+            if world.now.is_multiple_of(HOUR) {
                 world.sweep();
             }
         }
@@ -954,7 +954,7 @@ mod tests {
                 world.calls(7, 30);
             }
             // Every hour a key comes back that was evicted: it has no history.
-            if world.now % HOUR == 0 {
+            if world.now.is_multiple_of(HOUR) {
                 let row = 40 + usize::try_from(world.now / HOUR % 20).unwrap_or(0);
                 world.tally.clear(row);
             }
