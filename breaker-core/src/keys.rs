@@ -21,8 +21,10 @@ use std::sync::Arc;
 
 use crate::cell::{Dirty, Gate, Moved};
 use crate::charges::{Charges, Row};
+use crate::facts::State;
 use crate::gate::{Input, TripRule, Word};
 use crate::limit::Limit;
+use crate::policy::Recover;
 use crate::scope::KeyHash;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::tally::Tally;
@@ -51,6 +53,8 @@ pub(crate) struct Kept {
     pub(crate) tallies: Vec<Arc<Tally>>,
     /// How long after its last charge a slot is idle at the latest.
     pub(crate) recovery: Span,
+    /// No trip here ends by itself: what is tripped is never forgotten.
+    pub(crate) manual: bool,
 }
 
 /// The keys of one dimension.
@@ -58,6 +62,8 @@ pub(crate) struct Table {
     /// The last is shared by calls whose key has none.
     slots: Box<[Slot]>,
     gates: Box<[Gate]>,
+    /// Until when a slot's limits are spent for what others had, in nanoseconds.
+    spent: Box<[AtomicU64]>,
     /// A bit for each bucket: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
     buckets: usize,
@@ -102,6 +108,7 @@ impl Table {
         Table {
             slots: (0..=cells).map(|_| Slot::new()).collect(),
             gates: (0..cells).map(|_| Gate::new()).collect(),
+            spent: (0..cells).map(|_| AtomicU64::new(0)).collect(),
             stirred: (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             buckets,
             locks: (0..buckets).map(|_| lock()).collect(),
@@ -167,6 +174,12 @@ impl Table {
             return Some(Word::default());
         }
         Some(self.gates.get(cell)?.word())
+    }
+
+    /// Whether a slot's limits are still spent for what others had: such a key is refused, and never tripped for it.
+    pub(crate) fn starts_spent(&self, cell: usize, now: Mono) -> bool {
+        // ordering: relaxed, for the slot was found by its tag, with acquire.
+        self.spent.get(cell).is_some_and(|until| now.as_nanos() < until.load(Ordering::Relaxed))
     }
 
     /// Says that a gate of a slot's bucket is about to move.
@@ -239,13 +252,18 @@ impl Table {
 
     #[cold]
     fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
-        let lock = self.locks.get(self.bucket_of(key))?.lock();
-        self.find(key).or_else(|| {
-            let idle = || self.idle(key, OPEN, &lock.kept, now);
-            let cell = self.empty(key, OPEN).or_else(idle)?;
-            self.give(cell, key, &lock, now);
-            Some(cell)
-        })
+        let mut lock = self.locks.get(self.bucket_of(key))?.lock();
+        if let Some(cell) = self.find(key) {
+            return Some(cell);
+        }
+        let idle = || self.idle(key, OPEN, &lock.kept, now);
+        let Some(cell) = self.empty(key, OPEN).or_else(idle) else {
+            // What it now takes of the shared slot, it must not have again of its own as soon as there is one.
+            lock.spent_until = lock.spent_until.max(now.plus(lock.kept.recovery));
+            return None;
+        };
+        self.give(cell, key, &lock, now);
+        Some(cell)
     }
 
     /// Steps a key's gate under its bucket's lock. A claim may evict a busy key, but never one
@@ -328,8 +346,11 @@ impl Table {
     /// Of the idle ones among so many slots the one whose learned past weighs least.
     fn idle(&self, key: KeyHash, among: usize, kept: &Kept, now: Mono) -> Option<usize> {
         let is_idle = |&cell: &usize| {
+            let word = self.gate(cell).map(Gate::word).unwrap_or_default();
+            let forgotten =
+                word.is_forgotten(now) && !(kept.manual && word.state() == State::Tripped);
             self.tag(cell).is_some()
-                && self.gate(cell).is_some_and(|gate| gate.word().is_fresh())
+                && (word.is_fresh() || forgotten)
                 && kept.limits.iter().all(|charged| {
                     let row = self.row(&charged.rows, cell);
                     row.is_some_and(|row| row.is_idle(charged.limit, now))
@@ -372,11 +393,22 @@ impl Table {
             // ordering: relaxed, for a count stands alone.
             self.held.fetch_add(1, Ordering::Relaxed);
         }
+        if let Some(gate) = self.gates.get(cell).filter(|gate| !gate.word().is_fresh()) {
+            // Of a key that is forgotten; its newcomer has tripped nothing. No rule matters to a reset.
+            let _ = gate.step(Input::Reset, &TripRule::new(Recover::default()), now);
+            self.dirty.mark(cell);
+        }
         for tally in &lock.kept.tallies {
             tally.clear(cell);
         }
         if now < lock.spent_until {
             self.spend(cell, &lock.kept, now);
+        }
+        if let Some(spent) = self.spent.get(cell) {
+            let until =
+                if now < lock.spent_until { now.plus(lock.kept.recovery) } else { Mono::ZERO };
+            // ordering: relaxed, for the tag's release store below publishes it with the slot.
+            spent.store(until.as_nanos(), Ordering::Relaxed);
         }
         // ordering: release, so that whoever finds the key sees its slot as it was left.
         slot.tag.store(key.as_u64(), Ordering::Release);

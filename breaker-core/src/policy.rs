@@ -828,6 +828,7 @@ pub(crate) struct DraftKey {
     pub(crate) name: String,
     pub(crate) parent: usize,
     pub(crate) index: u8,
+    pub(crate) recover: Recover,
     pub(crate) rules: DraftRules,
 }
 
@@ -960,7 +961,8 @@ impl Check {
             let rules = self.key_rules(&path, key);
             self.memory(&path, &rules);
             let index = u8::MAX;
-            self.dimensions.push(DraftKey { name: key.name.clone(), parent, index, rules });
+            let (name, recover) = (key.name.clone(), key.recover);
+            self.dimensions.push(DraftKey { name, parent, index, recover, rules });
         }
         if spec.keys.len() > MAX_DIMENSIONS {
             let problem = format!("{} key dimensions", spec.keys.len());

@@ -193,6 +193,11 @@ fn a_flood_of_fresh_keys_frees_nobody() {
     for number in 0..FLOOD {
         newcomer(house.breaker.hash(&number.to_le_bytes()), 7_200_000 / FLOOD + 1);
     }
+    // What was shared while the table was full stays spent for an hour; after it the cells change hands for good.
+    newcomer(house.breaker.hash(b"late"), 7_200_000);
+    for number in 0..1_000_u64 {
+        newcomer(house.breaker.hash_u64(number), 1);
+    }
     for target in [tripped, killed] {
         for fresh in colliding(&house.breaker, target, 1_024, 500) {
             newcomer(fresh, 1);
@@ -267,7 +272,6 @@ fn an_eviction_for_a_kill_gives_nothing_back() {
 /// Hole: a key that spent its limit in the shared cell comes back when a cell is free, and has it again. While its bucket
 /// is full it passes three times; a second later its own cell is free, and three of three an hour are spent.
 #[test]
-#[ignore = "fails: a key that leaves the shared cell starts afresh"]
 fn to_have_shared_the_overflow_refills_nobody() {
     let own = vec![LimitSpec::window(3, HOUR)];
     let keys = ScopeSpec { keys: vec![key("client", own)], ..ScopeSpec::default() };
@@ -330,7 +334,6 @@ fn a_key_has_one_cell_at_a_time() {
 /// Hole: a table that fills for good. A stranger trips name after fresh name, each for a second only, and never comes back
 /// with any of them: nobody probes them, so they stay on probation, and no newcomer has a cell of his own again.
 #[test]
-#[ignore = "fails: a key on probation keeps its cell for ever"]
 fn names_tripped_for_a_time_do_not_fill_the_table_for_ever() {
     let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
     let own = vec![LimitSpec::window(3, SECOND).tripping()];
@@ -847,7 +850,6 @@ fn notional_per_window_and_in_all() {
 /// Hole (exact accounting): calls that are in no count, so that nobody can tell whether one was lost. Of each route, whatever
 /// its class: offered is what passed and was settled or dropped, and what was refused by a gate or a limit.
 #[test]
-#[ignore = "fails: calls of a reducing route are in no count"]
 fn every_call_is_in_one_count() {
     let throttled = ScopeSpec { counts: true, ..limits(vec![LimitSpec::window(10, SECOND)]) };
     let mut spec = spec(ScopeSpec::default(), throttled);

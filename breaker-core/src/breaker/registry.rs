@@ -12,7 +12,7 @@ use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
 use crate::limit::Limit;
 use crate::policy::{
     Before, Claim, Counting, Draft, DraftKey, DraftRules, KeyRules, LimitKind, LimitRule,
-    LimitSpec, Memory, Policy, PolicyError, Rules, ScopeRules, Unit,
+    LimitSpec, Memory, Policy, PolicyError, Recover, Rules, ScopeRules, Unit,
 };
 use crate::scope::Scope;
 use crate::tally::Tally;
@@ -166,7 +166,8 @@ impl Registry {
         entry.overrides.retain(|_, kept| kept.is_used());
         overrides.sort_by_key(|(key, _)| *key);
         rules.overrides = overrides.into();
-        table.keep(&Arc::new(entry.kept.kept()));
+        let manual = matches!(draft.recover, Recover::Manual { .. });
+        table.keep(&Arc::new(Kept { manual, ..entry.kept.kept() }));
         Some(KeyRules {
             name: draft.name,
             parent: draft.parent,
