@@ -6,7 +6,7 @@ mod ring;
 
 use crate::limit::rate::Owed;
 use crate::limit::{Limit, NEVER};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, pause};
 use crate::time::{Mono, Span};
 
 /// One limit's memory: a row of words for each cell.
@@ -66,8 +66,9 @@ pub(crate) struct Past {
 impl Charges {
     /// Memory for one named scope.
     pub(crate) fn for_scope(limit: Limit) -> Charges {
-        // A margin keeps other memory off the lines of a ring's first and last slots.
-        let rest = if limit.words() == 1 { 0 } else { limit.words() - 1 + MARGIN };
+        // A margin keeps other memory off the lines of a ring's first and last slots. The first word of a
+        // rate's remembers when calls were last in each other's way.
+        let rest = limit.words() - 1 + MARGIN;
         Charges(Memory::Scope { head: Line(AtomicU64::new(0)), rest: zeros(rest) })
     }
 
@@ -97,14 +98,14 @@ fn zeros(words: usize) -> Box<[AtomicU64]> {
 
 impl Row<'_> {
     /// Would this amount pass? Else the exact wait. Charges nothing.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(self, limit: Limit, amount: u64, now: Mono) -> Result<(), Span> {
         match limit {
             // ordering: relaxed, for a debt stands alone.
             Limit::Rate(rate) => {
                 rate.take(self.head.load(Ordering::Relaxed), amount, now).map(drop)
             }
-            Limit::Window(window) => ring::turn::<SOUND>(window, self, now, false).map(drop),
+            Limit::Window(window) => ring::take::<SOUND>(window, self, now, false).map(drop),
             Limit::Buckets(buckets) => {
                 buckets::take::<SOUND>(buckets, self, amount, now, false).map(drop)
             }
@@ -119,13 +120,15 @@ impl Row<'_> {
 
     /// Charges this amount, or says the exact wait; [`NEVER`] where none is known to suffice. A ring
     /// counts calls: the amount is not asked.
-    #[inline]
+    ///
+    /// Always inlined, so that the limit, a match over its kinds, is not copied for each call.
+    #[inline(always)]
     pub(crate) fn take(self, limit: Limit, amount: u64, now: Mono) -> Result<Taken, Span> {
         match limit {
-            Limit::Rate(rate) => step::<SOUND>(self.head, |debt| rate.take(debt, amount, now))
+            Limit::Rate(rate) => charge::<SOUND>(self, now, |debt| rate.take(debt, amount, now))
                 .map(|(before, after)| Taken { before, after }),
             Limit::Window(window) => {
-                ring::turn::<SOUND>(window, self, now, true).map(|_| Taken::default())
+                ring::take::<SOUND>(window, self, now, true).map(|_| Taken::default())
             }
             Limit::Buckets(buckets) => buckets::take::<SOUND>(buckets, self, amount, now, true)
                 .map(|tick| Taken { before: tick, after: amount }),
@@ -328,6 +331,62 @@ fn step<const FLAW: u8>(
     }
 }
 
+/// As [`step`], for a word that many threads step without pause, if its row has a word to spare.
+///
+/// A swap that fails has brought the word's line here, so it is tried again at once, and nearly always succeeds. But where
+/// failures crowd, the line travels for every call and all are slow; then whoever failed stands back for a moment,
+/// and lets the other make its calls in one go.
+#[inline]
+fn charge<const FLAW: u8>(
+    row: Row<'_>,
+    now: Mono,
+    rule: impl Fn(u64) -> Result<u64, Span>,
+) -> Result<(u64, u64), Span> {
+    // ordering: relaxed, for the word stands alone.
+    let mut before = row.head.load(Ordering::Relaxed);
+    let mut stood_back = false;
+    loop {
+        let after = rule(before)?;
+        if FLAW == BLIND {
+            row.head.store(after, Ordering::Relaxed);
+            return Ok((before, after));
+        }
+        // ordering: relaxed, for the word stands alone.
+        match row.head.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return Ok((before, after)),
+            // Each retry means that another thread stepped the word: somebody always gets on.
+            Err(seen) => before = seen,
+        }
+        if !stood_back {
+            stand_back(row, now);
+        }
+        stood_back = !stood_back;
+    }
+}
+
+/// Waits a little, whatever the others do, if this failure follows close on another.
+#[cold]
+#[inline(never)]
+fn stand_back(row: Row<'_>, now: Mono) {
+    let Some(failed) = row.rest.first() else { return };
+    // ordering: relaxed, for it decides only how long to wait; what another wrote meanwhile may be lost.
+    let last = Mono::from_nanos(failed.load(Ordering::Relaxed));
+    failed.store(now.as_nanos(), Ordering::Relaxed);
+    if now.since(last) < CROWDED {
+        for _ in 0..PAUSES {
+            pause();
+        }
+    }
+}
+
+/// Failures closer than this crowd.
+const CROWDED: Span = Span::from_nanos(2_000);
+/// How long to stand back: some twenty calls of the other's.
+#[cfg(not(loom))]
+const PAUSES: u32 = 64;
+#[cfg(loom)]
+const PAUSES: u32 = 1;
+
 /// Words after a scope's rows.
 const MARGIN: usize = 16;
 
@@ -336,9 +395,8 @@ const MARGIN: usize = 16;
 const SOUND: u8 = 0;
 /// Acquire and release weakened to relaxed.
 const RELAXED: u8 = 1;
-/// A ring's head is not read again, nor is the predecessor's lap asked. In the models either of
-/// the two is enough; both are kept, for each is one comparison.
-const UNCHECKED: u8 = 2;
+/// Where a ring turns is judged by the order of expiries alone.
+const LAPLESS: u8 = 2;
 /// What was read is not compared with what is replaced.
 const BLIND: u8 = 3;
 /// A bucket is not frozen before the next begins.
@@ -349,6 +407,8 @@ const UNASKED: u8 = 7;
 const LATE: u8 = 5;
 /// A budget that forgets keeps the number of its run.
 const NUMBERLESS: u8 = 6;
+/// Where a ring turns is judged by the parities of laps alone.
+const DISORDERED: u8 = 7;
 
 /// Tries every interleaving with at most so many preemptions.
 #[cfg(all(test, loom))]
@@ -360,7 +420,7 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 
 #[cfg(all(test, loom))]
 mod models {
-    use super::{BLIND, Charges, SOUND, explore, step};
+    use super::{BLIND, Charges, SOUND, charge, explore, step};
     use crate::limit::flight::InFlight;
     use crate::limit::rate::Rate;
     use crate::limit::{Limit, NEVER};
@@ -375,10 +435,11 @@ mod models {
     fn burst_of_two<const FLAW: u8>() {
         explore(3, || {
             let rate = Rate::new(1, Span::from_nanos(10), 2, Unit::Weight).unwrap();
-            let charges = Arc::new(Charges::for_rows(Limit::Rate(rate), 1));
+            // A scope's row: it has the word by which calls stand back.
+            let charges = Arc::new(Charges::for_scope(Limit::Rate(rate)));
             let call = move |charges: &Charges| {
-                let debt = charges.row(0).unwrap().head;
-                usize::from(step::<FLAW>(debt, |debt| rate.take(debt, 1, at(5))).is_ok())
+                let row = charges.row(0).unwrap();
+                usize::from(charge::<FLAW>(row, at(5), |debt| rate.take(debt, 1, at(5))).is_ok())
             };
             let spawned: Vec<_> = (0..2)
                 .map(|_| {
