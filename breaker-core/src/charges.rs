@@ -6,7 +6,7 @@ mod ring;
 
 use crate::limit::rate::Owed;
 use crate::limit::{Limit, NEVER};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, pause};
 use crate::time::{Mono, Span};
 
 /// One limit's memory: a row of words for each cell.
@@ -66,8 +66,9 @@ pub(crate) struct Past {
 impl Charges {
     /// Memory for one named scope.
     pub(crate) fn for_scope(limit: Limit) -> Charges {
-        // A margin keeps other memory off the lines of a ring's first and last slots.
-        let rest = if limit.words() == 1 { 0 } else { limit.words() - 1 + MARGIN };
+        // A margin keeps other memory off the lines of a ring's first and last slots. The first word of a
+        // rate's remembers when calls were last in each other's way.
+        let rest = limit.words() - 1 + MARGIN;
         Charges(Memory::Scope { head: Line(AtomicU64::new(0)), rest: zeros(rest) })
     }
 
@@ -97,14 +98,14 @@ fn zeros(words: usize) -> Box<[AtomicU64]> {
 
 impl Row<'_> {
     /// Would this amount pass? Else the exact wait. Charges nothing.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(self, limit: Limit, amount: u64, now: Mono) -> Result<(), Span> {
         match limit {
             // ordering: relaxed, for a debt stands alone.
             Limit::Rate(rate) => {
                 rate.take(self.head.load(Ordering::Relaxed), amount, now).map(drop)
             }
-            Limit::Window(window) => ring::turn::<SOUND>(window, self, now, false).map(drop),
+            Limit::Window(window) => ring::take::<SOUND>(window, self, now, false).map(drop),
             Limit::Buckets(buckets) => {
                 buckets::take::<SOUND>(buckets, self, amount, now, false).map(drop)
             }
@@ -119,13 +120,15 @@ impl Row<'_> {
 
     /// Charges this amount, or says the exact wait; [`NEVER`] where none is known to suffice. A ring
     /// counts calls: the amount is not asked.
-    #[inline]
+    ///
+    /// Always inlined, so that the limit, a match over its kinds, is not copied for each call.
+    #[inline(always)]
     pub(crate) fn take(self, limit: Limit, amount: u64, now: Mono) -> Result<Taken, Span> {
         match limit {
-            Limit::Rate(rate) => step::<SOUND>(self.head, |debt| rate.take(debt, amount, now))
+            Limit::Rate(rate) => charge::<SOUND>(self, now, |debt| rate.take(debt, amount, now))
                 .map(|(before, after)| Taken { before, after }),
             Limit::Window(window) => {
-                ring::turn::<SOUND>(window, self, now, true).map(|_| Taken::default())
+                ring::take::<SOUND>(window, self, now, true).map(|_| Taken::default())
             }
             Limit::Buckets(buckets) => buckets::take::<SOUND>(buckets, self, amount, now, true)
                 .map(|tick| Taken { before: tick, after: amount }),
@@ -140,16 +143,19 @@ impl Row<'_> {
 
     /// Undoes a charge exactly or not at all.
     ///
-    /// A debt goes back only from the very value that the charge left: if anybody charged since, time may have
-    /// forgiven ours, and to subtract it would eat theirs. A bucket shrinks while it lives, a budget within its
-    /// run, though what it forgets is still counted from the call undone. A ring's slot is forfeited.
+    /// A debt of calls goes back only from the very value that the charge left: if anybody charged since, time may have
+    /// forgiven ours, and to subtract it would eat theirs. One of weight is forfeited: what is settled could bring
+    /// that value back. So is a ring's slot. A bucket shrinks while it lives, a budget within its run, though its idle
+    /// time is still counted from the call undone.
     pub(crate) fn undo(self, limit: Limit, taken: Taken) {
         match limit {
-            Limit::Rate(_) => {
+            Limit::Rate(rate) => {
                 let Taken { before, after } = taken;
-                // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
-                let _ =
-                    self.head.compare_exchange(after, before, Ordering::Relaxed, Ordering::Relaxed);
+                if rate.can_undo() {
+                    // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
+                    let order = Ordering::Relaxed;
+                    let _ = self.head.compare_exchange(after, before, order, order);
+                }
             }
             Limit::Window(_) => {}
             Limit::Buckets(buckets) => buckets::undo(buckets, self, taken.before, taken.after),
@@ -168,11 +174,13 @@ impl Row<'_> {
     /// Tells the true cost of a call that was charged `reserved` at `since`. More is charged in full, beyond the bound
     /// if need be; of less as much is given back as is never freer than if the truth had been charged at once.
     /// A ring counts calls, and what is in flight stays so until it is given back: neither has a true cost.
+    /// A rate of calls is not settled: its charges may be undone.
     pub(crate) fn settle(self, limit: Limit, reserved: u64, truth: u64, since: Mono, now: Mono) {
         if reserved == truth {
             return;
         }
         match limit {
+            Limit::Rate(rate) if rate.can_undo() => {}
             Limit::Rate(rate) => {
                 let settled = |debt| Ok(rate.settle(debt, reserved, truth, since, now));
                 let _ = step::<SOUND>(self.head, settled);
@@ -214,8 +222,8 @@ impl Row<'_> {
 
     /// Empties a budget, by order. Other limits come back by time, or call by call.
     pub(crate) fn reset(self, limit: Limit, now: Mono) {
-        if let Limit::Budget(_) = limit {
-            budget::reset(self, now);
+        if let Limit::Budget(budget) = limit {
+            budget::reset(budget, self, now);
         }
     }
 
@@ -323,6 +331,62 @@ fn step<const FLAW: u8>(
     }
 }
 
+/// As [`step`], for a word that many threads step without pause, if its row has a word to spare.
+///
+/// A swap that fails has brought the word's line here, so it is tried again at once, and nearly always succeeds. But where
+/// failures crowd, the line travels for every call and all are slow; then whoever failed stands back for a moment,
+/// and lets the other make its calls in one go.
+#[inline]
+fn charge<const FLAW: u8>(
+    row: Row<'_>,
+    now: Mono,
+    rule: impl Fn(u64) -> Result<u64, Span>,
+) -> Result<(u64, u64), Span> {
+    // ordering: relaxed, for the word stands alone.
+    let mut before = row.head.load(Ordering::Relaxed);
+    let mut stood_back = false;
+    loop {
+        let after = rule(before)?;
+        if FLAW == BLIND {
+            row.head.store(after, Ordering::Relaxed);
+            return Ok((before, after));
+        }
+        // ordering: relaxed, for the word stands alone.
+        match row.head.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return Ok((before, after)),
+            // Each retry means that another thread stepped the word: somebody always gets on.
+            Err(seen) => before = seen,
+        }
+        if !stood_back {
+            stand_back(row, now);
+        }
+        stood_back = !stood_back;
+    }
+}
+
+/// Waits a little, whatever the others do, if this failure follows close on another.
+#[cold]
+#[inline(never)]
+fn stand_back(row: Row<'_>, now: Mono) {
+    let Some(failed) = row.rest.first() else { return };
+    // ordering: relaxed, for it decides only how long to wait; what another wrote meanwhile may be lost.
+    let last = Mono::from_nanos(failed.load(Ordering::Relaxed));
+    failed.store(now.as_nanos(), Ordering::Relaxed);
+    if now.since(last) < CROWDED {
+        for _ in 0..PAUSES {
+            pause();
+        }
+    }
+}
+
+/// Failures closer than this crowd.
+const CROWDED: Span = Span::from_nanos(2_000);
+/// How long to stand back: some twenty calls of the other's.
+#[cfg(not(loom))]
+const PAUSES: u32 = 64;
+#[cfg(loom)]
+const PAUSES: u32 = 1;
+
 /// Words after a scope's rows.
 const MARGIN: usize = 16;
 
@@ -331,9 +395,8 @@ const MARGIN: usize = 16;
 const SOUND: u8 = 0;
 /// Acquire and release weakened to relaxed.
 const RELAXED: u8 = 1;
-/// A ring's head is not read again, nor is the predecessor's lap asked. In the models either of
-/// the two is enough; both are kept, for each is one comparison.
-const UNCHECKED: u8 = 2;
+/// Where a ring turns is judged by the order of expiries alone.
+const LAPLESS: u8 = 2;
 /// What was read is not compared with what is replaced.
 const BLIND: u8 = 3;
 /// A bucket is not frozen before the next begins.
@@ -342,3 +405,162 @@ const UNFROZEN: u8 = 4;
 const LATE: u8 = 5;
 /// A budget that forgets keeps the number of its run.
 const NUMBERLESS: u8 = 6;
+/// Where a ring turns is judged by the parities of laps alone.
+const DISORDERED: u8 = 7;
+
+/// Tries every interleaving with at most so many preemptions.
+#[cfg(all(test, loom))]
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::{BLIND, Charges, SOUND, charge, explore, step};
+    use crate::limit::flight::InFlight;
+    use crate::limit::rate::Rate;
+    use crate::limit::{Limit, NEVER};
+    use crate::policy::Unit;
+    use crate::time::{Mono, Span};
+    use loom::sync::Arc;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    fn burst_of_two<const FLAW: u8>() {
+        explore(3, || {
+            let rate = Rate::new(1, Span::from_nanos(10), 2, Unit::Weight).unwrap();
+            // A scope's row: it has the word by which calls stand back.
+            let charges = Arc::new(Charges::for_scope(Limit::Rate(rate)));
+            let call = move |charges: &Charges| {
+                let row = charges.row(0).unwrap();
+                usize::from(charge::<FLAW>(row, at(5), |debt| rate.take(debt, 1, at(5))).is_ok())
+            };
+            let spawned: Vec<_> = (0..2)
+                .map(|_| {
+                    let charges = Arc::clone(&charges);
+                    loom::thread::spawn(move || call(&charges))
+                })
+                .collect();
+            let own = call(&charges);
+            let passed = spawned.into_iter().fold(own, |sum, one| sum + one.join().unwrap());
+            assert_eq!(passed, 2, "a burst of two");
+        });
+    }
+
+    /// Goal: three threads at a burst of two.
+    #[test]
+    fn loom_a_burst_is_a_burst() {
+        burst_of_two::<SOUND>();
+    }
+
+    /// Negative control: a charge that overwrites what it did not read lets all pass.
+    #[test]
+    #[should_panic(expected = "a burst of two")]
+    fn loom_a_blind_burst_is_caught() {
+        burst_of_two::<BLIND>();
+    }
+
+    /// Goal: an undo and two other charges at once: it goes back whole, or stays whole.
+    #[test]
+    fn loom_an_undo_leaves_the_others() {
+        explore(3, || {
+            let rate = Rate::new(1, Span::from_nanos(10), 4, Unit::Calls).unwrap();
+            let limit = Limit::Rate(rate);
+            let charges = Arc::new(Charges::for_rows(limit, 1));
+            let undoer = {
+                let charges = Arc::clone(&charges);
+                loom::thread::spawn(move || {
+                    let row = charges.row(0).unwrap();
+                    let taken = row.take(limit, 1, at(5)).unwrap();
+                    row.undo(limit, taken);
+                })
+            };
+            let row = charges.row(0).unwrap();
+            row.take(limit, 1, at(5)).unwrap();
+            row.take(limit, 1, at(6)).unwrap();
+            undoer.join().unwrap();
+            let used = row.used(limit, at(6));
+            assert!(used == 2 || used == 3, "{used} owed");
+        });
+    }
+
+    fn settled_under_charges<const FLAW: u8>() {
+        explore(3, || {
+            let rate = Rate::new(1, Span::from_nanos(10), 6, Unit::Weight).unwrap();
+            let charges = Arc::new(Charges::for_rows(Limit::Rate(rate), 1));
+            charges.row(0).unwrap().take(Limit::Rate(rate), 3, at(5)).unwrap();
+            let settler = {
+                let charges = Arc::clone(&charges);
+                loom::thread::spawn(move || {
+                    let settled = |debt| Ok(rate.settle(debt, 3, 1, at(5), at(5)));
+                    step::<FLAW>(charges.row(0).unwrap().head, settled).unwrap();
+                })
+            };
+            let row = charges.row(0).unwrap();
+            for _ in 0..2 {
+                row.take(Limit::Rate(rate), 1, at(5)).unwrap();
+            }
+            settler.join().unwrap();
+            assert_eq!(row.used(Limit::Rate(rate), at(5)), 3, "lost a charge");
+        });
+    }
+
+    /// Goal: a settlement takes nothing but its own, whoever charges meanwhile.
+    #[test]
+    fn loom_a_settlement_leaves_the_others() {
+        settled_under_charges::<SOUND>();
+    }
+
+    /// Negative control: a settlement that overwrites what it did not read loses a charge.
+    #[test]
+    #[should_panic(expected = "lost a charge")]
+    fn loom_a_blind_settlement_is_caught() {
+        settled_under_charges::<BLIND>();
+    }
+
+    fn one_in_flight<const FLAW: u8>() {
+        explore(3, || {
+            let flight = InFlight::new(1).unwrap();
+            let limit = Limit::InFlight(flight);
+            let charges = Arc::new(Charges::for_rows(limit, 1));
+            let flying = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+            let call = move |charges: &Charges, flying: &loom::sync::atomic::AtomicUsize| {
+                let row = charges.row(0).unwrap();
+                let take = |used| flight.take(used, 1).ok_or(NEVER);
+                if step::<FLAW>(row.head, take).is_ok() {
+                    let before = flying.fetch_add(1, loom::sync::atomic::Ordering::AcqRel);
+                    assert_eq!(before, 0, "two at once");
+                    flying.fetch_sub(1, loom::sync::atomic::Ordering::AcqRel);
+                    row.give_back(limit, 1);
+                }
+            };
+            let other = {
+                let (charges, flying) = (Arc::clone(&charges), Arc::clone(&flying));
+                loom::thread::spawn(move || call(&charges, &flying))
+            };
+            call(&charges, &flying);
+            other.join().unwrap();
+            assert!(charges.row(0).unwrap().is_idle(limit, at(0)), "all given back");
+        });
+    }
+
+    /// Goal: one at once, and each gives back what it took.
+    #[test]
+    fn loom_one_in_flight_is_one() {
+        one_in_flight::<SOUND>();
+    }
+
+    /// Negative control: a take that overwrites what it did not read lets two fly.
+    #[test]
+    #[should_panic]
+    fn loom_a_blind_flight_is_caught() {
+        one_in_flight::<BLIND>();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

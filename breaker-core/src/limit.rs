@@ -78,10 +78,14 @@ impl Limit {
 
     /// Whether a charge can be undone at all.
     pub(crate) const fn can_undo(self) -> bool {
-        !matches!(self, Limit::Window(_))
+        match self {
+            Limit::Rate(rate) => rate.can_undo(),
+            Limit::Window(_) => false,
+            Limit::Buckets(_) | Limit::Budget(_) | Limit::InFlight(_) => true,
+        }
     }
 
-    /// Whether a true cost can be told after the charge.
+    /// Whether a true cost can be told after the charge, if it counts weight.
     pub(crate) const fn can_settle(self) -> bool {
         matches!(self, Limit::Rate(_) | Limit::Buckets(_) | Limit::Budget(_))
     }

@@ -36,6 +36,8 @@ pub(crate) struct Tally {
     found: Box<[Slip]>,
     /// Findings that found no slip.
     missed: AtomicU64,
+    /// Trips by learned bounds that calls may still make.
+    cap: Cap,
 }
 
 /// How one call went.
@@ -102,6 +104,7 @@ impl Tally {
             novel_from: AtomicU64::new(u64::MAX),
             found: (0..rows.clamp(4, SLIPS)).map(|_| Slip::new()).collect(),
             missed: AtomicU64::new(0),
+            cap: Cap::new(),
             rules,
         }
     }
@@ -116,18 +119,15 @@ impl Tally {
         &self.rules
     }
 
-    /// Rows, the shared one too.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// Bytes of all its words and slips, and of itself; not of the rules, which are the policy's.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let words = self.words.len() + self.touched.len();
         size_of::<Tally>() + words * 8 + self.found.len() * size_of::<Slip>()
     }
 
     /// Bytes of one row.
+    #[cfg(test)]
     pub(crate) fn row_bytes(&self) -> usize {
         self.layout.words * 8
     }
@@ -176,7 +176,7 @@ impl Tally {
             Ordering::Relaxed,
         );
         won.ok()?;
-        let found = surge.found(Sighting {
+        let mut found = surge.found(Sighting {
             value: wide(count),
             bound: bound_of(bound),
             window: FORMS.get(index)?.length(),
@@ -184,8 +184,16 @@ impl Tally {
             of: count,
             learned,
         });
+        if learned && found.on_find == OnFind::Trip && !self.cap.take() {
+            found.on_find = OnFind::Warn;
+        }
         self.tell(row, &found);
         Some(found)
+    }
+
+    /// What stands above the trips that learned bounds make.
+    pub(crate) fn cap(&self) -> &Cap {
+        &self.cap
     }
 
     /// Calls in a window (0 to 3: of 1, 10, 60 and 300 s) at `now`.
@@ -369,16 +377,6 @@ impl Tally {
         self.row(row).get(self.layout.mark).map_or(0, |mark| mark.load(Ordering::Relaxed))
     }
 
-    /// Whether a row counts nothing at `now` that would be missed.
-    pub(crate) fn is_idle(&self, row: usize, now: Mono) -> bool {
-        (0..FORMS.len()).all(|window| self.count(row, window, now) == 0)
-    }
-
-    /// Words of touched rows, 64 in each.
-    pub(crate) fn touched_words(&self) -> usize {
-        self.touched.len()
-    }
-
     /// Takes the rows that counted, of one word.
     pub(crate) fn take_touched(&self, word: usize) -> u64 {
         let Some(word) = self.touched.get(word) else { return 0 };
@@ -413,7 +411,7 @@ impl Tally {
     /// Tells what calls found since, looks at the rows that counted since, and judges them; what is found goes to
     /// `out` with its row, and the caller trips or tells. For the one sweeper, each 20 ms or when nudged.
     ///
-    /// At most `budget` rows are looked at, in turn; a row that was just looked at waits, unless its gate moved. Whoever moves
+    /// The first so many as it returns were found by calls, which tripped what was to be tripped; the rest by looks. At most `budget` rows are looked at, in turn; a row that was just looked at waits, unless its gate moved. Whoever moves
     /// a gate touches its row.
     pub(crate) fn sweep(
         &self,
@@ -422,7 +420,7 @@ impl Tally {
         mut facts: impl FnMut(usize) -> Facts,
         now: Mono,
         out: &mut Vec<(usize, Found)>,
-    ) {
+    ) -> usize {
         let told = out.len();
         self.take_found(out);
         let mut kept = told;
@@ -439,12 +437,12 @@ impl Tally {
         }
         if judge.is_of_scope() {
             self.look(judge, 0, &facts(0), now, out);
-            return;
+            return kept;
         }
         let mut left = budget;
         for _ in 0..self.touched.len() {
             if left == 0 {
-                return;
+                break;
             }
             let word = judge.next_of(self.touched.len());
             let mut bits = self.take_touched(word);
@@ -462,6 +460,15 @@ impl Tally {
                     self.touch(row);
                 }
             }
+        }
+        kept
+    }
+
+    /// Says that a row's memory is its own: what was learned of it comes from elsewhere.
+    pub(crate) fn keep(&self, row: usize) {
+        if let Some(mark) = self.row(row).get(self.layout.mark) {
+            // ordering: relaxed, for a weight stands alone.
+            mark.store(1, Ordering::Relaxed);
         }
     }
 
@@ -839,3 +846,400 @@ const SLIPS: usize = 64;
 const EMPTY: u64 = 0;
 const BUSY: u64 = 1;
 const FULL: u64 = 2;
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::{EMPTY, SOUND, STORED, Slip, add_with, count_streak};
+    use crate::detect::halves::Halves;
+    use crate::detect::{Found, OnFind};
+    use crate::sync::{AtomicU64, Ordering};
+    use crate::time::{Mono, Span};
+    use loom::sync::Arc;
+
+    fn explore(model: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(model);
+    }
+
+    /// Two threads count at their instants; one of them turns the half. Then all are in the window's word.
+    fn turn<const FLAW: u8>(threads: [&'static [u64]; 2]) {
+        explore(move || {
+            let form = Halves::new(Span::from_nanos(20), 22);
+            let word = Arc::new(AtomicU64::new(0));
+            let count = move |word: &AtomicU64, instants: &[u64]| {
+                for &now in instants {
+                    add_with::<FLAW>(form, word, Mono::from_nanos(1_000 + now));
+                }
+            };
+            let other = {
+                let word = Arc::clone(&word);
+                loom::thread::spawn(move || count(&word, threads[1]))
+            };
+            count(&word, threads[0]);
+            other.join().unwrap();
+            let all = u64::try_from(threads[0].len() + threads[1].len()).unwrap();
+            // ordering: relaxed, for both threads have ended.
+            assert_eq!(form.sum(word.load(Ordering::Relaxed)), all, "a count was lost");
+        });
+    }
+
+    /// Goal: no count is lost when a half turns under two threads, also if one of them is late.
+    #[test]
+    fn loom_a_turned_half_loses_no_count() {
+        turn::<SOUND>([&[1, 11], &[2, 12]]);
+        turn::<SOUND>([&[1, 11, 12], &[9]]);
+    }
+
+    /// Negative control: a half turned by a store loses counts.
+    #[test]
+    #[should_panic(expected = "a count was lost")]
+    fn loom_a_half_turned_by_a_store_is_caught() {
+        turn::<STORED>([&[1, 11], &[2, 12]]);
+    }
+
+    /// Two threads with two faults each, in a row of four: exactly one sees the fourth.
+    fn streak<const FLAW: u8>() {
+        explore(|| {
+            let word = Arc::new(AtomicU64::new(0));
+            let faults =
+                |word: &AtomicU64| (0..2).filter(|_| count_streak::<FLAW>(word, true) == 4).count();
+            let other = {
+                let word = Arc::clone(&word);
+                loom::thread::spawn(move || faults(&word))
+            };
+            let own = faults(&word);
+            assert_eq!(own + other.join().unwrap(), 1, "the fourth fault was not seen once");
+        });
+    }
+
+    /// Goal: faults of two threads make one row, and one of them sees its end.
+    #[test]
+    fn loom_a_streak_is_seen_once() {
+        streak::<SOUND>();
+    }
+
+    /// Negative control: a row counted by load and store loses faults.
+    #[test]
+    #[should_panic(expected = "the fourth fault was not seen once")]
+    fn loom_a_streak_by_stores_is_caught() {
+        streak::<STORED>();
+    }
+
+    /// A finding is told while the sweeper takes: whole, or not yet.
+    fn slip<const CLAIMED: bool>() {
+        explore(|| {
+            let slip = Arc::new(Slip::new());
+            let finding = |number: u32| Found {
+                detector: 0,
+                on_find: OnFind::Trip,
+                value: f64::from(number),
+                bound: f64::from(number),
+                window: Span::ZERO,
+                count: u64::from(number),
+                of: u64::from(number),
+                learned: true,
+            };
+            let other = {
+                let slip = Arc::clone(&slip);
+                loom::thread::spawn(move || {
+                    if !CLAIMED {
+                        // ordering: relaxed: this is the flaw.
+                        slip.state.store(EMPTY, Ordering::Relaxed);
+                    }
+                    slip.fill(0, &finding(7))
+                })
+            };
+            let own = slip.fill(0, &finding(9));
+            let early = slip.take();
+            let others = other.join().unwrap();
+            let late = slip.take();
+            for (_, found) in early.iter().chain(&late) {
+                assert_eq!(
+                    (found.value, found.bound),
+                    (super::wide(found.count), super::wide(found.of)),
+                    "torn"
+                );
+                assert_eq!(found.count, found.of, "torn");
+            }
+            let taken = usize::from(early.is_some()) + usize::from(late.is_some());
+            assert_eq!(taken, usize::from(own) + usize::from(others), "a finding was lost");
+        });
+    }
+
+    /// Goal: two threads find at once while the sweeper takes: each finding told is whole, and taken once.
+    #[test]
+    fn loom_a_finding_is_whole() {
+        slip::<true>();
+    }
+
+    /// Negative control: a slip that is filled without being claimed loses a finding, or tears it.
+    #[test]
+    #[should_panic(expected = "a finding was lost")]
+    fn loom_a_slip_without_a_claim_is_caught() {
+        slip::<false>();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Cap, Finish, SLIPS, Tally};
+    use crate::detect::judge::Orders;
+    use crate::detect::short::Short;
+    use crate::detect::{
+        Compiled, DetectorKind, DetectorSpec, Errors, Found, Latency, Novel, Ratio, Repeat,
+        ShareOf, Streak, Surge,
+    };
+    use crate::facts::Outcome;
+    use crate::scope::KeyHash;
+    use crate::time::{Mono, Span};
+    use proptest::prelude::*;
+
+    fn at(millis: u64) -> Mono {
+        Mono::from_nanos(millis * 1_000_000)
+    }
+
+    fn rules(kinds: Vec<DetectorKind>) -> Arc<Compiled> {
+        let specs: Vec<_> = kinds.into_iter().map(DetectorSpec::new).collect();
+        Arc::new(Compiled::new(&specs, false).unwrap_or_default())
+    }
+
+    fn surges() -> Arc<Compiled> {
+        rules(vec![DetectorKind::Surge(Surge::of_keys(40_000))])
+    }
+
+    fn bound(tally: &Tally, row: usize, bounds: [u64; 4]) {
+        let seen = tally.sight(row, 1.0, at(0));
+        let bounds = bounds
+            .map(|bound| if bound == 0 { Short::NONE } else { Short::down(super::wide(bound)) });
+        let orders = Orders { bounds, location: None, weight: 1, begin_anew: false };
+        tally.obey(row, &seen, &orders);
+    }
+
+    fn finish(outcome: Outcome) -> Finish {
+        Finish { outcome, latency: None, class: 0 }
+    }
+
+    /// Goal: the call that exceeds its bound finds it, alone; the ceiling stands after it; no bound finds nothing.
+    #[test]
+    fn the_call_that_exceeds_finds() {
+        let tally = Tally::for_cells(surges(), 2);
+        for _ in 0..20_000 {
+            assert!(tally.offered(2, at(10)).is_none(), "the shared row found something");
+        }
+        bound(&tally, 1, [0, 10, 0, 0]);
+        let found: Vec<_> = (0..50).filter_map(|call| tally.offered(1, at(call))).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].count, found[0].bound, found[0].window),
+            (11, 10.0, Span::from_secs(10))
+        );
+        assert!(found[0].learned);
+        let ceiling = (50..20_000).find_map(|_| tally.offered(1, at(60))).unwrap();
+        assert_eq!(
+            (ceiling.count, ceiling.learned, ceiling.window),
+            (10_001, false, Span::from_secs(1))
+        );
+        let mut told = Vec::new();
+        tally.take_found(&mut told);
+        assert_eq!(told, [(1, found[0]), (1, ceiling)]);
+        assert_eq!(tally.count(0, 1, at(60)), 0, "a neighbour was counted");
+    }
+
+    /// Goal: many threads at one bound: one finds it, and no call is lost.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "threads are what is tested")]
+    fn one_of_many_threads_finds() {
+        let tally = Arc::new(Tally::for_scope(surges()));
+        bound(&tally, 0, [0, 0, 5_000, 0]);
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let tally = Arc::clone(&tally);
+                std::thread::spawn(move || {
+                    (0..2_500).filter_map(|call| tally.offered(0, at(29_990 + call / 250))).count()
+                })
+            })
+            .collect();
+        let found: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert_eq!((found, tally.count(0, 2, at(30_000))), (1, 10_000));
+    }
+
+    /// Goal: the largest count of every half that ended is kept for the judge, and told once.
+    #[test]
+    fn peaks_outlive_their_windows() {
+        let tally = Tally::for_scope(surges());
+        for call in 0..70 {
+            tally.offered(0, at(1_000 + call));
+        }
+        tally.offered(0, at(900_000));
+        tally.offered(0, at(1_900_000));
+        let sight = tally.sight(0, 1.0, at(1_900_000));
+        assert_eq!(sight.peaks.map(Short::floor), [70; 4]);
+        assert_eq!(tally.sight(0, 1.0, at(1_900_000)).peaks.map(Short::floor), [0; 4]);
+        assert_eq!(sight.idle, Some(Span::ZERO));
+    }
+
+    /// Goal: faults in a row are found at the settlement itself, a good call ends the row, a slow one as told.
+    #[test]
+    fn a_streak_is_found_at_once() {
+        for (or_slow, found) in [(false, 1), (true, 2)] {
+            let tally =
+                Tally::for_scope(rules(vec![DetectorKind::Streak(Streak { count: 3, or_slow })]));
+            use Outcome::{Fault, Good, Slow};
+            let outcomes = [Fault, Fault, Good, Fault, Fault, Slow, Fault, Fault, Fault];
+            let count = outcomes
+                .iter()
+                .filter_map(|&outcome| tally.finished(0, &finish(outcome), at(1)))
+                .count();
+            assert_eq!(count, found, "or_slow: {or_slow}");
+        }
+    }
+
+    /// Goal: a class that was never seen is told once, but not while all are new, nor a known one after a restart.
+    #[test]
+    fn a_new_class_is_told_once() {
+        let tally = Tally::for_scope(rules(vec![DetectorKind::Novel(Novel::default())]));
+        let fault = |class: u16, now: u64| {
+            tally
+                .finished(0, &Finish { outcome: Outcome::Fault, latency: None, class }, at(now))
+                .is_some()
+        };
+        assert!(!fault(500, 10));
+        tally.set_novel_from(at(1_000));
+        assert!(!fault(503, 999));
+        assert_eq!(
+            [fault(504, 1_000), fault(504, 1_001), fault(503, 1_002), fault(500, 1_003)],
+            [true, false, false, false]
+        );
+        let again = Tally::for_scope(rules(vec![DetectorKind::Novel(Novel::default())]));
+        again.set_novel_from(at(0));
+        again.know_classes(0, tally.classes(0));
+        let old = Finish { outcome: Outcome::Fault, latency: None, class: 504 };
+        assert!(again.finished(0, &old, at(5)).is_none());
+    }
+
+    /// Goal: a repetition is found at its 25th call, and again only after as many more.
+    #[test]
+    fn a_repetition_is_found() {
+        let tally = Tally::for_scope(rules(vec![DetectorKind::Repeat(Repeat::default())]));
+        let found: Vec<_> = (0..60)
+            .filter(|&call| {
+                tally.repeated(0, 0xfeed_5678_9abc_def0, at(60_000 + call * 10)).is_some()
+            })
+            .collect();
+        assert_eq!(found, [24, 49]);
+    }
+
+    /// Goal: outcomes and latencies are taken whole, once.
+    #[test]
+    fn settlements_are_taken_once() {
+        let slow = Ratio { of: ShareOf::Slow, ..Ratio::default() };
+        let tally = Tally::for_scope(rules(vec![
+            DetectorKind::Errors(Errors::default()),
+            DetectorKind::Latency(Latency::default()),
+            DetectorKind::Ratio(slow),
+        ]));
+        for call in 0..30 {
+            let outcome = [Outcome::Good, Outcome::Slow, Outcome::Fault][call % 3];
+            let latency = (call < 20).then_some(Span::from_millis(100));
+            tally.finished(0, &Finish { outcome, latency, class: 1 }, at(5));
+        }
+        let sight = tally.sight(0, 1.0, at(5));
+        assert_eq!(
+            (sight.settled.finished, sight.settled.faults, sight.settled.slow),
+            (30, 10, 10)
+        );
+        assert_eq!((sight.latencies.count, sight.latencies.sizes), (20, 0));
+        let again = tally.sight(0, 1.0, at(5));
+        assert_eq!((again.settled.finished, again.settled.slow, again.latencies.count), (0, 0, 0));
+    }
+
+    /// Goal: who makes over half of the calls is the leader, soon, and whoever was before.
+    #[test]
+    fn who_makes_over_half_leads() {
+        let tally = Tally::for_scope(surges());
+        assert_eq!(tally.leader(0), None);
+        for call in 0..1_000 {
+            tally.voted(0, KeyHash::new(1 + call % 7));
+        }
+        for call in 0..300 {
+            tally.voted(0, KeyHash::new(if call % 5 < 3 { 99 } else { 1 + call % 7 }));
+        }
+        assert_eq!(tally.leader(0), Some(KeyHash::new(99)));
+    }
+
+    /// Goal: so many may be cut off at once and no more; who came back makes room; trips not yet seen count.
+    #[test]
+    fn a_cap_is_a_cap() {
+        let cap = Cap::new();
+        assert!(!cap.take(), "nothing is allowed before anybody counted");
+        cap.allow(3, 0, 0);
+        assert_eq!((0..10).filter(|_| cap.take()).count(), 3);
+        // The sweep after: three are cut off, and known to be.
+        cap.allow(3, 3, cap.taken());
+        assert!(!cap.take());
+        cap.allow(3, 1, cap.taken());
+        assert_eq!((0..10).filter(|_| cap.take()).count(), 2);
+        // A sweep that counted before these two tripped gives no more leave.
+        cap.allow(3, 1, 3);
+        assert!(!cap.take());
+    }
+
+    /// Goal: what finds no slip is counted, and a row that was cleared counts nothing.
+    #[test]
+    fn full_slips_and_cleared_rows() {
+        let tally = Tally::for_cells(
+            rules(vec![DetectorKind::Streak(Streak { count: 2, or_slow: false })]),
+            100,
+        );
+        for row in 0..100 {
+            for _ in 0..2 {
+                tally.finished(row, &finish(Outcome::Fault), at(1));
+            }
+        }
+        let mut told = Vec::new();
+        tally.take_found(&mut told);
+        assert_eq!((told.len(), tally.missed()), (SLIPS, 100 - u64::try_from(SLIPS).unwrap()));
+        let tally = Tally::for_cells(surges(), 2);
+        tally.offered(1, at(5));
+        tally.clear(1);
+        assert_eq!((tally.count(1, 3, at(5)), tally.weight_of(1)), (0, 0));
+    }
+
+    fn is_sound(found: Option<Found>) -> bool {
+        found.is_none_or(|found| found.value.is_finite() && found.bound.is_finite())
+    }
+
+    proptest! {
+        /// Goal: no rows, instants, or latencies make a hook panic, and a clock that runs back corrupts nothing.
+        #[test]
+        fn hooks_are_total(
+            calls in proptest::collection::vec(
+                (0_usize..5, any::<u64>(), any::<u64>(), any::<u16>(), 0_u8..3), 1..60),
+        ) {
+            let kinds = vec![
+                DetectorKind::Surge(Surge::of_keys(100)),
+                DetectorKind::Repeat(Repeat::default()),
+                DetectorKind::Errors(Errors::default()),
+                DetectorKind::Latency(Latency::default()),
+                DetectorKind::Streak(Streak::default()),
+                DetectorKind::Novel(Novel::default()),
+            ];
+            let tally = Tally::for_cells(rules(kinds), 3);
+            for (row, now, odd, class, kind) in calls {
+                let now = Mono::from_nanos(now);
+                let outcome = [Outcome::Good, Outcome::Slow, Outcome::Fault][usize::from(kind)];
+                let latency = (kind > 0).then_some(Span::from_nanos(odd));
+                prop_assert!(is_sound(tally.offered(row, now)));
+                prop_assert!(is_sound(tally.repeated(row, odd, now)));
+                let finish = Finish { outcome, latency, class };
+                prop_assert!(is_sound(tally.finished(row, &finish, now)));
+                tally.voted(row, KeyHash::new(odd));
+                let sight = tally.sight(row, 0.1, now);
+                prop_assert!(sight.counts.iter().all(|&count| count <= 60));
+            }
+        }
+    }
+}

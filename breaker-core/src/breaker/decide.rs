@@ -125,12 +125,8 @@ impl Breaker {
         let limits = rules.rules.limits_of(Some(key));
         // A key that charges nothing needs a slot only once somebody blocks it.
         let charges = !limits.is_empty() || rules.rules.tally.is_some();
-        let found = table.find(key);
         let claims = may_claim && charges;
-        let cell = if claims { found.or_else(|| table.find_or_claim(key, now)) } else { found };
-        if claims && cell.is_none() {
-            table.count_overflow();
-        }
+        let cell = if claims { table.find_claim_or_count(key, now) } else { table.find(key) };
         let place = Place { level: Level::Key, index: rules.table, key: Some((rules.index, key)) };
         let gate = cell.and_then(|cell| table.gate(cell));
         let cell = cell.unwrap_or(table.overflow_cell());
@@ -452,11 +448,11 @@ impl<'a> Seat<'a> {
                 }
                 Err(wait) if rule.spec.candidate => {
                     self.count_breach(index, true);
-                    let breach = self.breach(index, rule, wait);
+                    let breach = self.breach(index, rule, wait, now);
                     shadowed.get_or_insert(self.refused(breach));
                 }
                 Err(wait) => {
-                    breach = worse(breach, Some(self.breach(index, rule, wait)));
+                    breach = worse(breach, Some(self.breach(index, rule, wait, now)));
                     if of == Counting::Admitted {
                         break;
                     }
@@ -509,15 +505,19 @@ impl<'a> Seat<'a> {
             let before = self.before_of(rule);
             let also = before.and_then(|(limit, row)| row.peek(limit, amount, now).err());
             if let Some(wait) = asked.max(also) {
-                breach = worse(breach, Some(self.breach(index, rule, wait)));
+                breach = worse(breach, Some(self.breach(index, rule, wait, now)));
             }
         }
         breach
     }
 
-    fn breach(&self, limit: u8, rule: &LimitRule, wait: Span) -> Breach {
-        // Without a slot of its own (so without a gate) a key shares its limits: they throttle and never trip.
-        let trips = rule.spec.on_breach == OnBreach::Trip && self.gate.is_some();
+    fn breach(&self, limit: u8, rule: &LimitRule, wait: Span, now: Mono) -> Breach {
+        // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
+        // others: they throttle and never trip.
+        let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, now);
+        let trips = rule.spec.on_breach == OnBreach::Trip
+            && self.gate.is_some()
+            && !self.table.is_some_and(answers);
         Breach { limit, wait, trips }
     }
 
@@ -598,7 +598,12 @@ fn ticket(
     let [global, group, own, ..] = seats;
     let epochs = [global, group, own].map(|seat| seat.as_ref().map_or(0, |seat| seat.epoch));
     let reducing = route.class == Class::Reducing;
-    let due = if reducing { Due::Nothing } else { route.due(charged, probes) };
+    let due = match (reducing, &route.counts) {
+        (false, _) => route.due(charged, probes),
+        // A reducing call charges nothing and proves nothing; it is counted.
+        (true, Some(_)) => Due::Count,
+        (true, None) => Due::Nothing,
+    };
     Ticket {
         policy: policy.number,
         route: call.route.0,

@@ -47,6 +47,8 @@ impl<'a, const FLAW: u8> Words<'a, FLAW> {
             let next = self.next.load(Self::LOAD);
             if next != head {
                 self.turn(head, next);
+                // Each retry means that a tick ended: somebody always gets on.
+                pause();
                 continue;
             }
             if self.buckets.is_in(head, now) {
@@ -109,19 +111,18 @@ impl<'a, const FLAW: u8> Words<'a, FLAW> {
     /// The sum of all buckets but a tick's.
     fn others(&self, tick: u64) -> u64 {
         let own = self.buckets.bucket_of(tick);
-        let counts = self.ring.iter().enumerate().filter(|(bucket, _)| *bucket != own);
+        let (before, after) = self.ring.split_at(own.min(self.ring.len()));
         // ordering: see `LOAD`.
-        let counts = counts.map(|(_, word)| count_of(word.load(Self::LOAD)));
-        counts.fold(0, u64::saturating_add)
+        let counts = before.iter().chain(after.iter().skip(1));
+        counts.fold(0, |sum, word| sum + count_of(word.load(Self::LOAD)))
     }
 
     /// What the buckets of a tick's window hold, the oldest first.
-    fn counts(&self, tick: u64) -> impl Iterator<Item = u64> + Clone + '_ {
-        self.buckets.counting(tick).map(|tick| {
-            let word = self.ring.get(self.buckets.bucket_of(tick));
-            // ordering: see `LOAD`.
-            word.map_or(0, |word| count_of(word.load(Self::LOAD)))
-        })
+    fn counts(&self, tick: u64) -> impl Iterator<Item = u64> + '_ {
+        let oldest = self.buckets.bucket_of(*self.buckets.counting(tick).start());
+        let (newer, older) = self.ring.split_at(oldest.min(self.ring.len()));
+        // ordering: see `LOAD`.
+        older.iter().chain(newer).map(|word| count_of(word.load(Self::LOAD)))
     }
 
     /// Whether a tick is current, and not about to end.
@@ -156,7 +157,7 @@ impl<'a, const FLAW: u8> Words<'a, FLAW> {
         if self.buckets.fits(sum) {
             return Some(Ok(()));
         }
-        let wait = self.buckets.wait(tick, self.counts(tick), amount, now);
+        let wait = self.buckets.wait(tick, self.counts(tick), sum, now);
         self.is_current(tick).then_some(Err(wait))
     }
 }
@@ -334,3 +335,379 @@ fn add(words: &Words<'_, SOUND>, current: u64, age: u64, amount: u64, now: Mono)
 
 /// Reads of buckets whose tick ends meanwhile, at most.
 const ATTEMPTS: usize = 16;
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::{BLIND, RELAXED, SOUND, UNFROZEN, take};
+    use crate::charges::{Charges, Taken, explore};
+    use crate::limit::Limit;
+    use crate::limit::buckets::Buckets;
+    use crate::time::{Mono, Span};
+    use loom::sync::Arc;
+
+    /// Two ticks of a nanosecond: with the current one three count.
+    const LENGTH: u64 = 2;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    fn buckets(count: u64) -> (Buckets, Arc<Charges>) {
+        let buckets = Buckets::new(count, Span::from_nanos(LENGTH)).unwrap();
+        (buckets, Arc::new(Charges::for_rows(Limit::Buckets(buckets), 1)))
+    }
+
+    /// Each thread calls at its instants; before it all, one call for each instant of `past`.
+    fn window<const FLAW: u8>(
+        bound: usize,
+        count: u64,
+        past: &'static [u64],
+        threads: &'static [&'static [u64]],
+    ) {
+        explore(bound, move || {
+            let (buckets, charges) = buckets(count);
+            let call = move |charges: &Charges, now: u64| {
+                (now, take::<FLAW>(buckets, charges.row(0).unwrap(), 1, at(now), true))
+            };
+            let mut told: Vec<_> = past.iter().map(|&now| call(&charges, now)).collect();
+            let spawned: Vec<_> = threads
+                .iter()
+                .skip(1)
+                .map(|&instants| {
+                    let charges = Arc::clone(&charges);
+                    loom::thread::spawn(move || {
+                        instants.iter().map(|&now| call(&charges, now)).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            told.extend(threads[0].iter().map(|&now| call(&charges, now)));
+            for thread in spawned {
+                told.extend(thread.join().unwrap());
+            }
+            let passed: Vec<u64> = told.iter().filter_map(|told| told.1.ok()).collect();
+            let n = usize::try_from(count).unwrap();
+            for tick in &passed {
+                let within = passed.iter().filter(|other| buckets.counting(*tick).contains(other));
+                assert!(within.count() <= n, "over-admitted: {passed:?}");
+            }
+            for (now, answer) in &told {
+                if answer.is_err() {
+                    let oldest = *buckets.counting(buckets.tick(*now)).start();
+                    let recent = passed.iter().filter(|tick| **tick >= oldest).count();
+                    assert!(recent >= n, "refused at {now} after {passed:?}");
+                }
+            }
+            // Nothing is lost and nothing counts twice.
+            let row = charges.row(0).unwrap();
+            let newest = told.iter().map(|told| told.0).max().unwrap();
+            let recent = passed.iter().filter(|tick| **tick + LENGTH >= buckets.tick(newest));
+            let used = row.used(Limit::Buckets(buckets), at(newest));
+            assert_eq!(used, recent.count() as u64, "lost count");
+            for extra in 0..=n {
+                assert_eq!(call(&charges, 1_000).1.is_ok(), extra < n, "buckets out of step");
+            }
+        });
+    }
+
+    /// Goal: two threads in one tick, the first ever.
+    #[test]
+    fn loom_buckets_in_one_tick() {
+        window::<SOUND>(3, 1, &[], &[&[5], &[5]]);
+    }
+
+    /// Negative control: a charge that overwrites what it did not read.
+    #[test]
+    #[should_panic(expected = "over-admitted")]
+    fn loom_buckets_blind_is_caught() {
+        window::<BLIND>(3, 1, &[5], &[&[8], &[8]]);
+    }
+
+    /// Goal: one thread is late in a tick that another ends.
+    #[test]
+    fn loom_buckets_at_the_turn_of_a_tick() {
+        window::<SOUND>(3, 1, &[1], &[&[5], &[6]]);
+        window::<SOUND>(3, 2, &[5], &[&[5], &[6]]);
+        window::<SOUND>(2, 1, &[1], &[&[5, 6], &[6]]);
+    }
+
+    /// Negative control: a bucket that is not frozen takes a charge that the next tick does not see.
+    #[test]
+    #[should_panic(expected = "over-admitted")]
+    fn loom_buckets_unfrozen_is_caught() {
+        window::<UNFROZEN>(3, 2, &[5], &[&[5], &[6]]);
+    }
+
+    /// Goal: buckets leave while others are charged, one at a time and all at once, and each counts once.
+    #[test]
+    fn loom_buckets_leave_once() {
+        window::<SOUND>(3, 2, &[5, 6], &[&[8], &[8]]);
+        window::<SOUND>(2, 2, &[5, 6], &[&[8], &[9]]);
+        window::<SOUND>(2, 2, &[5, 5], &[&[8, 8], &[20]]);
+    }
+
+    /// Negative control: with relaxed orders a model above finds a fault.
+    #[test]
+    #[should_panic(expected = "over-admitted")]
+    fn loom_buckets_relaxed_is_caught() {
+        window::<RELAXED>(3, 1, &[1], &[&[5, 6], &[6]]);
+    }
+
+    /// Goal: three threads at the turn of a tick.
+    #[test]
+    fn loom_buckets_three_threads() {
+        window::<SOUND>(1, 1, &[5], &[&[8], &[8], &[8]]);
+    }
+
+    /// A cost that turns out less, and an undo, while the tick ends and another call asks for what they free.
+    fn freed_at_the_turn<const SETTLED: bool>(asked: u64) {
+        explore(3, move || {
+            let (buckets, charges) = buckets(2);
+            let limit = Limit::Buckets(buckets);
+            let row = charges.row(0).unwrap();
+            row.take(limit, 1, at(5)).unwrap();
+            let taken: Taken = row.take(limit, 1, at(5)).unwrap();
+            let other = {
+                let charges = Arc::clone(&charges);
+                loom::thread::spawn(move || {
+                    let row = charges.row(0).unwrap();
+                    if SETTLED {
+                        row.settle(limit, 1, 0, at(5), at(6));
+                    } else {
+                        row.undo(limit, taken);
+                    }
+                })
+            };
+            let passed = row.take(limit, 1, at(asked)).is_ok();
+            other.join().unwrap();
+            let kept = u64::from(asked < 8);
+            assert_eq!(row.used(limit, at(asked)), kept + u64::from(passed), "lost count");
+        });
+    }
+
+    /// Goal: what is freed is freed once, in its own bucket, or left with it.
+    #[test]
+    fn loom_buckets_free_at_the_turn() {
+        for asked in [5, 6, 8] {
+            freed_at_the_turn::<true>(asked);
+            freed_at_the_turn::<false>(asked);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use crate::charges::{Charges, Taken};
+    use crate::limit::Limit;
+    use crate::limit::buckets::Buckets;
+    use crate::time::{Mono, Span};
+    use proptest::prelude::*;
+
+    fn at(nanos: u64) -> Mono {
+        Mono::from_nanos(nanos)
+    }
+
+    /// What passed, slowly: instant, amount, and what it was when charged.
+    struct Passed {
+        then: u64,
+        amount: u64,
+        reserved: u64,
+        taken: Taken,
+    }
+
+    fn sum(passed: &[Passed], after: i128) -> u64 {
+        passed.iter().filter(|one| i128::from(one.then) > after).map(|one| one.amount).sum()
+    }
+
+    /// Goal: eight real threads, ticks ending under them: no window of the exact length ever holds more than the
+    /// count, and in the end nothing is lost and nothing counts twice.
+    #[test]
+    fn eight_threads_at_the_buckets_never_over_admit() {
+        for (count, length) in [(1_u64, 7_u64), (20, 64), (64, 1_000), (5_000, 10_000)] {
+            let buckets = Buckets::new(count, Span::from_nanos(length)).unwrap();
+            let charges = Charges::for_rows(Limit::Buckets(buckets), 1);
+            let clock = AtomicU64::new(0);
+            let life = |thread: u64| {
+                let row = charges.row(0).unwrap();
+                let mut passed = Vec::new();
+                for round in 0..8_000_u64 {
+                    let now = clock.fetch_add(round * thread % 3, Ordering::Relaxed);
+                    if round % 64 == thread {
+                        std::thread::yield_now();
+                    }
+                    let amount = (round + thread) % 3 + 1;
+                    if let Ok(taken) = row.take(Limit::Buckets(buckets), amount, at(now)) {
+                        // The tick that was charged is the recorded instant.
+                        if round % 16 == 0 {
+                            row.undo(Limit::Buckets(buckets), taken);
+                        } else {
+                            passed.push((taken.before, amount));
+                        }
+                    }
+                }
+                passed
+            };
+            let mut passed: Vec<(u64, u64)> = Vec::new();
+            std::thread::scope(|threads| {
+                let life = &life;
+                let spawned: Vec<_> =
+                    (0..8).map(|thread| threads.spawn(move || life(thread))).collect();
+                for thread in spawned {
+                    passed.extend(thread.join().unwrap());
+                }
+            });
+            passed.sort_unstable();
+            let mut from = 0;
+            let mut held = 0;
+            for (tick, amount) in &passed {
+                held += amount;
+                while !buckets.counting(*tick).contains(&passed[from].0) {
+                    held -= passed[from].1;
+                    from += 1;
+                }
+                assert!(held <= count, "{held} of {count} within {length}");
+            }
+            let end = at(clock.load(Ordering::Relaxed));
+            let row = charges.row(0).unwrap();
+            let last = buckets.counting(buckets.tick(end.as_nanos()));
+            let recent: u64 = passed
+                .iter()
+                .filter(|(tick, _)| tick >= last.start())
+                .map(|(_, amount)| amount)
+                .sum();
+            assert_eq!(row.used(Limit::Buckets(buckets), end), recent);
+            assert!(passed.len() > 100);
+        }
+    }
+
+    /// Goal: gaps after which the low bits of ticks come round again are gaps like any other.
+    #[test]
+    fn ticks_that_come_round_are_not_taken_for_others() {
+        for length in [7_u64, 64, 1_000] {
+            let buckets = Buckets::new(10, Span::from_nanos(length)).unwrap();
+            let limit = Limit::Buckets(buckets);
+            let width = length.div_ceil(64);
+            let round = 32_768 * width * buckets.buckets() as u64;
+            for gap in [round, 32_768 * width, 2 * round, round + width, round - width] {
+                let charges = Charges::for_scope(limit);
+                let row = charges.row(0).unwrap();
+                let mut now = 1_000;
+                for _ in 0..5 {
+                    let taken = row.take(limit, 10, at(now)).unwrap();
+                    assert!(row.take(limit, 1, at(now)).is_err());
+                    assert_eq!(row.used(limit, at(now)), 10);
+                    now += gap;
+                    assert_eq!(row.used(limit, at(now)), 0);
+                    row.take(limit, 4, at(now)).unwrap();
+                    row.undo(limit, taken);
+                    row.settle(limit, 10, 0, at(now - gap), at(now));
+                    assert_eq!(row.used(limit, at(now)), 4);
+                    now += gap;
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Goal: beside the exact sum: never more than the count in any window, nothing refused that would
+        /// fit a tick and 63 ns later than exactly, waits exact by its own reckoning; with undos and true costs.
+        #[test]
+        fn buckets_stand_beside_the_exact_sum(
+            count in 1_u64..200, length in prop_oneof![1_u64..200, 1_000_u64..100_000],
+            acts in proptest::collection::vec(
+                (0..8_u8, 0_u64..1_200, 0_u64..60, 0..50_usize, proptest::bool::weighted(0.03)), 1..200,
+            ),
+        ) {
+            let buckets = Buckets::new(count, Span::from_nanos(length)).unwrap();
+            let (limit, charges) = (Limit::Buckets(buckets), Charges::for_scope(Limit::Buckets(buckets)));
+            let row = charges.row(0).unwrap();
+            let late = i128::from(length.div_ceil(64) + 63);
+            let mut passed: Vec<Passed> = Vec::new();
+            let mut now = 10;
+            for (act, step, amount, which, far) in acts {
+                now += if far { length * step / 100 } else { length * step / 10_000 };
+                let window = i128::from(now) - i128::from(length);
+                let pick = (!passed.is_empty()).then(|| which % passed.len());
+                match (act, pick) {
+                    (0, Some(pick)) => {
+                        let undone = passed.remove(pick);
+                        // Settled ones are not undone.
+                        if undone.amount == undone.reserved {
+                            row.undo(limit, undone.taken);
+                        } else {
+                            passed.push(undone);
+                        }
+                    }
+                    (1 | 2, Some(pick)) => {
+                        let one = &mut passed[pick];
+                        if one.amount == one.reserved {
+                            row.settle(limit, one.reserved, amount, at(one.then), at(now));
+                            let (then, more) = (one.then, amount.saturating_sub(one.reserved));
+                            one.amount = amount.min(one.reserved);
+                            // More than reserved counts from when it is told.
+                            let taken = Taken::default();
+                            passed.push(Passed { then: now, amount: more, reserved: u64::MAX, taken });
+                            passed[pick].reserved = u64::MAX;
+                            prop_assert!(then <= now);
+                        }
+                    }
+                    _ => {
+                        let peeked = row.peek(limit, amount, at(now));
+                        match row.take(limit, amount, at(now)) {
+                            Ok(taken) => {
+                                prop_assert!(peeked.is_ok());
+                                prop_assert!(sum(&passed, window) + amount <= count, "over-admitted");
+                                passed.push(Passed { then: now, amount, reserved: amount, taken });
+                            }
+                            Err(wait) if amount > count => prop_assert_eq!(wait, crate::limit::NEVER),
+                            Err(wait) => {
+                                prop_assert_eq!(peeked, Err(wait));
+                                prop_assert!(sum(&passed, window - late) + amount > count, "too strict");
+                                let due = now + wait.as_nanos();
+                                // A look moves no charge, so the row may be asked of the future on a copy only.
+                                let copy = Charges::for_scope(limit);
+                                let copied = copy.row(0).unwrap();
+                                for (from, to) in row.rest.iter().zip(copied.rest) {
+                                    to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+                                }
+                                copied.head.store(row.head.load(Ordering::Relaxed), Ordering::Relaxed);
+                                prop_assert!(copied.peek(limit, amount, at(due - 1)).is_err());
+                                prop_assert!(copied.peek(limit, amount, at(due)).is_ok());
+                            }
+                        }
+                    }
+                }
+                let used = row.used(limit, at(now));
+                prop_assert!(used >= sum(&passed, window) && used <= sum(&passed, window - late));
+                prop_assert_eq!(row.is_idle(limit, at(now)), used == 0);
+            }
+        }
+
+        /// Goal: when `now` runs back nothing is freer: the newest tick is charged, and no window of recorded
+        /// instants holds more than the count.
+        #[test]
+        fn time_that_runs_back_frees_nothing(
+            count in 1_u64..50, length in 1_u64..500,
+            acts in proptest::collection::vec((-300_i64..400, 1_u64..20, proptest::option::of(0_u64..20)), 1..200),
+        ) {
+            let buckets = Buckets::new(count, Span::from_nanos(length)).unwrap();
+            let (limit, charges) = (Limit::Buckets(buckets), Charges::for_scope(Limit::Buckets(buckets)));
+            let row = charges.row(0).unwrap();
+            let mut passed: Vec<(u64, u64)> = Vec::new();
+            let mut now = 1_000_i64;
+            for (step, amount, truth) in acts {
+                now = (now + step).max(0);
+                let then = u64::try_from(now).unwrap();
+                if let Ok(taken) = row.take(limit, amount, at(then)) {
+                    prop_assert!(taken.before >= passed.last().map_or(0, |last| last.0));
+                    let held = passed.iter().filter(|(tick, _)| buckets.counting(taken.before).contains(tick));
+                    prop_assert!(held.map(|(_, amount)| amount).sum::<u64>() + amount <= count);
+                    let truth = truth.map_or(amount, |truth| truth.min(amount));
+                    row.settle(limit, amount, truth, at(then), at(then));
+                    passed.push((taken.before, truth));
+                }
+            }
+        }
+    }
+}

@@ -3,8 +3,9 @@
 //!
 //! The head word holds what is used (48 bits) and the number of the *run* (16 bits): a run ends when the budget is
 //! reset or forgets, and only what belongs to the run of the word is ever taken out of it. A second word says
-//! when the run began. Where a budget forgets, two more hold, for runs of even and odd number, the instant at which the run
-//! will be forgotten: it is raised before the head is charged, so whoever sees a charge sees its time.
+//! when the run began. Two more hold, for runs of even and odd number, its *end*: the instant of the newest charge and
+//! the idle time after it. It is raised before the head is charged, so whoever sees a charge sees its time; a call
+//! that raises it and then finds that others left no room for it may prolong the run to its own instant.
 
 use crate::limit::NEVER;
 use crate::time::{Mono, Span};
@@ -46,7 +47,7 @@ impl Budget {
 
     /// Words of memory: the head, when its run began, and when even and odd runs end.
     pub(crate) const fn words(self) -> usize {
-        if self.forgets() { 4 } else { 2 }
+        4
     }
 
     /// Whether it ever forgets by itself.
@@ -104,9 +105,14 @@ impl Budget {
         if self.forgets() { Span::from_nanos(self.idle) } else { NEVER }
     }
 
+    /// The newest charge of a run that ends so.
+    pub(crate) const fn newest(self, end: u64) -> u64 {
+        end.saturating_sub(self.idle)
+    }
+
     /// Nanoseconds since the last charge of a run that ends so.
     pub(crate) const fn age(self, end: u64, now: Mono) -> u64 {
-        now.as_nanos().saturating_sub(end.saturating_sub(self.idle))
+        now.as_nanos().saturating_sub(self.newest(end))
     }
 
     /// When a run is forgotten whose last charge was so long ago; at `now` if that is past.

@@ -1,14 +1,17 @@
 //! At most N in any interval of length W, exactly: what the words of a ring mean and what to do next; it holds no atomic.
 //!
-//! A ring has N slots and a head. A slot holds the instant at which its admission expires
-//! (recorded instant + W) and the parity of its lap; the head holds lap and index of the slot that
-//! is next, which is also the oldest. An admission swaps the next slot for its own, which is allowed
-//! only if the old one has expired, and then advances the head. A slot thus changes only between instants at
+//! A ring has N slots and a hint. A slot holds the instant at which its admission expires
+//! (recorded instant + W) and the parity of its lap. The ring's *turn* is where its laps meet: the slot
+//! that is next, which is also the oldest, behind the newest. An admission swaps the turn's slot for
+//! its own, which is allowed only if the old one has expired. A slot thus changes only between instants at
 //! least W apart, so no interval `(t − W, t]` holds more than N recorded instants; and the oldest
 //! of N is asked, so nobody is refused while fewer than N passed in the last W.
 //!
+//! The slots alone say where the turn is; the hint only says where to look first, and may be wrong.
+//!
 //! The recorded instant is `max(now, newest recorded)`: state newer than `now` wins.
 
+use super::NEVER;
 use crate::time::{Mono, Span};
 
 /// A count and a length, checked.
@@ -16,19 +19,6 @@ use crate::time::{Mono, Span};
 pub(crate) struct Window {
     count: u64,
     length: u64,
-}
-
-/// What to do after a look at head, next slot and preceding slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Move {
-    /// The next slot is taken already: advance the head for whoever took it, and look again.
-    Advance,
-    /// The three were not read of one moment: look again.
-    Again,
-    /// N passed in the last W: the exact wait until the oldest expires.
-    Refuse(Span),
-    /// Swap the next slot for this word, then advance the head.
-    Write(u64),
 }
 
 impl Window {
@@ -61,7 +51,7 @@ impl Window {
         count <= MAX_COUNT
     }
 
-    /// Words of memory: the head and the slots.
+    /// Words of memory: the hint and the slots.
     pub(crate) const fn words(self) -> usize {
         self.slots() + 1
     }
@@ -72,12 +62,22 @@ impl Window {
         self.count as usize
     }
 
-    /// Which slots are the head's and its predecessor's.
-    #[expect(clippy::cast_possible_truncation, reason = "an index is below 65 536")]
-    pub(crate) const fn slots_at(self, head: u64) -> (usize, usize) {
-        let index = head & INDEX;
-        let before = if index == 0 { self.count - 1 } else { index - 1 };
-        (index as usize, before as usize)
+    /// Where to look first, by a hint of any value.
+    #[inline]
+    pub(crate) fn first_look(self, hint: u64) -> usize {
+        usize::try_from(hint).ok().filter(|index| *index < self.slots()).unwrap_or(0)
+    }
+
+    /// The slot after this one.
+    #[inline]
+    pub(crate) const fn after(self, index: usize) -> usize {
+        if index + 1 < self.slots() { index + 1 } else { 0 }
+    }
+
+    /// The slot before this one.
+    #[inline]
+    pub(crate) const fn before(self, index: usize) -> usize {
+        if index == 0 { self.slots() - 1 } else { index - 1 }
     }
 
     /// The length of every interval.
@@ -85,55 +85,61 @@ impl Window {
         Span::from_nanos(self.length)
     }
 
-    /// The head after one more admission.
-    pub(crate) const fn advanced(self, head: u64) -> u64 {
-        if (head & INDEX) + 1 < self.count {
-            head + 1
-        } else {
-            // The lap may wrap: only its parity is ever asked, and 2⁴⁸ laps pass in between.
-            (head >> INDEX_BITS).wrapping_add(1) << INDEX_BITS
-        }
+    /// Whether the slot at `index` was the ring's turn when it was read, `before` being its
+    /// predecessor, read earlier.
+    ///
+    /// Number the admissions: slot i holds in turn those numbered i, i + N, i + 2N, and so on. Let `before` be of number
+    /// a. What is read later of the next slot is of number a + 1 − N, or of a + 1 − N + mN if m laps have passed it
+    /// since. An odd m shows in the parity. An even m above zero means a + 1 + N or later, which expires after a + 1
+    /// does, for each slot's own expiries grow strictly, and so after a. Parity and order together leave m = 0: when the
+    /// slot was read, it was the oldest and a was the newest.
+    #[inline]
+    pub(crate) const fn is_turn(self, index: usize, before: u64, slot: u64) -> bool {
+        self.laps_meet(index, before, slot) && self.is_older(slot, before)
     }
 
-    /// Judges one look. `slot` is the head's, `before` its predecessor.
+    /// The first half of [`Window::is_turn`]: between two slots of one lap the ring does not turn, save that the
+    /// last slot's lap ends where the first slot's next begins.
     #[inline]
-    pub(crate) const fn judge(self, head: u64, slot: u64, before: u64, now: Mono) -> Move {
-        // Fresh slots have parity 0, so the first lap writes parity 1.
-        let lap = ((head >> INDEX_BITS) & 1) ^ 1;
-        if slot & 1 == lap {
-            return Move::Advance;
-        }
-        let before_lap = if head & INDEX == 0 { lap ^ 1 } else { lap };
-        if before & 1 != before_lap {
-            return Move::Again;
-        }
-        if now.as_nanos() > END {
-            return Move::Refuse(Span::from_nanos(u64::MAX));
-        }
+    pub(crate) const fn laps_meet(self, index: usize, before: u64, slot: u64) -> bool {
+        let differ = (before ^ slot) & 1 == 1;
+        differ == (index != 0)
+    }
+
+    /// The second half of [`Window::is_turn`].
+    #[inline]
+    pub(crate) const fn is_older(self, slot: u64, before: u64) -> bool {
+        slot >> 1 <= before >> 1
+    }
+
+    /// What to swap the turn's slot for, or the exact wait until the oldest expires.
+    #[inline]
+    pub(crate) const fn judge(self, before: u64, slot: u64, now: Mono) -> Result<u64, Span> {
         let newest = (before >> 1).saturating_sub(self.length);
         let instant = if newest > now.as_nanos() { newest } else { now.as_nanos() };
+        if instant > END {
+            return Err(NEVER);
+        }
         let expiry = slot >> 1;
         if expiry > instant {
-            return Move::Refuse(Span::from_nanos(expiry.saturating_sub(now.as_nanos())));
+            return Err(Span::from_nanos(expiry.saturating_sub(now.as_nanos())));
         }
-        if instant > END {
-            return Move::Refuse(Span::from_nanos(u64::MAX));
-        }
-        Move::Write(((instant + self.length) << 1) | lap)
+        Ok(((instant + self.length) << 1) | (slot & 1) ^ 1)
     }
 
     /// As [`Window::judge`], for an admission that is counted whether or not it is allowed: the oldest makes room
-    /// before its time, which leaves no interval with fewer than it had.
-    pub(crate) const fn forced(self, head: u64, slot: u64, before: u64, now: Mono) -> Move {
-        match self.judge(head, slot, before, now) {
-            Move::Refuse(_) if now.as_nanos() <= END => {
-                let expiry = now.as_nanos() + self.length;
-                let newest = before >> 1;
-                let expiry = if newest > expiry { newest } else { expiry };
-                Move::Write((expiry << 1) | ((head >> INDEX_BITS) & 1) ^ 1)
-            }
-            next => next,
+    /// before its time, which leaves no interval with fewer than it had. None if the whole ring is as new as that already:
+    /// a slot's expiries must grow.
+    pub(crate) const fn forced(self, before: u64, slot: u64, now: Mono) -> Option<u64> {
+        if now.as_nanos() > END {
+            return None;
         }
+        let (newest, expiry) = (before >> 1, now.as_nanos() + self.length);
+        let expiry = if newest > expiry { newest } else { expiry };
+        if slot >> 1 >= expiry {
+            return None;
+        }
+        Some((expiry << 1) | (slot & 1) ^ 1)
     }
 
     /// How long ago the admission in a slot was; none if it was never written.
@@ -148,17 +154,9 @@ impl Window {
         Some(now.as_nanos().min(END).saturating_add(left) << 1 | 1)
     }
 
-    /// The head after so many admissions to a new ring.
-    pub(crate) const fn head_after(self, admissions: u64) -> u64 {
-        if admissions < self.count { admissions } else { 1 << INDEX_BITS }
-    }
-
-    /// Whether every admission has expired at `now`: as good as a new ring. If in doubt, no.
-    pub(crate) const fn is_idle(self, head: u64, slot: u64, before: u64, now: Mono) -> bool {
-        match self.judge(head, slot, before, now) {
-            Move::Write(_) => before >> 1 <= now.as_nanos(),
-            Move::Advance | Move::Again | Move::Refuse(_) => false,
-        }
+    /// Whether every admission has expired at `now`, by the newest: as good as a new ring. If in doubt, no.
+    pub(crate) const fn is_idle(self, before: u64, now: Mono) -> bool {
+        now.as_nanos() <= END && before >> 1 <= now.as_nanos()
     }
 
     /// The instant that a written slot records.
@@ -169,15 +167,13 @@ impl Window {
 }
 
 /// Slots in a ring, at most.
-const MAX_COUNT: u64 = 1 << INDEX_BITS;
-const INDEX_BITS: u32 = 16;
-const INDEX: u64 = (1 << INDEX_BITS) - 1;
+const MAX_COUNT: u64 = 1 << 16;
 /// The last instant that a slot can stand for, and the longest window: together they fill 63 bits.
 const END: u64 = (1 << 62) - 1;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Move, Window};
+    use super::{NEVER, Window};
     use crate::time::{Mono, Span};
 
     /// Goal: numbers that can never pass or do not fit are refused.
@@ -190,31 +186,78 @@ mod tests {
         assert!(Window::new(65_536, Span::from_secs(1)).is_ok());
     }
 
-    /// Goal: the head walks all slots and comes back one lap later, for the smallest and largest ring.
+    /// Goal: of a ring that filled up in order, exactly one place is its turn, at every count of admissions and in
+    /// rings of all sizes up to nine.
     #[test]
-    fn heads_walk_the_ring() {
+    fn a_ring_turns_at_one_place() {
+        for count in 1..10_usize {
+            let window = Window::new(count as u64, Span::from_nanos(10)).unwrap();
+            let mut slots = vec![0_u64; count];
+            for step in 0..count * 4 {
+                let turns: Vec<usize> = (0..count)
+                    .filter(|&at| window.is_turn(at, slots[window.before(at)], slots[at]))
+                    .collect();
+                assert_eq!(turns, [step % count], "{slots:?}");
+                let (before, slot) = (slots[window.before(step % count)], slots[step % count]);
+                // All the admissions of a lap at one instant: only the parities tell them apart.
+                let now = Mono::from_nanos((step / count) as u64 * 10);
+                slots[step % count] = window.judge(before, slot, now).unwrap();
+            }
+        }
+    }
+
+    /// Goal: a predecessor read before the ring turned is never taken for the newest, by however many
+    /// laps it is late.
+    #[test]
+    fn an_overtaken_look_is_no_turn() {
+        for count in 1..5_usize {
+            let window = Window::new(count as u64, Span::from_nanos(10)).unwrap();
+            let mut slots = vec![0_u64; count];
+            let mut past = vec![slots.clone()];
+            for step in 0..count * 6 {
+                let at = step % count;
+                let now = Mono::from_nanos((step / count) as u64 * 10);
+                slots[at] = window.judge(slots[window.before(at)], slots[at], now).unwrap();
+                past.push(slots.clone());
+            }
+            for (early, then) in past.iter().enumerate() {
+                for (late, now) in past.iter().enumerate().skip(early) {
+                    for at in 0..count {
+                        let said = window.is_turn(at, then[window.before(at)], now[at]);
+                        let due =
+                            late % count == at && then[window.before(at)] == now[window.before(at)];
+                        assert_eq!(said, due, "{count}: {then:?} then {now:?} at {at}, {early}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Goal: hints of any value lead into the ring, and its places follow each other around.
+    #[test]
+    fn places_stay_in_the_ring() {
         for count in [1_u64, 2, 3, 65_536] {
             let window = Window::new(count, Span::from_secs(1)).unwrap();
-            let mut head = 0;
-            for step in 0..count * 2 {
-                let (slot, before) = window.slots_at(head);
-                assert_eq!(slot as u64, step % count);
-                assert_eq!(before as u64, (step + count - 1) % count);
-                assert_eq!(window.head_after(step) >> 16, u64::from(step >= count));
-                head = window.advanced(head);
+            for hint in [0, 1, count - 1, count, count + 1, u64::MAX] {
+                let place = window.first_look(hint);
+                assert!((place as u64) < count);
+                assert_eq!(window.before(window.after(place)), place);
+                assert_eq!(window.after(place) as u64, (place as u64 + 1) % count);
             }
-            assert_eq!(head >> 16, 2);
         }
-        let window = Window::new(2, Span::from_secs(1)).unwrap();
-        assert_eq!(window.advanced(u64::MAX << 16 | 1), 0, "the lap wraps into itself");
     }
 
     /// Goal: at the end of time it refuses and does not overflow.
     #[test]
     fn the_end_of_time_refuses() {
         let window = Window::new(1, Span::from_nanos((1 << 62) - 1)).unwrap();
-        assert!(matches!(window.judge(0, 0, 0, Mono::from_nanos((1 << 62) - 1)), Move::Write(_)));
-        assert!(matches!(window.judge(0, 0, 0, Mono::from_nanos(1 << 62)), Move::Refuse(_)));
-        assert!(matches!(window.judge(0, 0, 0, Mono::from_nanos(u64::MAX)), Move::Refuse(_)));
+        assert!(window.judge(0, 0, Mono::from_nanos((1 << 62) - 1)).is_ok());
+        for late in [1 << 62, u64::MAX] {
+            assert_eq!(window.judge(0, 0, Mono::from_nanos(late)), Err(NEVER));
+            assert_eq!(window.forced(0, 0, Mono::from_nanos(late)), None);
+            assert!(!window.is_idle(0, Mono::from_nanos(late)));
+        }
+        let last = window.judge(0, 0, Mono::from_nanos((1 << 62) - 1)).unwrap();
+        assert!(window.judge(last, last, Mono::from_nanos((1 << 62) - 1)).is_err());
     }
 }
