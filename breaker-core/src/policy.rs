@@ -11,6 +11,7 @@ use crate::detect::{Compiled, DetectorSpec};
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule, Word};
 use crate::keys::{Rows, Table};
+use crate::limit::rate::Plain;
 use crate::limit::{Limit, makes_idle};
 use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope, check_name};
@@ -335,6 +336,8 @@ pub(crate) struct RouteRules {
     pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
     pub(crate) dimensions: Box<[usize]>,
+    /// Its only charge, if that is a plain rate.
+    pub(crate) plain: Option<PlainRate>,
     /// What the short way through a decision needs, if this route can take it.
     pub(crate) short: Option<Short>,
     /// Bits of the limits (eight for each seat of the lineage) that hear how a call ended.
@@ -357,12 +360,22 @@ pub(crate) struct Short {
     pub(crate) lone: Option<Lone>,
 }
 
+/// One rate of calls and nothing more.
+pub(crate) struct PlainRate {
+    pub(crate) rate: Plain,
+    pub(crate) charges: Arc<Charges>,
+    /// Its bit.
+    pub(crate) charged: u64,
+}
+
 /// One limit and nothing more.
 pub(crate) struct Lone {
     pub(crate) limit: Limit,
     pub(crate) charges: Arc<Charges>,
     /// Its bit.
     pub(crate) charged: u64,
+    /// What a refusal says, if it does no more: where, and which limit.
+    pub(crate) refusal: Option<(Place, u8)>,
 }
 
 /// A dimension, as the short way meets it.
@@ -503,11 +516,24 @@ impl Default for KeySpec {
     }
 }
 
+impl Short {
+    fn plain(&self) -> Option<PlainRate> {
+        let lone = self.lone.as_ref()?;
+        let Limit::Rate(rate) = lone.limit else { return None };
+        let (rate, charged) = (rate.plain()?, lone.charged);
+        Some(PlainRate { rate, charges: Arc::clone(&lone.charges), charged })
+    }
+}
+
 impl Charge {
-    fn lone(&self) -> Option<Lone> {
+    fn lone(&self, cells: [u32; NAMED]) -> Option<Lone> {
         let (Charged::Named(charges), Unit::Calls) = (&self.at, self.by) else { return None };
         let charged = limit_bit(self.seat, u32::from(self.index));
-        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged })
+        let level = [Level::Global, Level::Group, Level::Route].get(usize::from(self.seat));
+        let index = cells.get(usize::from(self.seat)).copied()?;
+        let place = Place { level: *level?, index, key: None };
+        let refusal = self.refuses.then_some((place, self.index));
+        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged, refusal })
     }
 }
 
@@ -671,6 +697,7 @@ impl Policy {
         for route in &mut routes {
             route.cells = route.lineage.map(|scope| policy.scopes.get(scope).map_or(0, |s| s.cell));
             route.short = policy.short(route);
+            route.plain = route.short.as_ref().and_then(Short::plain);
             route.hears = policy.hears(route);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
@@ -757,7 +784,7 @@ impl Policy {
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {
-            [only] if route.dimensions.is_empty() => only.lone(),
+            [only] if route.dimensions.is_empty() => only.lone(route.cells),
             _ => None,
         };
         Some(Short { keys, charges: charges.into(), looks_first, lone })
@@ -925,6 +952,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 gates: std::array::from_fn(|_| Arc::clone(&nowhere)),
                 hears_all: Due::Nothing,
                 dimensions,
+                plain: None,
                 short: None,
                 hears: 0,
                 counts: None,
@@ -1139,7 +1167,7 @@ impl Check {
             let equal = makes_idle(own.kind, limit.kind) && limit.of == Counting::Admitted;
             other != index
                 && !limit.candidate
-                && limit.by == own.by
+                && (limit.by, own.by) == (Unit::Calls, Unit::Calls)
                 && Limit::new(limit.kind, limit.by).is_ok()
                 && makes_idle(limit.kind, own.kind)
                 && (!equal || other < index)
