@@ -9,7 +9,7 @@ mod short;
 mod standing;
 
 pub use self::orders::{OrderError, Stamp};
-pub use self::standing::{KeyUsage, LimitUsage, ScopeOrKey, Standing};
+pub use self::standing::{DimensionUsage, KeyUsage, LimitUsage, ScopeOrKey, Standing};
 
 use std::fmt;
 use std::hash::Hasher;
@@ -64,13 +64,14 @@ pub struct Call {
     route: RouteId,
     keys: [Option<KeyHash>; MAX_DIMENSIONS],
     weight: u64,
+    print: Option<KeyHash>,
 }
 
 impl Call {
     /// A call without keys.
     #[must_use]
     pub const fn new(route: RouteId) -> Call {
-        Call { route, keys: [None; MAX_DIMENSIONS], weight: 1 }
+        Call { route, keys: [None; MAX_DIMENSIONS], weight: 1, print: None }
     }
 
     /// The same call with a weight, for limits that count weight: notional, bytes, tokens, in the unit of their
@@ -78,6 +79,13 @@ impl Call {
     #[must_use]
     pub const fn weighing(mut self, weight: u64) -> Call {
         self.weight = weight;
+        self
+    }
+
+    /// The same call with a fingerprint of what it says (see `Breaker::fingerprint`), for detectors of repetition.
+    #[must_use]
+    pub const fn with_fingerprint(mut self, print: KeyHash) -> Call {
+        self.print = Some(print);
         self
     }
 

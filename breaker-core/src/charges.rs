@@ -401,6 +401,8 @@ const LAPLESS: u8 = 2;
 const BLIND: u8 = 3;
 /// A bucket is not frozen before the next begins.
 const UNFROZEN: u8 = 4;
+/// A bucket is charged that is frozen.
+const UNASKED: u8 = 7;
 /// A budget's end is raised after the charge.
 const LATE: u8 = 5;
 /// A budget that forgets keeps the number of its run.

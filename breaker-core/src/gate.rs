@@ -10,7 +10,7 @@
 //! | 6 | left | probes that may still be given out |
 //! | 6 | owed | probes that must still pass; of a tripped gate: 1 if its hold has no end |
 //! | 12 | epoch | grows with every move, and wraps |
-//! | 26 | until | end of the hold; of an armed gate with strikes: when they are forgiven; of a half-open one: when its probes count as lost |
+//! | 26 | until | end of the hold; of an armed gate with strikes: when they are forgiven; of a half-open one: when its probes count as lost, or, with none out, when it became so |
 //!
 //! *Owed* is counted down, not up, so that a policy swapped in the middle of a probation cannot
 //! leave it waiting for probes that nobody gives out.
@@ -150,7 +150,7 @@ impl Word {
             (Input::Trip(by), Phase::Armed | Phase::HalfOpen) => {
                 at.tripped(at.strikes, trip_code(by), rule, now)
             }
-            (Input::Elapsed, Phase::Tripped) if at.is_over(rule, now) => at.half_open(rule),
+            (Input::Elapsed, Phase::Tripped) if at.is_over(rule, now) => at.half_open(rule, now),
             (Input::Elapsed, Phase::Armed) if at.strikes > 0 && has_passed(at.until, now) => {
                 Fields { strikes: 0, until: 0, ..at }
             }
@@ -184,11 +184,11 @@ impl Word {
             (Input::Lift(epoch, to), Phase::Killed) if epoch == at.epoch => match to {
                 LiftTo::Halt if at.cut => at.killed(false),
                 LiftTo::Halt => return None,
-                LiftTo::HalfOpen => at.half_open(rule),
+                LiftTo::HalfOpen => at.half_open(rule, now),
                 LiftTo::Armed => at.armed(),
             },
             (Input::Lift(epoch, LiftTo::HalfOpen), Phase::Tripped) if epoch == at.epoch => {
-                at.half_open(rule)
+                at.half_open(rule, now)
             }
             (Input::Lift(epoch, LiftTo::Armed), Phase::Tripped | Phase::HalfOpen)
                 if epoch == at.epoch =>
@@ -278,6 +278,19 @@ impl Word {
     /// Whether nothing but the epoch tells it from a new gate.
     pub(crate) const fn is_fresh(self) -> bool {
         self.0 & !(bits(EPOCH) << EPOCH_AT) == 0
+    }
+
+    /// Whether its trip is long over and nobody came to prove anything: an hour after its hold ended, or
+    /// its probation began, with no probe out. The key that it belonged to may be forgotten.
+    pub(crate) const fn is_forgotten(self, now: Mono) -> bool {
+        let at = self.fields();
+        let over = wrapped(now).wrapping_sub(at.until) & RANGE;
+        let long_ago = over >= FORGOTTEN && over < HALF;
+        match at.phase {
+            Phase::Tripped => at.owed == 0 && at.mode == 0 && long_ago,
+            Phase::HalfOpen => at.left == at.owed && at.mode == 0 && long_ago,
+            Phase::Armed | Phase::Killed => false,
+        }
     }
 
     /// Whether time alone may move it.
@@ -427,8 +440,9 @@ impl Fields {
         Fields { strikes, cause, owed, until, ..self.moved(Phase::Tripped) }
     }
 
-    const fn half_open(self, rule: &TripRule) -> Fields {
-        Fields { left: rule.probes(), owed: rule.probes(), ..self.moved(Phase::HalfOpen) }
+    const fn half_open(self, rule: &TripRule, now: Mono) -> Fields {
+        let (left, owed, until) = (rule.probes(), rule.probes(), deadline(now, 0));
+        Fields { left, owed, until, ..self.moved(Phase::HalfOpen) }
     }
 
     const fn killed(self, cut: bool) -> Fields {
@@ -563,6 +577,8 @@ const LOUD: u64 = bits(PHASE) << PHASE_AT | bits(MODE) << MODE_AT;
 const UNIT_BITS: u32 = 24;
 const RANGE: u32 = (1 << UNTIL) - 1;
 const HALF: u32 = 1 << (UNTIL - 1);
+/// About an hour.
+const FORGOTTEN: u32 = units(Span::from_secs(3_600));
 /// About a minute.
 const MIN_PATIENCE: u32 = units(Span::from_secs(60));
 const MAX_STRIKES: u8 = 15;

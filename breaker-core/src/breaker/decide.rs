@@ -4,6 +4,7 @@ use super::{Breaker, Call, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
+use crate::detect::OnFind;
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table};
@@ -63,7 +64,7 @@ impl Breaker {
         if reducing {
             return Ok(0);
         }
-        self.charge(policy, route, call, seats, now, shadowed)?;
+        self.charge(call, seats, now, shadowed)?;
         self.take_probes(seats, now, shadowed)
     }
 
@@ -124,12 +125,8 @@ impl Breaker {
         let limits = rules.rules.limits_of(Some(key));
         // A key that charges nothing needs a slot only once somebody blocks it.
         let charges = !limits.is_empty() || rules.rules.tally.is_some();
-        let found = table.find(key);
         let claims = may_claim && charges;
-        let cell = if claims { found.or_else(|| table.find_or_claim(key, now)) } else { found };
-        if claims && cell.is_none() {
-            table.count_overflow();
-        }
+        let cell = if claims { table.find_claim_or_count(key, now) } else { table.find(key) };
         let place = Place { level: Level::Key, index: rules.table, key: Some((rules.index, key)) };
         let gate = cell.and_then(|cell| table.gate(cell));
         let cell = cell.unwrap_or(table.overflow_cell());
@@ -146,8 +143,6 @@ impl Breaker {
     /// and never undone.
     fn charge(
         &self,
-        policy: &Policy,
-        route: &RouteRules,
         call: &Call,
         seats: &mut Seats<'_>,
         now: Mono,
@@ -155,8 +150,8 @@ impl Breaker {
     ) -> Result<(), Denial> {
         let refusal = first_refusal(seats, call, now);
         for at in (0..SEATS).rev() {
-            if let Some(denial) = self.judge_offer(policy, route, seats, at, now) {
-                let seat = seats.get(at).and_then(Option::as_ref);
+            if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
+                let seat = seats.get(tripped).and_then(Option::as_ref);
                 if seat.is_none_or(|seat| !seat.shadow) {
                     undo(seats);
                     return Err(denial);
@@ -189,26 +184,40 @@ impl Breaker {
     /// Lets the detectors of a seat judge the offer, and trips whom they name.
     fn judge_offer(
         &self,
-        policy: &Policy,
-        route: &RouteRules,
         seats: &Seats<'_>,
         at: usize,
+        call: &Call,
         now: Mono,
-    ) -> Option<Denial> {
+    ) -> Option<(usize, Denial)> {
         let seat = seats.get(at)?.as_ref()?;
+        // What is blocked counts nowhere, and who shares a slot is never judged by it.
         let tally = seat.rules.tally.as_ref().filter(|_| seat.gate.is_some() && !seat.blocked)?;
-        let found = tally.offered(seat.cell, now)?;
-        // If one key makes more than half of it, the key is tripped and not those it shares with.
-        let culprit = seats.iter().skip(NAMED).flatten().find(|key| {
-            let own = key.rules.tally.as_ref().filter(|_| key.gate.is_some() && at < NAMED);
-            own.is_some_and(|own| own.count(key.cell, found.window, now) > found.count / 2)
-        });
-        let _ = (policy, route);
-        let guilty = culprit.unwrap_or(seat);
-        if !found.trips {
+        let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
+        if at < NAMED {
+            for (_, key) in keys().filter_map(|(at, key)| Some((at, key.as_ref()?.place.key?))) {
+                tally.voted(seat.cell, key.1);
+            }
+        }
+        let surged = tally.offered(seat.cell, now);
+        let repeated = call.print.and_then(|print| tally.repeated(seat.cell, print.as_u64(), now));
+        let found = repeated.or(surged)?;
+        if found.on_find != OnFind::Trip {
             return None;
         }
-        Some(self.tripped(guilty, By::Detector(found.detector), None, now))
+        // If one key makes more than half of it, the key is tripped and not those it shares with.
+        let window = WINDOWS.iter().position(|window| *window == found.window);
+        let culprit = keys().find(|(_, key)| {
+            let Some(key) = key.as_ref().filter(|key| at < NAMED && key.gate.is_some()) else {
+                return false;
+            };
+            let count = key.rules.tally.as_ref().zip(window);
+            count.is_some_and(|(own, window)| own.count(key.cell, window, now) > found.count / 2)
+        });
+        let by = By::Detector(found.detector);
+        match culprit {
+            Some((at, Some(key))) => Some((at, self.tripped(key, by, None, now))),
+            _ => Some((at, self.tripped(seat, by, None, now))),
+        }
     }
 
     /// Trips the gate if the limit says so, and words the denial.
@@ -439,11 +448,11 @@ impl<'a> Seat<'a> {
                 }
                 Err(wait) if rule.spec.candidate => {
                     self.count_breach(index, true);
-                    let breach = self.breach(index, rule, wait);
+                    let breach = self.breach(index, rule, wait, now);
                     shadowed.get_or_insert(self.refused(breach));
                 }
                 Err(wait) => {
-                    breach = worse(breach, Some(self.breach(index, rule, wait)));
+                    breach = worse(breach, Some(self.breach(index, rule, wait, now)));
                     if of == Counting::Admitted {
                         break;
                     }
@@ -496,15 +505,19 @@ impl<'a> Seat<'a> {
             let before = self.before_of(rule);
             let also = before.and_then(|(limit, row)| row.peek(limit, amount, now).err());
             if let Some(wait) = asked.max(also) {
-                breach = worse(breach, Some(self.breach(index, rule, wait)));
+                breach = worse(breach, Some(self.breach(index, rule, wait, now)));
             }
         }
         breach
     }
 
-    fn breach(&self, limit: u8, rule: &LimitRule, wait: Span) -> Breach {
-        // Without a slot of its own (so without a gate) a key shares its limits: they throttle and never trip.
-        let trips = rule.spec.on_breach == OnBreach::Trip && self.gate.is_some();
+    fn breach(&self, limit: u8, rule: &LimitRule, wait: Span, now: Mono) -> Breach {
+        // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
+        // others: they throttle and never trip.
+        let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, now);
+        let trips = rule.spec.on_breach == OnBreach::Trip
+            && self.gate.is_some()
+            && !self.table.is_some_and(answers);
         Breach { limit, wait, trips }
     }
 
@@ -585,7 +598,12 @@ fn ticket(
     let [global, group, own, ..] = seats;
     let epochs = [global, group, own].map(|seat| seat.as_ref().map_or(0, |seat| seat.epoch));
     let reducing = route.class == Class::Reducing;
-    let due = if reducing { Due::Nothing } else { route.due(charged, probes) };
+    let due = match (reducing, &route.counts) {
+        (false, _) => route.due(charged, probes),
+        // A reducing call charges nothing and proves nothing; it is counted.
+        (true, Some(_)) => Due::Count,
+        (true, None) => Due::Nothing,
+    };
     Ticket {
         policy: policy.number,
         route: call.route.0,
@@ -617,5 +635,8 @@ fn key_seats(seats: &Seats<'_>) -> KeySeats {
 
 /// The wait where none is known to suffice.
 const NEVER: Span = Span::from_nanos(u64::MAX);
+/// The lengths of a surge's windows, by their index.
+const WINDOWS: [Span; 4] =
+    [Span::from_secs(1), Span::from_secs(10), Span::from_secs(60), Span::from_secs(300)];
 /// All seats of a lineage.
 const SEATS: usize = NAMED + MAX_DIMENSIONS;

@@ -2,12 +2,14 @@
 
 use super::{Breaker, count};
 use crate::counts::Count;
+use crate::detect::OnFind;
 use crate::facts::{By, Outcome};
 use crate::gate::Input;
 use crate::keys::{Ordered, Table};
 use crate::limit::Limit;
 use crate::permit::{KeySeat, Settlement, Ticket};
 use crate::policy::{MAX_LIMITS, NAMED, Policy, RouteRules, Rules, Unit, limit_bit};
+use crate::tally::Finish;
 use crate::time::Mono;
 
 impl Breaker {
@@ -150,8 +152,10 @@ impl Breaker {
             else {
                 continue;
             };
-            let Some(found) = tally.finished(cell, settlement, now) else { continue };
-            if !found.trips {
+            let Settlement { outcome, latency, class, .. } = *settlement;
+            let finish = Finish { outcome, latency, class };
+            let Some(found) = tally.finished(cell, &finish, now) else { continue };
+            if found.on_find != OnFind::Trip {
                 continue;
             }
             moved |=

@@ -99,17 +99,17 @@ impl Buckets {
         amount <= self.count && now.as_nanos() <= END
     }
 
-    /// The exact wait until the amount fits: until the tick ends in which enough of the oldest has left.
-    /// `counts` are those of the ticks that count at `tick`, the oldest first.
+    /// The exact wait until a sum, with what is asked for, fits: until the tick ends in which enough of the oldest has
+    /// left. `counts` are those of the ticks that count at `tick`, the oldest first.
     pub(crate) fn wait(
         self,
         tick: u64,
-        counts: impl Iterator<Item = u64> + Clone,
-        amount: u64,
+        counts: impl Iterator<Item = u64>,
+        mut sum: u64,
         now: Mono,
     ) -> Span {
-        let mut sum = counts.clone().fold(amount, u64::saturating_add);
-        for (bucket, count) in self.counting(tick).zip(counts) {
+        let oldest = *self.counting(tick).start();
+        for (bucket, count) in (oldest..).zip(counts) {
             sum = sum.saturating_sub(count);
             if self.fits(sum) {
                 // A bucket leaves when the tick `behind + 1` after it begins; ticks lead by as many.
@@ -293,7 +293,7 @@ mod tests {
             prop_assert!(counts(then + length - 1));
             prop_assert!(!counts(then + length + length.div_ceil(64) + 63));
             let none = std::iter::repeat_n(0, buckets.buckets() - 1).chain([1]);
-            let leaves = then + buckets.wait(tick, none, 1, at(then)).as_nanos();
+            let leaves = then + buckets.wait(tick, none, 2, at(then)).as_nanos();
             prop_assert!(counts(leaves - 1) && !counts(leaves));
             prop_assert_eq!(buckets.age(tick, at(leaves)) <= leaves - then, true);
             prop_assert_eq!(buckets.tick_before(buckets.age(tick, at(then + length)), at(then + length)), Some(tick));

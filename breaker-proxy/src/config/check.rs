@@ -336,8 +336,6 @@ fn rules(section: &mut Section, report: &mut Report<'_>) -> Rules {
             limits: limits(section, report),
             recover: recover(section, report),
             mode: mode(section, report),
-            // The data plane counts by route itself, on each worker.
-            counts: false,
             ..ScopeSpec::default()
         },
         ..Rules::default()
