@@ -71,5 +71,9 @@ pub use time::{Mono, Span};
 #[doc = include_str!("../docs/guide.md")]
 pub mod guide {}
 
+#[cfg(all(feature = "std", not(loom)))]
+#[doc = include_str!("../docs/running.md")]
+pub mod running {}
+
 #[doc = include_str!("../docs/model.md")]
 pub mod model {}
