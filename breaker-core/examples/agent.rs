@@ -77,8 +77,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(why, "tokens");
     let assistant = Scope::parse("/agents/agent=assistant")?;
     let usage = breaker.usage(&policy, &assistant, clock.now())?;
-    println!("used: {} executions, {} tokens", usage[0].used, usage[1].used);
-    assert_eq!((usage[0].used, usage[1].used), (3, 300));
+    let [executions, tokens] = usage.as_slice() else { return Err("two limits".into()) };
+    println!("used: {} executions, {} tokens", executions.used, tokens.used);
+    assert_eq!((executions.used, tokens.used), (3, 300));
 
     // Ten executions by itself; then a person is asked, and gives it another ten.
     let ran = (0..).take_while(|page| agent.run("read", &page.to_string(), 40).is_ok()).count();
