@@ -264,7 +264,7 @@ pub(crate) fn detectors_route() -> Case {
         ScopeSpec { limits: vec![rate()], detectors: route_detectors(), ..ScopeSpec::default() };
     let (world, mut tick, mut print) = (still(World::new(scope, 64)), Tick::by(APART), 0);
     Case::new(DETECTORS_ROUTE, move || {
-        print = (print + 1) % 1_000;
+        print = (print + 1) % PRINTS;
         settles_in_full(world, world.call, print, tick.next());
     })
 }
@@ -281,7 +281,7 @@ pub(crate) fn detectors_keys() -> Case {
     let (world, mut tick) = (still(World::new(scope, 200_000)), Tick::by(APART));
     let (mut turn, mut print) = (numbers(100_000).iter().cycle(), 0);
     Case::new(DETECTORS_KEYS, move || {
-        print = (print + 1) % 1_000;
+        print = (print + 1) % PRINTS;
         let key = *turn.next().unwrap_or(&0);
         let call = world.call.with_key(0, black_box(world).breaker.hash_u64(key));
         settles_in_full(world, call, print, tick.next());
@@ -369,3 +369,6 @@ pub(crate) const KILLED_ADMIT: &str = "killed: admit() says no, counted, tick gi
 const MANY: u64 = 12_000_000;
 /// Nanoseconds between two calls where detectors count them: 6 million a minute.
 const APART: u64 = 10_000;
+/// Calls that differ from each other. It shares no factor with the keys' number: else each key would say the same for ever,
+/// and rightly be tripped for it.
+const PRINTS: u64 = 1_001;
