@@ -1,6 +1,7 @@
 //! What the end of a call gives back and tells: places in flight, true weights, probes, counts. It refuses nothing.
 
 use super::{Breaker, count};
+use crate::charges::Row;
 use crate::counts::Count;
 use crate::detect::OnFind;
 use crate::facts::{By, Outcome};
@@ -8,7 +9,9 @@ use crate::gate::Input;
 use crate::keys::{Ordered, Table};
 use crate::limit::Limit;
 use crate::permit::{KeySeat, Settlement, Ticket};
-use crate::policy::{MAX_LIMITS, NAMED, Policy, RouteRules, Rules, Unit, limit_bit};
+use crate::policy::{
+    Counting, LimitRule, MAX_LIMITS, Memory, NAMED, Policy, RouteRules, Rules, Unit, limit_bit,
+};
 use crate::tally::Finish;
 use crate::time::Mono;
 
@@ -56,6 +59,34 @@ impl Breaker {
         }
     }
 
+    /// A call was admitted and is not made after all, so whatever can be undone is; `what` became of it is counted. What
+    /// counts *offered* calls has counted it rightly.
+    #[inline(never)]
+    pub(crate) fn retract(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        ticket: Ticket,
+        what: Count,
+        now: Mono,
+    ) {
+        let ticket = &ticket;
+        route.count(what);
+        self.each_charge(policy, route, ticket, ticket.charged, |charge, rule, reserved| {
+            let (limit, row) = charge;
+            match limit {
+                Limit::InFlight(_) => row.give_back(limit, reserved),
+                _ if rule.spec.of == Counting::Admitted => {
+                    row.settle(limit, reserved, 0, ticket.at, now);
+                }
+                _ => {}
+            }
+        });
+        if ticket.probes != 0 {
+            self.settle_probes(policy, route, ticket, now, Input::ProbeAbandoned);
+        }
+    }
+
     fn give_back(
         &self,
         policy: &Policy,
@@ -65,6 +96,26 @@ impl Breaker {
         now: Mono,
     ) {
         let told = ticket.charged & route.hears;
+        self.each_charge(policy, route, ticket, told, |(limit, row), rule, reserved| {
+            match (limit, truth) {
+                (Limit::InFlight(_), _) => row.give_back(limit, reserved),
+                (_, Some(truth)) if rule.spec.by == Unit::Weight && truth != reserved => {
+                    row.settle(limit, reserved, truth, ticket.at, now);
+                }
+                _ => {}
+            }
+        });
+    }
+
+    /// The limits of `told` bits, and their earlier selves: where each was charged, and how much.
+    fn each_charge(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        ticket: &Ticket,
+        told: u64,
+        mut end: impl FnMut((Limit, Row<'_>), &LimitRule, u64),
+    ) {
         for (at, rules) in policy.seats(route) {
             if told >> (u32::from(at) * 8) & 0xff == 0 {
                 continue;
@@ -73,6 +124,9 @@ impl Breaker {
             else {
                 continue;
             };
+            let lost = table.zip(key).is_some_and(|(table, seat)| {
+                cell != table.overflow_cell() && table.tag(cell) != Some(seat.key)
+            });
             for (index, rule) in (0..).zip(rules.limits_of(key.map(|seat| seat.key))) {
                 if told & limit_bit(at, index) == 0 {
                     continue;
@@ -82,14 +136,14 @@ impl Breaker {
                 let selves = std::iter::once((rule.limit, &rule.memory))
                     .chain(rule.before.as_ref().map(|before| (before.limit, &before.memory)));
                 for (limit, memory) in selves {
-                    let Some(row) = memory.row(table, cell) else { continue };
-                    match (limit, truth) {
-                        (Limit::InFlight(_), _) => row.give_back(limit, reserved),
-                        (_, Some(truth)) if weighs && truth != reserved => {
-                            row.settle(limit, reserved, truth, ticket.at, now);
-                        }
-                        _ => {}
+                    // Where the slot has another tenant by now, a place in flight stayed with the slot and is given
+                    // back there; a refund would be a stranger's.
+                    let shared = lost && matches!(memory, Memory::Keys(_));
+                    if shared && !matches!(limit, Limit::InFlight(_)) {
+                        continue;
                     }
+                    let Some(row) = memory.row(table, cell) else { continue };
+                    end((limit, row), rule, reserved);
                 }
             }
         }
