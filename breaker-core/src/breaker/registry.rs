@@ -524,6 +524,21 @@ impl Memories {
     }
 }
 
+impl Identity {
+    /// The same as a text.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Identity::Named(name, by, healing) => format!("{name} ({by:?}, {healing:?})"),
+            Identity::Like { kind, by, of, candidate, nth } => {
+                format!(
+                    "{kind} {nth} ({by:?}, {of:?}, {})",
+                    if *candidate { "tried" } else { "live" }
+                )
+            }
+        }
+    }
+}
+
 impl Turn {
     /// Whether a policy of these lives.
     fn lives(&self, first: u64, last: u64) -> bool {
