@@ -5,10 +5,15 @@ mod finish;
 mod look;
 mod orders;
 mod registry;
+mod restore;
 mod short;
 mod standing;
 
 pub use self::orders::{OrderError, Stamp};
+pub use self::restore::{
+    Missed, Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
+    SavedLimit, SavedScope, SavedState, Why,
+};
 pub use self::standing::{DimensionUsage, KeyUsage, LimitUsage, ScopeOrKey, Standing};
 
 use std::fmt;

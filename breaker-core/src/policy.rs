@@ -296,8 +296,8 @@ pub(crate) struct LimitRule {
     pub(crate) memory: Memory,
     /// Held so that a reload knows whether the policy is still in use.
     pub(crate) _live: Arc<()>,
-    /// What it was before the last reload, while calls may still be charged there: charged as well.
-    pub(crate) before: Option<Before>,
+    /// What it was before reloads, while calls may still be charged there alone: charged as well.
+    pub(crate) before: Box<[Before]>,
 }
 
 /// Where a limit's words stand.
@@ -662,7 +662,7 @@ impl Policy {
     pub fn has_predecessors(&self) -> bool {
         let named = self.scopes.iter().map(|scope| &scope.rules);
         let keys = self.dimensions.iter().map(|key| &key.rules);
-        let before = |limits: &[LimitRule]| limits.iter().any(|rule| rule.before.is_some());
+        let before = |limits: &[LimitRule]| limits.iter().any(|rule| !rule.before.is_empty());
         named.chain(keys).any(|rules| {
             before(&rules.limits) || rules.overrides.iter().any(|(_, limits)| before(limits))
         })
@@ -752,7 +752,7 @@ impl Policy {
             for (index, rule) in (0..).zip(&rules.limits) {
                 let plain = rule.spec.of == Counting::Admitted
                     && !rule.spec.candidate
-                    && rule.before.is_none();
+                    && rule.before.is_empty();
                 if !plain {
                     return None;
                 }

@@ -462,7 +462,7 @@ impl<'a> Seat<'a> {
         breach
     }
 
-    /// Charges one limit, and its earlier self where it has one.
+    /// Charges one limit, and its earlier selves where it has any.
     fn take_one(
         &self,
         rule: &LimitRule,
@@ -472,13 +472,27 @@ impl<'a> Seat<'a> {
         // Memory that is not there cannot say yes.
         let row = self.row_of(rule).ok_or(NEVER)?;
         let taken = row.take(rule.limit, amount, now)?;
-        let Some((limit, before)) = self.before_of(rule) else { return Ok((taken, None)) };
-        match before.take(limit, amount, now) {
-            Ok(also) => Ok((taken, Some(also))),
-            Err(wait) => {
-                row.undo(rule.limit, taken);
-                Err(wait)
+        let mut also = None;
+        for (limit, before) in self.before_of(rule) {
+            match before.take(limit, amount, now) {
+                // Of several only the last is undone, should it come to that; the others' charges are forfeited.
+                Ok(taken) => also = also.or(Some(taken)),
+                Err(wait) => {
+                    self.undo_one(rule, taken, also);
+                    return Err(wait);
+                }
             }
+        }
+        Ok((taken, also))
+    }
+
+    /// Undoes a charge, and that of the last earlier self.
+    fn undo_one(&self, rule: &LimitRule, taken: Taken, also: Option<Taken>) {
+        if let Some(row) = self.row_of(rule) {
+            row.undo(rule.limit, taken);
+        }
+        if let (Some((limit, row)), Some(also)) = (self.before_of(rule).next(), also) {
+            row.undo(limit, also);
         }
     }
 
@@ -487,10 +501,13 @@ impl<'a> Seat<'a> {
         rule.memory.row(self.table.map(|(table, _)| table), self.cell)
     }
 
-    /// The same of what the limit was before a reload.
-    fn before_of<'r>(&'r self, rule: &'r LimitRule) -> Option<(Limit, Row<'r>)> {
-        let before = rule.before.as_ref()?;
-        Some((before.limit, before.memory.row(self.table.map(|(table, _)| table), self.cell)?))
+    /// The same of what the limit was before reloads, the last self first.
+    fn before_of<'r>(&'r self, rule: &'r LimitRule) -> impl Iterator<Item = (Limit, Row<'r>)> + 'r {
+        let table = self.table.map(|(table, _)| table);
+        rule.before
+            .iter()
+            .rev()
+            .filter_map(move |before| Some((before.limit, before.memory.row(table, self.cell)?)))
     }
 
     /// The limit that would refuse first, by a look only; with the longest wait of all that refuse.
@@ -503,8 +520,8 @@ impl<'a> Seat<'a> {
                 None => Some(NEVER),
             };
             let before = self.before_of(rule);
-            let also = before.and_then(|(limit, row)| row.peek(limit, amount, now).err());
-            if let Some(wait) = asked.max(also) {
+            let also = before.filter_map(|(limit, row)| row.peek(limit, amount, now).err());
+            if let Some(wait) = asked.max(also.max()) {
                 breach = worse(breach, Some(self.breach(index, rule, wait, now)));
             }
         }
@@ -561,12 +578,7 @@ fn undo(seats: &mut Seats<'_>) {
         let taken = std::mem::take(&mut seat.taken);
         for (taken, rule) in taken.into_iter().zip(seat.limits) {
             let Some((taken, also)) = taken else { continue };
-            if let Some(row) = seat.row_of(rule) {
-                row.undo(rule.limit, taken);
-            }
-            if let (Some((limit, row)), Some(also)) = (seat.before_of(rule), also) {
-                row.undo(limit, also);
-            }
+            seat.undo_one(rule, taken, also);
         }
     }
 }

@@ -134,7 +134,7 @@ impl Breaker {
                 let weighs = rule.spec.by == Unit::Weight;
                 let reserved = if weighs { ticket.weight } else { 1 };
                 let selves = std::iter::once((rule.limit, &rule.memory))
-                    .chain(rule.before.as_ref().map(|before| (before.limit, &before.memory)));
+                    .chain(rule.before.iter().map(|before| (before.limit, &before.memory)));
                 for (limit, memory) in selves {
                     // Where the slot has another tenant by now, a place in flight stayed with the slot and is given
                     // back there; a refund would be a stranger's.
