@@ -2,6 +2,7 @@
 //! anything.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
+#![expect(clippy::cast_possible_truncation, reason = "random numbers, of which any bits will do")]
 
 use breaker_core::{
     Breaker, Call, Capacity, Class, GroupSpec, KeySpec, KillLevel, LiftTo, LimitSpec, Mode, Mono,

@@ -1,12 +1,12 @@
 //! Standings as plain data: saved relative to an instant, and put back at another; it lifts nothing, and what it cannot put back
 //! starts spent.
 
+use super::Breaker;
 use super::registry::{Identity, identities};
-use super::{Breaker, count};
 use crate::cell::{Gate, Moved};
 use crate::charges::{self, Past, Row};
 use crate::facts::{By, Cause, KillLevel, Mode, State};
-use crate::gate::{Input, LiftTo, TripRule, Word};
+use crate::gate::{Input, LiftTo, Word};
 use crate::keys::Table;
 use crate::limit::Limit;
 use crate::limit::rate::Owed;
