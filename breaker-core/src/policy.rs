@@ -20,6 +20,8 @@ use crate::time::Span;
 
 /// All rules, as written.
 #[derive(Clone, Debug, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct PolicySpec {
     /// The rules of `/`.
     pub global: ScopeSpec,
@@ -31,15 +33,20 @@ pub struct PolicySpec {
 
 /// One group.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct GroupSpec {
     /// Its name, unique among groups.
     pub name: String,
     /// Its rules.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub scope: ScopeSpec,
 }
 
 /// One route.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct RouteSpec {
     /// Its name, unique within its group.
     pub name: String,
@@ -48,11 +55,14 @@ pub struct RouteSpec {
     /// What its calls do to risk.
     pub class: Class,
     /// Its rules.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub scope: ScopeSpec,
 }
 
 /// The rules of one named scope.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct ScopeSpec {
     /// Up to 8 limits.
     pub limits: Vec<LimitSpec>,
@@ -73,6 +83,8 @@ pub struct ScopeSpec {
 
 /// One key dimension, and the rules of each of its keys.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct KeySpec {
     /// Its name, unique in any lineage.
     pub name: String,
@@ -96,6 +108,8 @@ pub struct KeySpec {
 
 /// First sights of keys: `count` per `per`, at most `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Newcomers {
     /// So many …
     pub count: u64,
@@ -107,6 +121,8 @@ pub struct Newcomers {
 
 /// One key's own limits.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct KeyOverride {
     /// The key's label, as it is hashed.
     pub label: Vec<u8>,
@@ -116,24 +132,33 @@ pub struct KeyOverride {
 
 /// One limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct LimitSpec {
     /// Its name, unique in its scope; empty for none. A reload knows a limit again by its name, and one without by
     /// its kind and what it counts, in the order of the spec.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub name: String,
     /// Its kind and numbers.
     pub kind: LimitKind,
     /// In what it counts.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub by: Unit,
     /// What it counts.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub of: Counting,
     /// What a breach does.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub on_breach: OnBreach,
     /// Whether it only stands beside the live ones, to be tried: charged and counted, never enforced.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub candidate: bool,
 }
 
 /// A kind of limit and its numbers. Counts are of calls or of weight, as [`LimitSpec::by`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum LimitKind {
     /// `count` per `per`, with `burst` at once at most: in any interval t no more than `burst + count × t / per`.
     Rate {
@@ -167,27 +192,36 @@ pub enum LimitKind {
 }
 
 /// In what a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Unit {
     /// Each call is one.
+    #[default]
     Calls,
     /// Each call is its weight: notional, bytes, tokens. See `Call::weighing`.
     Weight,
 }
 
 /// What a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Counting {
     /// Calls that pass.
+    #[default]
     Admitted,
     /// Calls that nothing narrower refused, whatever becomes of them here and in wider scopes.
     Offered,
 }
 
 /// What a breach does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum OnBreach {
     /// Refuses the call.
+    #[default]
     Refuse,
     /// Refuses the call and trips the gate.
     Trip,
@@ -195,6 +229,8 @@ pub enum OnBreach {
 
 /// How a tripped gate comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Recover {
     /// It waits for a person: a lift leads to probation, a reset straight back.
     Manual {
