@@ -4,7 +4,7 @@ use super::{Breaker, Call, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
-use crate::detect::OnFind;
+use crate::detect::{Found, OnFind};
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table};
@@ -15,6 +15,7 @@ use crate::policy::{
     Unit, limit_bit,
 };
 use crate::scope::{KeyHash, Level};
+use crate::tally::Tally;
 use crate::time::{Mono, Span};
 
 /// The decision: look, charge, probe.
@@ -193,10 +194,12 @@ impl Breaker {
         // What is blocked counts nowhere, and who shares a slot is never judged by it.
         let tally = seat.rules.tally.as_ref().filter(|_| seat.gate.is_some() && !seat.blocked)?;
         let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
-        if at < NAMED {
-            for (_, key) in keys().filter_map(|(at, key)| Some((at, key.as_ref()?.place.key?))) {
-                tally.voted(seat.cell, key.1);
-            }
+        // One dimension votes, the first that is counted: votes of several would only outvote each other.
+        let voter = keys().find_map(|(_, key)| {
+            key.as_ref().filter(|key| at < NAMED && key.gate.is_some() && key.rules.tally.is_some())
+        });
+        if let Some((_, key)) = voter.and_then(|key| key.place.key) {
+            tally.voted(seat.cell, key);
         }
         let surged = tally.offered(seat.cell, now);
         let repeated = call.print.and_then(|print| tally.repeated(seat.cell, print.as_u64(), now));
@@ -213,11 +216,37 @@ impl Breaker {
             let count = key.rules.tally.as_ref().zip(window);
             count.is_some_and(|(own, window)| own.count(key.cell, window, now) > found.count / 2)
         });
-        let by = By::Detector(found.detector);
-        match culprit {
-            Some((at, Some(key))) => Some((at, self.tripped(key, by, None, now))),
-            _ => Some((at, self.tripped(seat, by, None, now))),
+        if let Some((at, Some(key))) = culprit {
+            return Some((at, self.tripped(key, surge_of(key, &found), None, now)));
         }
+        if window.is_some_and(|window| self.trip_leader(tally, seat, voter, &found, window, now)) {
+            // Somebody else's calls were too many: this one is not to blame.
+            return None;
+        }
+        Some((at, self.tripped(seat, By::Detector(found.detector), None, now)))
+    }
+
+    /// Trips the key that makes over half of a scope's calls, if there is one and this call is not its own.
+    fn trip_leader(
+        &self,
+        tally: &Tally,
+        seat: &Seat<'_>,
+        voter: Option<&Seat<'_>>,
+        found: &Found,
+        window: usize,
+        now: Mono,
+    ) -> bool {
+        let Some(voter) = voter else { return false };
+        let (Some((table, _)), Some(own)) = (voter.table, &voter.rules.tally) else { return false };
+        let Some(leader) = tally.leader(seat.cell) else { return false };
+        let Some(cell) = table.find(leader) else { return false };
+        // A leader is a guess by votes; what it made itself is counted.
+        if own.count(cell, window, now) <= found.count / 2 {
+            return false;
+        }
+        let input = Input::Trip(surge_of(voter, found));
+        let done = table.order(leader, input, &voter.rules.trip, now, false);
+        matches!(done, Ordered::Done(_, Some(_)))
     }
 
     /// Trips the gate if the limit says so, and words the denial.
@@ -549,6 +578,12 @@ impl<'a> Seat<'a> {
             counts.up(what);
         }
     }
+}
+
+/// Who trips a key for what a wider scope found: the key's own surge detector, if it has one.
+fn surge_of(key: &Seat<'_>, found: &Found) -> By {
+    let own = key.rules.tally.as_ref().and_then(|tally| tally.rules().surge);
+    By::Detector(own.map_or(found.detector, |surge| surge.index))
 }
 
 /// The narrowest scope that refuses, by a look only. Its wait is the longest of all that refuse: no
