@@ -624,6 +624,13 @@ impl Memory {
 }
 
 impl Rules {
+    /// Whether its detectors must be told how each call ended. Those of a route that want no more than outcomes read them from its
+    /// counts.
+    pub(crate) fn hears_ends(&self, seat: u8) -> bool {
+        let fed = usize::from(seat) == NAMED - 1 && self.counts.is_some();
+        self.tally.as_ref().is_some_and(|tally| !(fed && tally.is_fed_by_counts()))
+    }
+
     /// The limits of a key, or of the named scope.
     #[inline]
     pub(crate) fn limits_of(&self, key: Option<KeyHash>) -> &[LimitRule] {
@@ -737,7 +744,7 @@ impl Policy {
             route.hears = policy.hears(route);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
-            let tallies = policy.seats(route).any(|(_, rules)| rules.tally.is_some());
+            let tallies = policy.seats(route).any(|(seat, rules)| rules.hears_ends(seat));
             route.tallies = tallies;
             route.counts = own.and_then(|own| own.rules.counts.clone());
             route.hears_all = match (tallies, &route.counts) {

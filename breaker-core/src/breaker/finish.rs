@@ -201,7 +201,9 @@ impl Breaker {
     ) -> bool {
         let mut moved = false;
         for (at, rules) in policy.seats(route) {
-            let Some(tally) = &rules.tally else { continue };
+            let Some(tally) = rules.tally.as_ref().filter(|_| rules.hears_ends(at)) else {
+                continue;
+            };
             let Some((table, cell, key)) = self.seat_rows(policy, route, ticket, usize::from(at))
             else {
                 continue;

@@ -397,9 +397,9 @@ impl Memories {
         new: impl FnMut(Limit) -> Memory,
     ) -> Rules {
         let limits = self.limits(&draft.limits, cells, turn, new);
-        let tally = self.tally(&draft.detectors, cells.table.map(Table::cells));
         let counts = (draft.counts || cells.table.is_some())
             .then(|| Arc::clone(self.counts.get_or_insert_with(|| Arc::new(Counts::new()))));
+        let tally = self.tally(&draft.detectors, cells.table.map(Table::cells));
         let overrides = Box::default();
         let DraftRules { trip, mode, spent_after_crash, .. } = *draft;
         Rules { trip, mode, limits, overrides, tally, counts, spent_after_crash }
@@ -415,7 +415,10 @@ impl Memories {
             let rules = Arc::new(rules.clone());
             Arc::new(match cells {
                 Some(cells) => Tally::for_cells(rules, cells),
-                None => Tally::for_scope(rules),
+                None => {
+                    let counted = self.counts.as_ref().map(|counts| counts.read());
+                    Tally::for_scope(rules).counting_from(counted.unwrap_or_default())
+                }
             })
         });
         self.tally = Some(Arc::clone(&tally));
