@@ -9,7 +9,7 @@ mod short;
 mod standing;
 
 pub use self::orders::{OrderError, Stamp};
-pub use self::standing::{KeyUsage, LimitUsage, ScopeOrKey, Standing};
+pub use self::standing::{DimensionUsage, KeyUsage, LimitUsage, ScopeOrKey, Standing};
 
 use std::fmt;
 use std::hash::Hasher;

@@ -116,11 +116,11 @@ pub struct Found {
 ///
 /// Envoy's outlier detection ejects at most 10 % of a cluster's hosts.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CapSpec {
+pub(crate) struct CapSpec {
     /// Share of the scopes seen in the area, 0 to 1.
-    pub share: f64,
+    pub(crate) share: f64,
     /// Scopes that may be cut off however small the area is, at least 1.
-    pub at_least: u32,
+    pub(crate) at_least: u32,
 }
 
 impl DetectorSpec {
@@ -330,15 +330,6 @@ pub(crate) fn check(spec: &DetectorSpec) -> Result<(), (String, String)> {
 }
 
 impl CapSpec {
-    /// Checks the numbers; the error is a problem and a hint.
-    pub(crate) fn check(&self) -> Result<(), (String, String)> {
-        within("share", self.share, 0.0, 1.0)?;
-        if self.at_least == 0 {
-            return told("a cap of nothing lets no detector trip", "let them warn instead");
-        }
-        Ok(())
-    }
-
     /// How many of `seen` scopes may be cut off at once.
     pub(crate) fn of(&self, seen: u64) -> u64 {
         narrow(self.share * wide(seen)).max(u64::from(self.at_least))

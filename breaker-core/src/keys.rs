@@ -11,8 +11,11 @@
 //! looked at: a kill or a trip lands on its own key, and a slot that is blocked or on probation never changes hands.
 //!
 //! Two slots of a bucket are kept for orders: strangers' traffic cannot fill a bucket so that a kill finds no room. Where an
-//! order must evict a busy key all the same, the bucket starts newcomers *spent* until the evicted key would have been
-//! as good as new: to be evicted never gives permission back.
+//! order must evict a busy key all the same, the bucket starts newcomers *spent*, as of the eviction: to be evicted never gives
+//! permission back.
+//!
+//! Where the policy bounds the first sights per time, keys beyond it get no slot yet: a flood of fresh keys fills the
+//! table no faster than that.
 //!
 //! One blur is allowed: a thread that found a slot just before it changed hands charges the
 //! newcomer once, and its own key not at all for that call.
@@ -26,9 +29,9 @@ use crate::gate::{Input, TripRule, Word};
 use crate::limit::Limit;
 use crate::policy::Recover;
 use crate::scope::KeyHash;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 use crate::tally::Tally;
-use crate::time::{Mono, Span};
+use crate::time::Mono;
 
 /// Where the words of one limit of a dimension stand.
 #[derive(Clone)]
@@ -51,10 +54,10 @@ pub(crate) struct Charged {
 pub(crate) struct Kept {
     pub(crate) limits: Vec<Charged>,
     pub(crate) tallies: Vec<Arc<Tally>>,
-    /// How long after its last charge a slot is idle at the latest.
-    pub(crate) recovery: Span,
     /// No trip here ends by itself: what is tripped is never forgotten.
     pub(crate) manual: bool,
+    /// How many keys may be seen for the first time: a rate.
+    pub(crate) newcomers: Option<Limit>,
 }
 
 /// The keys of one dimension.
@@ -72,6 +75,9 @@ pub(crate) struct Table {
     held: AtomicU64,
     overflowed: AtomicU64,
     evicted: AtomicU64,
+    turned_away: AtomicU64,
+    /// What the rate of first sights is charged to.
+    sights: AtomicU64,
 }
 
 /// What a decision on a key reads and writes.
@@ -84,8 +90,10 @@ struct Slot {
 /// What a bucket's lock guards besides the tags.
 struct Lock {
     kept: Arc<Kept>,
-    /// Newcomers start spent until then: an order evicted a busy key.
-    spent_until: Mono,
+    /// Newcomers start as if they had used up everything but budgets then: their past is not known.
+    spent: Option<Mono>,
+    /// The same of budgets.
+    budgets_spent: Option<Mono>,
 }
 
 /// What came of an order to a key.
@@ -98,13 +106,25 @@ pub(crate) enum Ordered {
     NoRoom,
 }
 
+impl Rows {
+    /// Whether they are the same words.
+    pub(crate) fn are(&self, other: &Rows) -> bool {
+        match (self, other) {
+            (Rows::Inline(own), Rows::Inline(other)) => own == other,
+            (Rows::Beside(own), Rows::Beside(other)) => Arc::ptr_eq(own, other),
+            _ => false,
+        }
+    }
+}
+
 impl Table {
     /// A table of at least so many slots.
     pub(crate) fn new(cells: usize) -> Table {
         let buckets = buckets(cells);
         let cells = buckets * WAYS;
         let kept = Arc::new(Kept::default());
-        let lock = || Mutex::new(Lock { kept: Arc::clone(&kept), spent_until: Mono::ZERO });
+        let lock =
+            || Mutex::new(Lock { kept: Arc::clone(&kept), spent: None, budgets_spent: None });
         Table {
             slots: (0..=cells).map(|_| Slot::new()).collect(),
             gates: (0..cells).map(|_| Gate::new()).collect(),
@@ -116,6 +136,8 @@ impl Table {
             held: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
+            sights: AtomicU64::new(0),
         }
     }
 
@@ -146,9 +168,22 @@ impl Table {
         self.evicted.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn count_overflow(&self) {
+    /// First sights beyond their rate.
+    pub(crate) fn turned_away(&self) -> u64 {
         // ordering: relaxed, for a count stands alone.
-        self.overflowed.fetch_add(1, Ordering::Relaxed);
+        self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Slots whose key has something to lose: all but the empty and the idle.
+    pub(crate) fn busy(&self, now: Mono) -> u64 {
+        let mut busy = 0;
+        for (bucket, lock) in self.locks.iter().enumerate() {
+            let lock = lock.lock();
+            let cells = (bucket * WAYS..(bucket + 1) * WAYS)
+                .filter(|&cell| self.tag(cell).is_some() && !self.is_idle(cell, &lock.kept, now));
+            busy += cells.fold(0, |sum, _| sum + 1);
+        }
+        busy
     }
 
     /// From now on a slot counts as fresh only if all of this is idle too.
@@ -156,6 +191,12 @@ impl Table {
         for lock in &self.locks {
             lock.lock().kept = Arc::clone(kept);
         }
+    }
+
+    /// Forgets the first sights, since their rate is counted otherwise now.
+    pub(crate) fn forget_sights(&self) {
+        // ordering: relaxed, for a debt stands alone.
+        self.sights.store(0, Ordering::Relaxed);
     }
 
     #[inline]
@@ -190,9 +231,10 @@ impl Table {
             // ordering: relaxed, for only the first of many needs to be written.
             && word.load(Ordering::Relaxed) & bit == 0
         {
-            // ordering: release, so that the move that follows is not seen before it by whoever reads the bit and then the
-            // gate; on one word alone relaxed would do.
-            word.fetch_or(bit, Ordering::Release);
+            // ordering: relaxed; the fence orders it before the move that follows, for all who see the move and look after
+            // a fence of their own.
+            word.fetch_or(bit, Ordering::Relaxed);
+            fence(Ordering::Release);
         }
     }
 
@@ -246,24 +288,96 @@ impl Table {
     pub(crate) fn find_or_claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
         match self.find(key) {
             Some(cell) => Some(cell),
-            None => self.claim(key, now),
+            None => self.claim::<false>(key, now),
         }
     }
 
+    /// As [`Table::find_or_claim`], and counts a call that must share the overflow slot.
+    pub(crate) fn find_claim_or_count(&self, key: KeyHash, now: Mono) -> Option<usize> {
+        let cell = self.find(key).or_else(|| self.claim::<true>(key, now));
+        if cell.is_none() {
+            // ordering: relaxed, for a count stands alone.
+            self.overflowed.fetch_add(1, Ordering::Relaxed);
+        }
+        cell
+    }
+
     #[cold]
-    fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
+    fn claim<const COUNTS: bool>(&self, key: KeyHash, now: Mono) -> Option<usize> {
         let mut lock = self.locks.get(self.bucket_of(key))?.lock();
         if let Some(cell) = self.find(key) {
             return Some(cell);
         }
         let idle = || self.idle(key, OPEN, &lock.kept, now);
-        let Some(cell) = self.empty(key, OPEN).or_else(idle) else {
+        let room = self.empty(key, OPEN).or_else(idle);
+        let turned_away = room.is_some() && !self.welcomes(&lock.kept, now);
+        if COUNTS && turned_away {
+            // ordering: relaxed, for a count stands alone.
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(cell) = room.filter(|_| !turned_away) else {
             // What it now takes of the shared slot, it must not have again of its own as soon as there is one.
-            lock.spent_until = lock.spent_until.max(now.plus(lock.kept.recovery));
+            lock.spend(now);
             return None;
         };
         self.give(cell, key, &lock, now);
         Some(cell)
+    }
+
+    /// Whether one more key may be seen for the first time.
+    fn welcomes(&self, kept: &Kept, now: Mono) -> bool {
+        let row = Row { head: &self.sights, rest: &[] };
+        kept.newcomers.is_none_or(|limit| row.take(limit, 1, now).is_ok())
+    }
+
+    /// Does something with a key's slot while it cannot change hands. The slot is claimed if need be, whatever the rate
+    /// of first sights; `None` if there is none.
+    pub(crate) fn hold<T>(
+        &self,
+        key: KeyHash,
+        now: Mono,
+        act: impl FnOnce(usize) -> T,
+    ) -> Option<T> {
+        let lock = self.locks.get(self.bucket_of(key))?.lock();
+        let cell = self.find(key).or_else(|| {
+            let idle = || self.idle(key, OPEN, &lock.kept, now);
+            let cell = self.empty(key, OPEN).or_else(idle)?;
+            self.give(cell, key, &lock, now);
+            Some(cell)
+        })?;
+        Some(act(cell))
+    }
+
+    /// From now on keys that have no slot yet (those of one key's bucket, or all) start as if they had used up everything by
+    /// now: of their past nothing is known. Budgets only if told so.
+    pub(crate) fn spend_newcomers(&self, of: Option<KeyHash>, budgets: bool, now: Mono) {
+        let one = of.map(|key| self.bucket_of(key));
+        let (from, many) = one.map_or((0, self.locks.len()), |bucket| (bucket, 1));
+        for lock in self.locks.iter().skip(from).take(many) {
+            let mut lock = lock.lock();
+            lock.spent = lock.spent.max(Some(now));
+            if budgets {
+                lock.budgets_spent = lock.budgets_spent.max(Some(now));
+            }
+        }
+    }
+
+    /// Spends what every known key has, and what is shared; budgets only if told so.
+    pub(crate) fn spend_known(&self, budgets: bool, now: Mono) {
+        let at = (Some(now), budgets.then_some(now));
+        let mut kept = None;
+        for (bucket, lock) in self.locks.iter().enumerate() {
+            let lock = lock.lock();
+            for cell in bucket * WAYS..(bucket + 1) * WAYS {
+                if self.tag(cell).is_some() {
+                    self.spend(cell, &lock.kept, at, now);
+                }
+            }
+            kept = Some(Arc::clone(&lock.kept));
+        }
+        if let Some(kept) = kept {
+            self.spend(self.overflow_cell(), &kept, at, now);
+        }
     }
 
     /// Steps a key's gate under its bucket's lock. A claim may evict a busy key, but never one
@@ -345,21 +459,22 @@ impl Table {
 
     /// Of the idle ones among so many slots the one whose learned past weighs least.
     fn idle(&self, key: KeyHash, among: usize, kept: &Kept, now: Mono) -> Option<usize> {
-        let is_idle = |&cell: &usize| {
-            let word = self.gate(cell).map(Gate::word).unwrap_or_default();
-            let forgotten =
-                word.is_forgotten(now) && !(kept.manual && word.state() == State::Tripped);
-            self.tag(cell).is_some()
-                && (word.is_fresh() || forgotten)
-                && kept.limits.iter().all(|charged| {
-                    let row = self.row(&charged.rows, cell);
-                    row.is_some_and(|row| row.is_idle(charged.limit, now))
-                })
-        };
+        let is_idle = |&cell: &usize| self.tag(cell).is_some() && self.is_idle(cell, kept, now);
         let weight = |&cell: &usize| -> u64 {
             kept.tallies.iter().map(|tally| tally.weight_of(cell)).fold(0, u64::saturating_add)
         };
         self.ways(key).take(among).filter(is_idle).min_by_key(weight)
+    }
+
+    /// Whether nothing tells a slot from a new one.
+    fn is_idle(&self, cell: usize, kept: &Kept, now: Mono) -> bool {
+        let word = self.gate(cell).map(Gate::word).unwrap_or_default();
+        let forgotten = word.is_forgotten(now) && !(kept.manual && word.state() == State::Tripped);
+        (word.is_fresh() || forgotten)
+            && kept.limits.iter().all(|charged| {
+                let row = self.row(&charged.rows, cell);
+                row.is_some_and(|row| row.is_idle(charged.limit, now))
+            })
     }
 
     /// Takes the slot of a busy key that is neither blocked nor on probation.
@@ -371,17 +486,35 @@ impl Table {
         let _ = gate.step(Input::Reset, rule, now);
         // ordering: relaxed, for a count stands alone.
         self.evicted.fetch_add(1, Ordering::Relaxed);
-        lock.spent_until = lock.spent_until.max(now.plus(lock.kept.recovery));
+        lock.spend(now);
         // What it had used up, those who share the overflow slot now lack.
-        self.spend(self.overflow_cell(), &lock.kept, now);
+        self.spend(self.overflow_cell(), &lock.kept, (Some(now), Some(now)), now);
         Some(cell)
     }
 
-    fn spend(&self, cell: usize, kept: &Kept, now: Mono) {
+    /// Charges a slot as if all had been used up then: what time restores, and budgets.
+    fn spend(
+        &self,
+        cell: usize,
+        kept: &Kept,
+        (at, budgets_at): (Option<Mono>, Option<Mono>),
+        now: Mono,
+    ) {
+        let mut until = Mono::ZERO;
         for charged in &kept.limits {
-            if let Some(row) = self.row(&charged.rows, cell) {
-                row.spend(charged.limit, now);
+            let budget = matches!(charged.limit, Limit::Budget(_));
+            let at = if budget { budgets_at } else { at };
+            let ends = |at: &Mono| at.plus(charged.limit.recovery());
+            if let Some(at) = at.filter(|at| now < ends(at))
+                && let Some(row) = self.row(&charged.rows, cell)
+            {
+                row.spend(charged.limit, at);
+                until = until.max(ends(&at));
             }
+        }
+        if let Some(spent) = self.spent.get(cell) {
+            // ordering: relaxed, for a newcomer's tag is stored with release after it.
+            spent.store(until.as_nanos(), Ordering::Relaxed);
         }
     }
 
@@ -401,17 +534,17 @@ impl Table {
         for tally in &lock.kept.tallies {
             tally.clear(cell);
         }
-        if now < lock.spent_until {
-            self.spend(cell, &lock.kept, now);
-        }
-        if let Some(spent) = self.spent.get(cell) {
-            let until =
-                if now < lock.spent_until { now.plus(lock.kept.recovery) } else { Mono::ZERO };
-            // ordering: relaxed, for the tag's release store below publishes it with the slot.
-            spent.store(until.as_nanos(), Ordering::Relaxed);
-        }
+        self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
         // ordering: release, so that whoever finds the key sees its slot as it was left.
         slot.tag.store(key.as_u64(), Ordering::Release);
+    }
+}
+
+impl Lock {
+    /// Newcomers start spent from now on.
+    fn spend(&mut self, now: Mono) {
+        self.spent = self.spent.max(Some(now));
+        self.budgets_spent = self.budgets_spent.max(Some(now));
     }
 }
 
@@ -591,5 +724,24 @@ mod tests {
         }
         // The last two are kept for orders.
         assert_eq!((table.held(), table.cells()), (14, 16));
+    }
+
+    /// Goal: a key that was given an idle slot is found there. A bucket keeps two empty slots for orders, so newcomers are
+    /// given idle ones that may stand beyond an empty one: a scan that ended there found them never again, and each of their
+    /// calls claimed another slot, with a burst of its own.
+    #[test]
+    fn a_key_given_an_idle_slot_is_found_again() {
+        for seed in 1..50_u64 {
+            let table = Table::new(16);
+            for number in 1..200_u64 {
+                let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed) | 1);
+                let key = KeyHash::new(hash.rotate_left(17));
+                let cell = table.find_or_claim(key, Mono::ZERO);
+                assert!(cell.is_some());
+                assert_eq!(table.find(key), cell);
+                assert_eq!(table.find_or_claim(key, Mono::ZERO), cell);
+            }
+            assert_eq!(table.held(), 14);
+        }
     }
 }

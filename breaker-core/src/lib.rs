@@ -6,7 +6,7 @@
 //! | `limit`, `gate`, `detect` | arithmetic: pure, no atomics |
 //! | `policy` | rules, as written and as compiled |
 //! | `sync`, `cell`, `keys`, `tally`, `sending` | atomics |
-//! | `breaker`, `permit`, `sweep` | the house |
+//! | `breaker`, `permit`, `judges`, `sweep` | the house |
 //!
 //! Begin with [`Breaker::admit`]; [`guide`] shows the whole by example, [`model`] says what is promised.
 
@@ -17,6 +17,7 @@ mod counts;
 mod detect;
 mod facts;
 mod gate;
+mod judges;
 mod keys;
 mod limit;
 mod permit;
@@ -29,19 +30,21 @@ mod tally;
 pub mod time;
 
 pub use breaker::{
-    Breaker, Call, Capacity, KeyUsage, LimitUsage, OrderError, ScopeOrKey, Seed, Stamp, Standing,
+    Breaker, Call, Capacity, DimensionUsage, KeyUsage, LimitUsage, OrderError, ScopeOrKey, Seed,
+    Stamp, Standing,
 };
 pub use counts::ScopeCounts;
 pub use detect::{
-    CapSpec, DetectorKind, DetectorSpec, Errors, Found, Latency, Learned, LearnedError, Novel,
-    OnFind, Ratio, Repeat, ShareOf, Silence, Spread, Streak, Surge, SurgeWindow,
+    DetectorKind, DetectorSpec, Errors, Found, Latency, Learned, LearnedError, Novel, OnFind,
+    Ratio, Repeat, ShareOf, Silence, Spread, Streak, Surge, SurgeWindow,
 };
 pub use facts::{By, Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State, Transition};
 pub use gate::LiftTo;
+pub use judges::{Finding, LearnedAt};
 pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{
-    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, OnBreach, Policy,
-    PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
+    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, Newcomers,
+    OnBreach, Policy, PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
 };
 pub use scope::{KeyHash, Level, Scope, ScopeError};
 pub use sending::{Sender, Senders, Watch};

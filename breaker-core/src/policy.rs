@@ -65,6 +65,9 @@ pub struct ScopeSpec {
     pub detectors: Vec<DetectorSpec>,
     /// Whether refusals and outcomes are counted here: see `Breaker::counts`. A scope with detectors counts in any case.
     pub counts: bool,
+    /// Whether budgets start spent after a crash. Else they come from what was saved last, and what passed after that is
+    /// forgotten.
+    pub spent_after_crash: bool,
 }
 
 /// One key dimension, and the rules of each of its keys.
@@ -82,6 +85,23 @@ pub struct KeySpec {
     pub detectors: Vec<DetectorSpec>,
     /// Keys that have limits of their own instead.
     pub overrides: Vec<KeyOverride>,
+    /// How many keys may be seen for the first time, if that is bounded. Keys beyond it share the dimension's overflow cell
+    /// until they are seen again in calmer times: a flood of fresh keys then cannot fill the table.
+    pub newcomers: Option<Newcomers>,
+    /// Whether budgets start spent after a crash. Else they come from what was saved last, and what passed after that is
+    /// forgotten.
+    pub spent_after_crash: bool,
+}
+
+/// First sights of keys: `count` per `per`, at most `burst` at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Newcomers {
+    /// So many …
+    pub count: u64,
+    /// … in this time.
+    pub per: Span,
+    /// At once, at most.
+    pub burst: u64,
 }
 
 /// One key's own limits.
@@ -264,6 +284,8 @@ pub(crate) struct Rules {
     pub(crate) tally: Option<Arc<Tally>>,
     /// What became of its calls, if that is counted.
     pub(crate) counts: Option<Arc<Counts>>,
+    /// Whether its budgets start spent after a crash.
+    pub(crate) spent_after_crash: bool,
 }
 
 /// One limit and the memory it charges.
@@ -271,17 +293,11 @@ pub(crate) struct LimitRule {
     pub(crate) spec: LimitSpec,
     pub(crate) limit: Limit,
     pub(crate) memory: Memory,
-    /// Held so that a reload knows whether the limit is still in use as it is here.
+    /// Held so that a reload knows whether the policy is still in use.
     pub(crate) _live: Arc<()>,
-    /// Held so that the memory is not given to another limit.
-    pub(crate) _held: Claim,
     /// What it was before the last reload, while calls may still be charged there: charged as well.
     pub(crate) before: Option<Before>,
 }
-
-/// A claim on memory, shared by all that use it.
-#[derive(Clone, Default)]
-pub(crate) struct Claim(Arc<()>);
 
 /// Where a limit's words stand.
 #[derive(Clone)]
@@ -297,7 +313,6 @@ pub(crate) enum Memory {
 pub(crate) struct Before {
     pub(crate) limit: Limit,
     pub(crate) memory: Memory,
-    pub(crate) _held: Claim,
 }
 
 /// Where a plain charge goes.
@@ -468,6 +483,7 @@ impl Default for ScopeSpec {
             keys: Vec::new(),
             detectors: Vec::new(),
             counts: true,
+            spent_after_crash: false,
         }
     }
 }
@@ -481,6 +497,8 @@ impl Default for KeySpec {
             mode: Mode::Enforce,
             detectors: Vec::new(),
             overrides: Vec::new(),
+            newcomers: None,
+            spent_after_crash: false,
         }
     }
 }
@@ -523,14 +541,16 @@ impl RouteRules {
     }
 }
 
-impl Claim {
-    /// Whether anybody else holds it.
-    pub(crate) fn is_shared(&self) -> bool {
-        Arc::strong_count(&self.0) > 1
-    }
-}
-
 impl Memory {
+    /// Whether it is the same memory.
+    pub(crate) fn is(&self, other: &Memory) -> bool {
+        match (self, other) {
+            (Memory::Own(own), Memory::Own(other)) => Arc::ptr_eq(own, other),
+            (Memory::Keys(own), Memory::Keys(other)) => own.are(other),
+            _ => false,
+        }
+    }
+
     /// The words of one cell; `table` and `cell` are those of a key.
     #[inline]
     pub(crate) fn row<'a>(&'a self, table: Option<&'a Table>, cell: usize) -> Option<Row<'a>> {
@@ -616,7 +636,10 @@ impl Policy {
     pub fn has_predecessors(&self) -> bool {
         let named = self.scopes.iter().map(|scope| &scope.rules);
         let keys = self.dimensions.iter().map(|key| &key.rules);
-        named.chain(keys).flat_map(|rules| &rules.limits).any(|rule| rule.before.is_some())
+        let before = |limits: &[LimitRule]| limits.iter().any(|rule| rule.before.is_some());
+        named.chain(keys).any(|rules| {
+            before(&rules.limits) || rules.overrides.iter().any(|(_, limits)| before(limits))
+        })
     }
 
     /// All named scopes: `/`, the groups, the routes.
@@ -830,6 +853,8 @@ pub(crate) struct DraftKey {
     pub(crate) index: u8,
     pub(crate) recover: Recover,
     pub(crate) rules: DraftRules,
+    /// How many keys may be seen for the first time: a rate.
+    pub(crate) newcomers: Option<Limit>,
 }
 
 pub(crate) struct DraftRules {
@@ -840,6 +865,7 @@ pub(crate) struct DraftRules {
     pub(crate) overrides: Vec<(Vec<u8>, DraftLimits)>,
     pub(crate) detectors: Compiled,
     pub(crate) counts: bool,
+    pub(crate) spent_after_crash: bool,
 }
 
 /// Checked limits, as written and as arithmetic.
@@ -960,9 +986,9 @@ impl Check {
             }
             let rules = self.key_rules(&path, key);
             self.memory(&path, &rules);
-            let index = u8::MAX;
-            let (name, recover) = (key.name.clone(), key.recover);
-            self.dimensions.push(DraftKey { name, parent, index, recover, rules });
+            let newcomers = key.newcomers.and_then(|rate| self.newcomers(&path, rate));
+            let (name, index, recover) = (key.name.clone(), u8::MAX, key.recover);
+            self.dimensions.push(DraftKey { name, parent, index, recover, rules, newcomers });
         }
         if spec.keys.len() > MAX_DIMENSIONS {
             let problem = format!("{} key dimensions", spec.keys.len());
@@ -1026,6 +1052,7 @@ impl Check {
             overrides: Vec::new(),
             counts: spec.counts || !detectors.is_empty(),
             detectors,
+            spent_after_crash: spec.spent_after_crash,
         }
     }
 
@@ -1053,7 +1080,17 @@ impl Check {
             overrides,
             counts: !detectors.is_empty(),
             detectors,
+            spent_after_crash: spec.spent_after_crash,
         }
+    }
+
+    fn newcomers(&mut self, path: &str, rate: Newcomers) -> Option<Limit> {
+        let Newcomers { count, per, burst } = rate;
+        let sound = Limit::new(LimitKind::Rate { count, per, burst }, Unit::Calls);
+        let told = sound.map_err(|(problem, hint)| {
+            self.error(&format!("{path}.newcomers"), &problem, &hint);
+        });
+        told.ok()
     }
 
     fn detectors(&mut self, path: &str, specs: &[DetectorSpec], keys: bool) -> Compiled {

@@ -1,12 +1,14 @@
-//! Timers, and the facts of what moved: it compares each gate with what it saw last. It trips nothing and keeps no queue.
+//! Timers, the detectors' judges, and the facts of what moved: it compares each gate with what it saw last.
 
 use crate::breaker::Breaker;
 use crate::cell::Gate;
+use crate::detect::LearnedError;
 use crate::facts::{Place, State, Transition};
 use crate::gate::{Input, TripRule, Word};
+use crate::judges::{Finding, Judges, LearnedAt};
 use crate::policy::Policy;
 use crate::scope::Level;
-use crate::time::Mono;
+use crate::time::{Mono, Span};
 
 /// One reader of all gates. A breaker has one sweeper; a second one would take half of its news,
 /// and get the other half late.
@@ -18,6 +20,7 @@ pub struct Sweeper {
     next_word: (usize, usize),
     /// Where the slow walk over all cells goes on: area and cell.
     next_cell: (usize, usize),
+    judges: Judges,
 }
 
 impl Sweeper {
@@ -45,8 +48,49 @@ impl Sweeper {
         for (area, seen) in self.seen.iter_mut().enumerate() {
             seen.resize(breaker.cells_of(area), Word::default());
         }
+        self.judges.sweep(breaker, policy, now);
+        let before = out.len();
         self.sweep_dirty(breaker, policy, now, out);
         self.sweep_some(breaker, policy, now, out);
+        self.judges.heard(breaker, policy, out.get(before..).unwrap_or_default());
+    }
+
+    /// Takes what detectors found since it was last asked, in the order of the sweeps. What tripped a gate stands here with
+    /// what was seen, and among the transitions with what came of it. At most 4 096 findings wait; later ones
+    /// are only counted.
+    pub fn findings(&mut self) -> std::vec::Drain<'_, Finding> {
+        self.judges.findings()
+    }
+
+    /// Findings that were never told, for there were too many at once. What they tripped is tripped all the same.
+    #[must_use]
+    pub fn findings_missed(&self) -> u64 {
+        self.judges.findings_missed()
+    }
+
+    /// A person's word that what a place saw is normal from now on, though it tripped; false if nothing is
+    /// learned there. The gate is the person's to lift as well.
+    pub fn accept(&mut self, breaker: &Breaker, place: Place, now: Mono) -> bool {
+        self.judges.accept(breaker, place, now)
+    }
+
+    /// All that the detectors learned and believe: of named scopes, of dimensions, and of their keys.
+    #[must_use]
+    pub fn learned(&self, breaker: &Breaker, policy: &Policy, now: Mono) -> Vec<LearnedAt> {
+        self.judges.learned(breaker, policy, now)
+    }
+
+    /// Takes up what was learned before a restart, `away` ago. What has no place in this policy is left out;
+    /// what no life could have learned is refused, by its index.
+    pub fn relearn(
+        &mut self,
+        breaker: &Breaker,
+        policy: &Policy,
+        saved: &[LearnedAt],
+        away: Span,
+        now: Mono,
+    ) -> Vec<(usize, LearnedError)> {
+        self.judges.relearn(breaker, policy, saved, away, now)
     }
 
     fn sweep_dirty(

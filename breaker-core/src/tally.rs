@@ -36,6 +36,8 @@ pub(crate) struct Tally {
     found: Box<[Slip]>,
     /// Findings that found no slip.
     missed: AtomicU64,
+    /// Trips by learned bounds that calls may still make.
+    cap: Cap,
 }
 
 /// How one call went.
@@ -102,6 +104,7 @@ impl Tally {
             novel_from: AtomicU64::new(u64::MAX),
             found: (0..rows.clamp(4, SLIPS)).map(|_| Slip::new()).collect(),
             missed: AtomicU64::new(0),
+            cap: Cap::new(),
             rules,
         }
     }
@@ -116,18 +119,15 @@ impl Tally {
         &self.rules
     }
 
-    /// Rows, the shared one too.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
     /// Bytes of all its words and slips, and of itself; not of the rules, which are the policy's.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         let words = self.words.len() + self.touched.len();
         size_of::<Tally>() + words * 8 + self.found.len() * size_of::<Slip>()
     }
 
     /// Bytes of one row.
+    #[cfg(test)]
     pub(crate) fn row_bytes(&self) -> usize {
         self.layout.words * 8
     }
@@ -176,7 +176,7 @@ impl Tally {
             Ordering::Relaxed,
         );
         won.ok()?;
-        let found = surge.found(Sighting {
+        let mut found = surge.found(Sighting {
             value: wide(count),
             bound: bound_of(bound),
             window: FORMS.get(index)?.length(),
@@ -184,8 +184,16 @@ impl Tally {
             of: count,
             learned,
         });
+        if learned && found.on_find == OnFind::Trip && !self.cap.take() {
+            found.on_find = OnFind::Warn;
+        }
         self.tell(row, &found);
         Some(found)
+    }
+
+    /// What stands above the trips that learned bounds make.
+    pub(crate) fn cap(&self) -> &Cap {
+        &self.cap
     }
 
     /// Calls in a window (0 to 3: of 1, 10, 60 and 300 s) at `now`.
@@ -369,16 +377,6 @@ impl Tally {
         self.row(row).get(self.layout.mark).map_or(0, |mark| mark.load(Ordering::Relaxed))
     }
 
-    /// Whether a row counts nothing at `now` that would be missed.
-    pub(crate) fn is_idle(&self, row: usize, now: Mono) -> bool {
-        (0..FORMS.len()).all(|window| self.count(row, window, now) == 0)
-    }
-
-    /// Words of touched rows, 64 in each.
-    pub(crate) fn touched_words(&self) -> usize {
-        self.touched.len()
-    }
-
     /// Takes the rows that counted, of one word.
     pub(crate) fn take_touched(&self, word: usize) -> u64 {
         let Some(word) = self.touched.get(word) else { return 0 };
@@ -413,7 +411,7 @@ impl Tally {
     /// Tells what calls found since, looks at the rows that counted since, and judges them; what is found goes to
     /// `out` with its row, and the caller trips or tells. For the one sweeper, each 20 ms or when nudged.
     ///
-    /// At most `budget` rows are looked at, in turn; a row that was just looked at waits, unless its gate moved. Whoever moves
+    /// The first so many as it returns were found by calls, which tripped what was to be tripped; the rest by looks. At most `budget` rows are looked at, in turn; a row that was just looked at waits, unless its gate moved. Whoever moves
     /// a gate touches its row.
     pub(crate) fn sweep(
         &self,
@@ -422,7 +420,7 @@ impl Tally {
         mut facts: impl FnMut(usize) -> Facts,
         now: Mono,
         out: &mut Vec<(usize, Found)>,
-    ) {
+    ) -> usize {
         let told = out.len();
         self.take_found(out);
         let mut kept = told;
@@ -439,12 +437,12 @@ impl Tally {
         }
         if judge.is_of_scope() {
             self.look(judge, 0, &facts(0), now, out);
-            return;
+            return kept;
         }
         let mut left = budget;
         for _ in 0..self.touched.len() {
             if left == 0 {
-                return;
+                break;
             }
             let word = judge.next_of(self.touched.len());
             let mut bits = self.take_touched(word);
@@ -462,6 +460,15 @@ impl Tally {
                     self.touch(row);
                 }
             }
+        }
+        kept
+    }
+
+    /// Says that a row's memory is its own: what was learned of it comes from elsewhere.
+    pub(crate) fn keep(&self, row: usize) {
+        if let Some(mark) = self.row(row).get(self.layout.mark) {
+            // ordering: relaxed, for a weight stands alone.
+            mark.store(1, Ordering::Relaxed);
         }
     }
 
@@ -950,7 +957,7 @@ mod models {
             for (_, found) in early.iter().chain(&late) {
                 assert_eq!(
                     (found.value, found.bound),
-                    (found.count as f64, found.of as f64),
+                    (super::wide(found.count), super::wide(found.of)),
                     "torn"
                 );
                 assert_eq!(found.count, found.of, "torn");
@@ -968,7 +975,7 @@ mod models {
 
     /// Negative control: a slip that is filled without being claimed loses a finding, or tears it.
     #[test]
-    #[should_panic]
+    #[should_panic(expected = "a finding was lost")]
     fn loom_a_slip_without_a_claim_is_caught() {
         slip::<false>();
     }
@@ -1198,7 +1205,7 @@ mod tests {
         let tally = Tally::for_cells(surges(), 2);
         tally.offered(1, at(5));
         tally.clear(1);
-        assert!(tally.is_idle(1, at(5)) && tally.weight_of(1) == 0);
+        assert_eq!((tally.count(1, 3, at(5)), tally.weight_of(1)), (0, 0));
     }
 
     fn is_sound(found: Option<Found>) -> bool {

@@ -125,12 +125,8 @@ impl Breaker {
         let limits = rules.rules.limits_of(Some(key));
         // A key that charges nothing needs a slot only once somebody blocks it.
         let charges = !limits.is_empty() || rules.rules.tally.is_some();
-        let found = table.find(key);
         let claims = may_claim && charges;
-        let cell = if claims { found.or_else(|| table.find_or_claim(key, now)) } else { found };
-        if claims && cell.is_none() {
-            table.count_overflow();
-        }
+        let cell = if claims { table.find_claim_or_count(key, now) } else { table.find(key) };
         let place = Place { level: Level::Key, index: rules.table, key: Some((rules.index, key)) };
         let gate = cell.and_then(|cell| table.gate(cell));
         let cell = cell.unwrap_or(table.overflow_cell());

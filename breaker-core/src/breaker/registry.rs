@@ -1,7 +1,8 @@
 //! Who has which memory, by name: what a new policy takes over from earlier ones. It decides no call and moves no gate.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
 
 use super::{Breaker, MAX_TABLES, count};
 use crate::cell::Gate;
@@ -11,10 +12,10 @@ use crate::detect::Compiled;
 use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
 use crate::limit::Limit;
 use crate::policy::{
-    Before, Claim, Counting, Draft, DraftKey, DraftRules, KeyRules, LimitKind, LimitRule,
-    LimitSpec, Memory, Policy, PolicyError, Recover, Rules, ScopeRules, Unit,
+    Before, Counting, Draft, DraftKey, DraftRules, KeyRules, LimitKind, LimitRule, LimitSpec,
+    Memory, Policy, PolicyError, Recover, Rules, ScopeRules, Unit,
 };
-use crate::scope::Scope;
+use crate::scope::{KeyHash, Scope};
 use crate::tally::Tally;
 use crate::time::{Mono, Span};
 
@@ -26,6 +27,10 @@ pub(super) struct Registry {
     tables: BTreeMap<(Scope, String), TableEntry>,
     /// Policies compiled.
     policies: u32,
+    /// The same, in a number that does not wrap.
+    serial: u64,
+    /// The policies that may still be in use, by serial; each limit's rule holds its policy's token.
+    living: Vec<(u64, Weak<()>)>,
 }
 
 struct ScopeEntry {
@@ -38,51 +43,100 @@ struct ScopeEntry {
 struct TableEntry {
     table: u32,
     kept: Memories,
-    /// By the labels of the keys with limits of their own.
+    /// By the labels of the keys with limits of their own, or that had them until lately.
     overrides: BTreeMap<Vec<u8>, Memories>,
+    newcomers: Option<Limit>,
 }
 
-/// What one scope, or the keys of one dimension, keep from policy to policy.
+/// What one scope, the keys of one dimension, or one key with limits of its own keep from policy to policy.
 #[derive(Default)]
 struct Memories {
     limits: Vec<Known>,
+    /// Memory that no new policy charges any more, while an older one may.
+    retired: Vec<Earlier>,
     tally: Option<Arc<Tally>>,
     counts: Option<Arc<Counts>>,
 }
 
 /// A limit's memory.
+///
+/// Of a limit whose arithmetic changed every policy charges the new memory, and beside it the oldest that a living policy
+/// charges alone. So that one memory sees all calls while policies overlap, and no two of them can admit
+/// more together than the largest of their bounds.
 #[derive(Clone)]
 struct Known {
     identity: Identity,
     limit: Limit,
     memory: Memory,
-    /// Shared with every policy that has the limit as it is here.
-    live: Arc<()>,
-    /// Shared with every policy that charges the memory at all.
-    held: Claim,
-    /// What it was, while that may still be charged by calls of an older policy.
-    older: Option<Box<Older>>,
-}
-
-#[derive(Clone)]
-struct Older {
-    known: Known,
-    /// When it was first seen that no policy has it any more.
+    /// The first policy that had the memory, and the last.
+    since: u64,
+    last: u64,
+    /// When it was first seen that no living policy has the limit.
+    gone: Option<Mono>,
+    /// What it was before, the oldest first; the oldest is charged beside it.
+    older: Vec<Earlier>,
+    /// The last policy that may charge an older self and not this one.
+    until: u64,
+    /// When it was first seen that no such policy lives.
     drained: Option<Mono>,
 }
 
-/// By what a limit is known again.
-#[derive(Clone, PartialEq, Eq)]
-enum Identity {
-    Named(String),
+/// What a limit was.
+#[derive(Clone)]
+struct Earlier {
+    limit: Limit,
+    memory: Memory,
+    /// The last policy that may charge it.
+    last: u64,
+}
+
+/// One compilation.
+struct Turn {
+    now: Mono,
+    serial: u64,
+    /// The policies that live, by serial, the oldest first.
+    living: Vec<u64>,
+    /// Held by the new policy while it lives.
+    token: Arc<()>,
+}
+
+/// Which rows of a limit's memory there are, and of which table.
+#[derive(Clone)]
+struct Cells<'a> {
+    table: Option<&'a Table>,
+    rows: Range<usize>,
+}
+
+/// By what a limit is known again. A limit by another unit, or one that time restores against one that it does not, is another
+/// limit whatever its name: what the one counted says nothing of the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// Its name, its unit and how it comes back.
+    Named(String, Unit, Healing),
     /// What it counts, and how many like it stand before it.
     Like {
+        /// Its kind.
         kind: &'static str,
+        /// Its unit.
         by: Unit,
+        /// What it counts.
         of: Counting,
+        /// Whether it is only tried.
         candidate: bool,
+        /// Its place among its like.
         nth: usize,
     },
+}
+
+/// How what a limit took comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Healing {
+    /// By time.
+    Time,
+    /// By an order, or a long calm.
+    Order,
+    /// With the end of each call.
+    End,
 }
 
 impl Registry {
@@ -93,6 +147,8 @@ impl Registry {
             free: (0..cells).rev().collect(),
             tables: BTreeMap::new(),
             policies: 0,
+            serial: 0,
+            living: Vec::new(),
         }
     }
 
@@ -103,12 +159,12 @@ impl Registry {
         now: Mono,
     ) -> Result<Policy, Vec<PolicyError>> {
         self.make_room(breaker, &draft)?;
-        self.policies = self.policies.wrapping_add(1);
+        let turn = self.turn(now);
         let mut scopes = Vec::new();
         for draft in draft.scopes {
             let Some(entry) = self.scope(&draft.scope) else { return Err(Vec::new()) };
-            let own = |limit| Memory::Own(Arc::new(Charges::for_scope(limit)));
-            let rules = entry.kept.rules(&draft.rules, 1, now, None, own);
+            let cells = Cells { table: None, rows: 0..1 };
+            let rules = entry.kept.rules(&draft.rules, &cells, &turn, own_row);
             scopes.push(ScopeRules {
                 level: draft.scope.level(),
                 scope: draft.scope,
@@ -122,7 +178,7 @@ impl Registry {
         for draft in draft.dimensions {
             let parent = scopes.get(draft.parent).map(|rules: &ScopeRules| rules.scope.clone());
             let parent = parent.unwrap_or_else(Scope::global);
-            let Some(rules) = self.dimension(breaker, parent, draft, now) else {
+            let Some(rules) = self.dimension(breaker, parent, draft, &turn) else {
                 return Err(Vec::new());
             };
             dimensions.push(rules);
@@ -130,12 +186,22 @@ impl Registry {
         Ok(Policy::new(self.policies, scopes, dimensions, draft.routes))
     }
 
+    fn turn(&mut self, now: Mono) -> Turn {
+        self.policies = self.policies.wrapping_add(1);
+        self.living.retain(|(_, token)| token.strong_count() > 0);
+        let living = self.living.iter().map(|(serial, _)| *serial).collect();
+        self.serial += 1;
+        let token = Arc::new(());
+        self.living.push((self.serial, Arc::downgrade(&token)));
+        Turn { now, serial: self.serial, living, token }
+    }
+
     fn dimension(
         &mut self,
         breaker: &Breaker,
         parent: Scope,
         draft: DraftKey,
-        now: Mono,
+        turn: &Turn,
     ) -> Option<KeyRules> {
         let cells = cells_for(count(breaker.capacity.keys));
         let next = u32::try_from(self.tables.len()).unwrap_or(u32::MAX);
@@ -143,10 +209,11 @@ impl Registry {
             table: next,
             kept: Memories::default(),
             overrides: BTreeMap::new(),
+            newcomers: None,
         });
         let slot = breaker.tables.get(count(entry.table))?;
         let table = slot.get_or_init(|| Arc::new(Table::new(cells)));
-        let mut columns = entry.kept.free_columns();
+        let mut columns = entry.free_columns();
         let rows = |limit: Limit| {
             if limit.words() == 1
                 && let Some(column) = columns.pop()
@@ -156,25 +223,20 @@ impl Registry {
             }
             Memory::Keys(Rows::Beside(Arc::new(Charges::for_rows(limit, cells + 1))))
         };
-        let mut rules = entry.kept.rules(&draft.rules, cells + 1, now, Some(table), rows);
-        let mut overrides = Vec::new();
-        for (label, limits) in &draft.rules.overrides {
-            let own = |limit| Memory::Own(Arc::new(Charges::for_scope(limit)));
-            let kept = entry.overrides.entry(label.clone()).or_default();
-            overrides.push((breaker.hash(label), kept.limits(limits, 1, now, None, own)));
-        }
-        entry.overrides.retain(|_, kept| kept.is_used());
-        overrides.sort_by_key(|(key, _)| *key);
-        rules.overrides = overrides.into();
+        let all = Cells { table: Some(table), rows: 0..cells + 1 };
+        let mut rules = entry.kept.rules(&draft.rules, &all, turn, rows);
+        rules.overrides = entry.overrides(breaker, &draft.rules, table, turn);
+        entry.welcome(draft.newcomers, table);
         let manual = matches!(draft.recover, Recover::Manual { .. });
-        table.keep(&Arc::new(Kept { manual, ..entry.kept.kept() }));
+        table.keep(&Arc::new(Kept { manual, ..entry.kept() }));
+        let claims = !rules.limits.is_empty() || rules.tally.is_some();
         Some(KeyRules {
             name: draft.name,
             parent: draft.parent,
             table: entry.table,
             keys: Arc::clone(table),
             index: draft.index,
-            claims: !rules.limits.is_empty() || rules.tally.is_some(),
+            claims,
             rules,
         })
     }
@@ -183,27 +245,24 @@ impl Registry {
     fn make_room(&mut self, breaker: &Breaker, draft: &Draft) -> Result<(), Vec<PolicyError>> {
         let named: BTreeSet<&Scope> = draft.scopes.iter().map(|draft| &draft.scope).collect();
         let new = named.iter().filter(|scope| !self.scopes.contains_key(**scope)).count();
+        let mut idle = Vec::new();
         if new > self.free.len() {
             let gates = |cell: u32| breaker.named_gate(cell).map(Gate::word).unwrap_or_default();
-            let free = &mut self.free;
-            self.scopes.retain(|scope, entry| {
-                let kept = named.contains(scope)
-                    || Arc::strong_count(&entry.claim) > 1
-                    || !gates(entry.cell).is_fresh();
-                if !kept {
-                    free.push(entry.cell);
-                }
-                kept
+            let unused = self.scopes.iter().filter(|(scope, entry)| {
+                !named.contains(scope)
+                    && Arc::strong_count(&entry.claim) == 1
+                    && gates(entry.cell).is_fresh()
             });
+            idle.extend(unused.map(|(scope, _)| scope.clone()));
         }
         let mut errors = Vec::new();
-        if new > self.free.len() {
+        let room = self.free.len() + idle.len();
+        if new > room {
             errors.push(PolicyError {
                 path: "routes".to_owned(),
                 problem: format!(
-                    "{new} new scopes, and room for {}: earlier policies are in use, or their \
-                     scopes blocked",
-                    self.free.len()
+                    "{new} new scopes, and room for {room}: earlier policies are in use, or their \
+                     scopes blocked"
                 ),
                 hint: "raise the capacity for scopes, or lift what is blocked".to_owned(),
             });
@@ -222,7 +281,15 @@ impl Registry {
                 hint: "restart to forget those that no policy declares any more".to_owned(),
             });
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        // No more are forgotten than must be: a scope that comes back later finds what it had.
+        let missing = new.saturating_sub(self.free.len());
+        for scope in idle.into_iter().take(missing) {
+            self.free.extend(self.scopes.remove(&scope).map(|entry| entry.cell));
+        }
+        Ok(())
     }
 
     fn scope(&mut self, scope: &Scope) -> Option<&mut ScopeEntry> {
@@ -235,22 +302,106 @@ impl Registry {
     }
 }
 
+impl TableEntry {
+    /// The keys with limits of their own, and those that had them until lately: by hash.
+    fn overrides(
+        &mut self,
+        breaker: &Breaker,
+        draft: &DraftRules,
+        table: &Table,
+        turn: &Turn,
+    ) -> Box<[(KeyHash, Box<[LimitRule]>)]> {
+        let mut rules = Vec::new();
+        let mut kept = BTreeMap::new();
+        for (label, limits) in &draft.overrides {
+            let key = breaker.hash(label);
+            let mut own = self.overrides.remove(label).unwrap_or_default();
+            // What the key has been charged so far, it was as one of many.
+            for shared in &self.kept.limits {
+                if own.limits.iter().all(|known| known.identity != shared.identity) {
+                    own.limits.push(shared.clone());
+                }
+            }
+            let cells = Cells { table: Some(table), rows: rows_of(table, key) };
+            rules.push((key, own.limits(limits, &cells, turn, own_row)));
+            kept.insert(label.clone(), own);
+        }
+        for (label, mut own) in std::mem::take(&mut self.overrides) {
+            let key = breaker.hash(&label);
+            if let Some(limits) = own.back_among(&self.kept, &draft.limits, key, table, turn) {
+                rules.push((key, limits));
+            }
+            if own.lingers(turn) {
+                kept.insert(label, own);
+            }
+        }
+        let mut excess = kept.len().saturating_sub(draft.overrides.len() + MAX_FORMER);
+        kept.retain(|_, own| {
+            let keep = excess == 0 || own.limits.iter().any(|known| known.gone.is_none());
+            excess -= usize::from(!keep);
+            keep
+        });
+        self.overrides = kept;
+        rules.sort_by_key(|(key, _)| *key);
+        rules.into()
+    }
+
+    fn welcome(&mut self, newcomers: Option<Limit>, table: &Table) {
+        let same = match (self.newcomers, newcomers) {
+            (Some(was), Some(limit)) => was.shares_memory_with(limit),
+            _ => false,
+        };
+        if !same {
+            table.forget_sights();
+        }
+        self.newcomers = newcomers;
+    }
+
+    fn memories(&self) -> impl Iterator<Item = &Memories> {
+        std::iter::once(&self.kept).chain(self.overrides.values())
+    }
+
+    /// Inline columns that no living policy charges.
+    fn free_columns(&self) -> Vec<usize> {
+        let mut used = Vec::new();
+        for (_, memory) in self.memories().flat_map(Memories::all) {
+            if let Memory::Keys(Rows::Inline(column)) = memory {
+                used.push(*column);
+            }
+        }
+        (0..INLINE).rev().filter(|column| !used.contains(column)).collect()
+    }
+
+    /// What makes a slot busy.
+    fn kept(&self) -> Kept {
+        let mut kept = Kept { newcomers: self.newcomers, ..Kept::default() };
+        for (limit, memory) in self.memories().flat_map(Memories::all) {
+            let Memory::Keys(rows) = memory else { continue };
+            if !kept.limits.iter().any(|known| known.limit == limit && known.rows.are(rows)) {
+                kept.limits.push(Charged { limit, rows: rows.clone() });
+            }
+        }
+        kept.tallies.extend(self.kept.tally.clone());
+        kept
+    }
+}
+
 impl Memories {
     /// The rules with their memory: what is known of each limit, detector and count, else new.
     fn rules(
         &mut self,
         draft: &DraftRules,
-        rows: usize,
-        now: Mono,
-        table: Option<&Table>,
+        cells: &Cells<'_>,
+        turn: &Turn,
         new: impl FnMut(Limit) -> Memory,
     ) -> Rules {
-        let limits = self.limits(&draft.limits, rows, now, table, new);
-        let tally = self.tally(&draft.detectors, table.map(Table::cells));
-        let counts = (draft.counts || table.is_some())
+        let limits = self.limits(&draft.limits, cells, turn, new);
+        let tally = self.tally(&draft.detectors, cells.table.map(Table::cells));
+        let counts = (draft.counts || cells.table.is_some())
             .then(|| Arc::clone(self.counts.get_or_insert_with(|| Arc::new(Counts::new()))));
         let overrides = Box::default();
-        Rules { trip: draft.trip, mode: draft.mode, limits, overrides, tally, counts }
+        let DraftRules { trip, mode, spent_after_crash, .. } = *draft;
+        Rules { trip, mode, limits, overrides, tally, counts, spent_after_crash }
     }
 
     /// What the detectors count in: as it was, if they are the same.
@@ -270,129 +421,265 @@ impl Memories {
         Some(tally)
     }
 
-    /// Memory that neither this policy nor a living one charges is forgotten.
     fn limits(
         &mut self,
         specs: &[(LimitSpec, Limit)],
-        rows: usize,
-        now: Mono,
-        table: Option<&Table>,
+        cells: &Cells<'_>,
+        turn: &Turn,
         mut new: impl FnMut(Limit) -> Memory,
     ) -> Box<[LimitRule]> {
         let mut old = std::mem::take(&mut self.limits);
         let mut rules = Vec::new();
-        let mut before: Vec<Identity> = Vec::new();
-        for (spec, limit) in specs {
-            let identity = identity(spec, &before);
-            before.push(identity.clone());
+        for ((spec, limit), identity) in specs.iter().zip(identities(specs.iter().map(|s| &s.0))) {
             let found = old.iter().position(|known| known.identity == identity);
             let known = match found.map(|index| old.swap_remove(index)) {
-                Some(known) if known.limit == *limit => known.drained(now),
-                Some(known) if known.limit.shares_memory_with(*limit) => {
-                    Known { limit: *limit, live: Arc::new(()), ..known.drained(now) }
+                Some(mut known) => {
+                    self.retired.extend(known.forget_older(cells, turn));
+                    known.changed_to(*limit, cells, turn, &mut new)
                 }
-                Some(known) => {
-                    let memory = new(*limit);
-                    seed(&memory, *limit, &known, rows, table, now);
-                    let older = Some(Box::new(Older { known, drained: None }));
-                    Known::new(identity, *limit, memory, older).drained(now)
-                }
-                None => Known::new(identity, *limit, new(*limit), None),
+                None => Known::new(identity, *limit, new(*limit), turn),
             };
-            rules.push(known.rule(spec));
+            rules.push(known.rule(spec, turn));
             self.limits.push(known);
         }
-        self.limits.extend(old.into_iter().filter(Known::is_used));
+        self.remember(old, turn);
         rules.into()
     }
 
-    /// Inline columns that no living policy charges.
-    fn free_columns(&self) -> Vec<usize> {
-        let mut used = Vec::new();
-        for known in &self.limits {
-            known.columns(&mut used);
+    /// The limits of a key that has none of its own any more: those of its dimension, charged beside what it had.
+    /// `None` once that has passed.
+    fn back_among(
+        &mut self,
+        all: &Memories,
+        specs: &[(LimitSpec, Limit)],
+        key: KeyHash,
+        table: &Table,
+        turn: &Turn,
+    ) -> Option<Box<[LimitRule]>> {
+        let mut old = std::mem::take(&mut self.limits);
+        let mut rules = Vec::new();
+        let mut lasts = false;
+        for (spec, _) in specs {
+            let position = rules.len();
+            let Some(shared) = all.limits.get(position) else { continue };
+            let found = old.iter().position(|known| known.identity == shared.identity);
+            let known = match found.map(|index| old.swap_remove(index)) {
+                Some(mut own) => {
+                    let cells = Cells { table: Some(table), rows: rows_of(table, key) };
+                    self.retired.extend(own.forget_older(&cells, turn));
+                    own.return_to(shared, key, table, turn)
+                }
+                None => shared.clone(),
+            };
+            lasts |= known
+                .first_memory()
+                .is_some_and(|first| shared.first_memory().is_none_or(|shared| !first.is(shared)));
+            rules.push(known.rule(spec, turn));
+            self.limits.push(known);
         }
-        (0..INLINE).rev().filter(|column| !used.contains(column)).collect()
+        self.remember(old, turn);
+        if !lasts {
+            self.limits.retain(|known| known.last != turn.serial);
+        }
+        lasts.then(|| rules.into())
     }
 
-    fn kept(&self) -> Kept {
-        let mut kept = Kept::default();
-        for known in &self.limits {
-            known.keep(&mut kept);
+    /// Remembers limits that the new policy does not have, for as long as they may be charged, and until all that was has
+    /// passed: who takes a limit out and puts it in again gets no second burst.
+    fn remember(&mut self, others: Vec<Known>, turn: &Turn) {
+        for mut known in others {
+            if turn.lives(known.since, known.last) {
+                self.limits.push(known);
+                continue;
+            }
+            let gone = *known.gone.get_or_insert(turn.now);
+            let recovery = known.limit.recovery();
+            if recovery == FOREVER || turn.now < gone.plus(recovery) {
+                self.limits.push(known);
+            } else {
+                self.retired.append(&mut known.older);
+            }
         }
-        kept.tallies.extend(self.tally.clone());
-        kept
+        let mut excess = self.limits.iter().filter(|known| known.gone.is_some()).count();
+        self.limits.retain(|known| {
+            let keep = known.gone.is_none() || excess <= MAX_REMEMBERED;
+            excess -= usize::from(!keep);
+            keep
+        });
+        self.retired.retain(|earlier| turn.lives(0, earlier.last));
     }
 
-    fn is_used(&self) -> bool {
-        self.limits.iter().any(Known::is_used)
+    /// Whether a key's own memory must be kept although it has no limits of its own any more.
+    fn lingers(&self, turn: &Turn) -> bool {
+        !self.retired.is_empty()
+            || self.limits.iter().any(|known| {
+                known.last == turn.serial || known.gone.is_none() || !known.older.is_empty()
+            })
+    }
+
+    /// All memory that a living policy may charge.
+    fn all(&self) -> impl Iterator<Item = (Limit, &Memory)> {
+        let own = self.limits.iter().map(|known| (known.limit, &known.memory));
+        let older = self.limits.iter().flat_map(|known| &known.older).chain(&self.retired);
+        own.chain(older.map(|earlier| (earlier.limit, &earlier.memory)))
+    }
+}
+
+impl Turn {
+    /// Whether a policy of these lives.
+    fn lives(&self, first: u64, last: u64) -> bool {
+        self.living.iter().any(|serial| (first..=last).contains(serial))
     }
 }
 
 impl Known {
-    fn new(identity: Identity, limit: Limit, memory: Memory, older: Option<Box<Older>>) -> Known {
-        let (live, held) = (Arc::new(()), Claim::default());
-        Known { identity, limit, memory, live, held, older }
+    fn new(identity: Identity, limit: Limit, memory: Memory, turn: &Turn) -> Known {
+        Known {
+            identity,
+            limit,
+            memory,
+            since: turn.serial,
+            last: turn.serial,
+            gone: None,
+            older: Vec::new(),
+            until: 0,
+            drained: None,
+        }
     }
 
-    fn rule(&self, spec: &LimitSpec) -> LimitRule {
+    fn rule(&self, spec: &LimitSpec, turn: &Turn) -> LimitRule {
         LimitRule {
             spec: spec.clone(),
             limit: self.limit,
             memory: self.memory.clone(),
-            _live: Arc::clone(&self.live),
-            _held: self.held.clone(),
-            before: self.older.as_ref().map(|older| Before {
-                limit: older.known.limit,
-                memory: older.known.memory.clone(),
-                _held: older.known.held.clone(),
-            }),
+            _live: Arc::clone(&turn.token),
+            before: self
+                .older
+                .first()
+                .map(|older| Before { limit: older.limit, memory: older.memory.clone() }),
         }
     }
 
-    /// Forgets its earlier self once no policy has that any more, and all that was charged there alone has
-    /// passed.
-    fn drained(mut self, now: Mono) -> Known {
-        if let Some(older) = &mut self.older
-            && Arc::strong_count(&older.known.live) == 1
-        {
-            let since = *older.drained.get_or_insert(now);
-            let recovery = older.known.limit.recovery();
-            if recovery != FOREVER && now >= since.plus(recovery) {
-                self.older = None;
+    /// The memory beside its own that all living policies charge, if there is one.
+    fn first_memory(&self) -> Option<&Memory> {
+        self.older.first().map(|older| &older.memory)
+    }
+
+    fn earlier(self, turn: &Turn) -> (Vec<Earlier>, Earlier) {
+        let last = turn.serial.saturating_sub(1);
+        (self.older, Earlier { limit: self.limit, memory: self.memory, last })
+    }
+
+    /// Forgets its earlier selves once no policy that charges them alone lives, and all that was charged there alone has passed.
+    /// If no living policy has its present self, it is its oldest again: that one has seen every call.
+    fn forget_older(&mut self, cells: &Cells<'_>, turn: &Turn) -> Vec<Earlier> {
+        if self.older.is_empty() {
+            return Vec::new();
+        }
+        if !turn.lives(self.since, self.last) && turn.lives(0, self.until) {
+            let mut others = std::mem::take(&mut self.older);
+            let first = others.remove(0);
+            (self.limit, self.memory) = (first.limit, first.memory);
+            // Whoever charges it, charges it as the oldest: any policy until now may.
+            (self.since, self.drained) = (0, None);
+            return others;
+        }
+        if turn.lives(0, self.until) {
+            self.drained = None;
+            return Vec::new();
+        }
+        let since = *self.drained.get_or_insert(turn.now);
+        let limits = self.older.iter().map(|older| older.limit).chain([self.limit]);
+        let finite = limits.map(Limit::recovery).filter(|recovery| *recovery != FOREVER);
+        if turn.now < since.plus(finite.max().unwrap_or_default()) {
+            return Vec::new();
+        }
+        if self.limit.recovery() == FOREVER {
+            self.take_over(cells, turn.now);
+        }
+        self.drained = None;
+        let mut older = std::mem::take(&mut self.older);
+        older.iter_mut().for_each(|older| older.last = turn.serial.saturating_sub(1));
+        older
+    }
+
+    /// Of what never passes: charges what the oldest self was charged alone. A call that is between its two charges just now
+    /// is missed, which is why it is done once no policy that makes only one has lived for a while.
+    fn take_over(&self, cells: &Cells<'_>, now: Mono) {
+        let Some(oldest) = self.older.first() else { return };
+        for cell in cells.rows.clone() {
+            let row = self.memory.row(cells.table, cell);
+            let was = oldest.memory.row(cells.table, cell);
+            let Some((row, was)) = row.zip(was) else { continue };
+            let alone = was.used(oldest.limit, now).saturating_sub(row.used(self.limit, now));
+            row.settle(self.limit, 0, alone, now, now);
+        }
+    }
+
+    /// The same limit by new numbers: with its memory if only the bound differs, else with a new one that starts with what the
+    /// old was charged.
+    fn changed_to(
+        mut self,
+        limit: Limit,
+        cells: &Cells<'_>,
+        turn: &Turn,
+        new: impl FnOnce(Limit) -> Memory,
+    ) -> Known {
+        (self.last, self.gone) = (turn.serial, None);
+        if self.limit == limit || self.limit.shares_memory_with(limit) {
+            return Known { limit, ..self };
+        }
+        let memory = new(limit);
+        seed(&memory, limit, &self, cells, turn.now);
+        let mut next = Known::new(self.identity.clone(), limit, memory, turn);
+        next.until = turn.serial.saturating_sub(1);
+        if turn.lives(self.since, next.until) || !self.older.is_empty() {
+            let (mut older, last) = self.earlier(turn);
+            older.push(last);
+            next.older = older;
+        }
+        next
+    }
+
+    /// A key's own limit becomes that of all keys of its dimension.
+    fn return_to(self, shared: &Known, key: KeyHash, table: &Table, turn: &Turn) -> Known {
+        let mut next = Known { last: turn.serial, gone: None, ..shared.clone() };
+        let first = self.first_memory().unwrap_or(&self.memory);
+        if first.is(&shared.memory) {
+            // What all keys charge has seen every call of this one.
+            return next;
+        }
+        if self.memory.is(&shared.memory) {
+            return Known { older: self.older, until: self.until, drained: self.drained, ..next };
+        }
+        let idle =
+            self.memory.row(Some(table), 0).is_none_or(|row| row.is_idle(self.limit, turn.now));
+        if !idle && !matches!(self.memory, Memory::Keys(_)) {
+            let seeded = table.hold(key, turn.now, |cell| {
+                let cells = Cells { table: Some(table), rows: cell..cell + 1 };
+                seed(&shared.memory, shared.limit, &self, &cells, turn.now);
+            });
+            if seeded.is_none() {
+                table.spend_newcomers(Some(key), true, turn.now);
             }
         }
-        self
-    }
-
-    fn is_used(&self) -> bool {
-        self.held.is_shared() || self.older.as_ref().is_some_and(|older| older.known.is_used())
-    }
-
-    fn columns(&self, used: &mut Vec<usize>) {
-        if let Memory::Keys(Rows::Inline(column)) = &self.memory {
-            used.push(*column);
+        next.until = turn.serial.saturating_sub(1);
+        next.drained = None;
+        next.older = Vec::new();
+        if turn.lives(self.since, next.until) || !self.older.is_empty() {
+            let (mut older, last) = self.earlier(turn);
+            older.push(last);
+            next.older = older;
         }
-        if let Some(older) = &self.older {
-            older.known.columns(used);
-        }
-    }
-
-    fn keep(&self, kept: &mut Kept) {
-        if let Memory::Keys(rows) = &self.memory {
-            kept.limits.push(Charged { limit: self.limit, rows: rows.clone() });
-            kept.recovery = kept.recovery.max(self.limit.recovery());
-        }
-        if let Some(older) = &self.older {
-            older.known.keep(kept);
-        }
+        next
     }
 }
 
 /// Fills a changed limit's new memory from its old one: never freer.
-fn seed(memory: &Memory, limit: Limit, old: &Known, rows: usize, table: Option<&Table>, now: Mono) {
-    for cell in 0..rows {
-        if let (Some(row), Some(was)) = (memory.row(table, cell), old.memory.row(table, cell))
+fn seed(memory: &Memory, limit: Limit, old: &Known, cells: &Cells<'_>, now: Mono) {
+    for cell in cells.rows.clone() {
+        if let (Some(row), Some(was)) =
+            (memory.row(cells.table, cell), old.memory.row(cells.table, cell))
             && !was.is_idle(old.limit, now)
         {
             row.seed(limit, was, old.limit, now);
@@ -400,16 +687,36 @@ fn seed(memory: &Memory, limit: Limit, old: &Known, rows: usize, table: Option<&
     }
 }
 
-fn identity(spec: &LimitSpec, before: &[Identity]) -> Identity {
-    if !spec.name.is_empty() {
-        return Identity::Named(spec.name.clone());
+/// One row of memory, for itself.
+fn own_row(limit: Limit) -> Memory {
+    Memory::Own(Arc::new(Charges::for_scope(limit)))
+}
+
+/// The row of one key, if it has a slot.
+fn rows_of(table: &Table, key: KeyHash) -> Range<usize> {
+    table.find(key).map_or(0..0, |cell| cell..cell + 1)
+}
+
+/// By what each limit of a scope is known again.
+pub(super) fn identities<'a>(specs: impl Iterator<Item = &'a LimitSpec>) -> Vec<Identity> {
+    let mut all: Vec<Identity> = Vec::new();
+    for spec in specs {
+        let identity = identity(spec, &all);
+        all.push(identity);
     }
-    let kind = match spec.kind {
-        LimitKind::Rate { .. } => "rate",
-        LimitKind::Window { .. } => "window",
-        LimitKind::Budget { .. } => "budget",
-        LimitKind::InFlight { .. } => "in flight",
+    all
+}
+
+fn identity(spec: &LimitSpec, before: &[Identity]) -> Identity {
+    let (kind, healing) = match spec.kind {
+        LimitKind::Rate { .. } => ("rate", Healing::Time),
+        LimitKind::Window { .. } => ("window", Healing::Time),
+        LimitKind::Budget { .. } => ("budget", Healing::Order),
+        LimitKind::InFlight { .. } => ("in-flight", Healing::End),
     };
+    if !spec.name.is_empty() {
+        return Identity::Named(spec.name.clone(), spec.by, healing);
+    }
     let (by, of, candidate) = (spec.by, spec.of, spec.candidate);
     let like = |nth| Identity::Like { kind, by, of, candidate, nth };
     let nth = (0..).find(|nth| !before.contains(&like(*nth))).unwrap_or(usize::MAX);
@@ -417,3 +724,7 @@ fn identity(spec: &LimitSpec, before: &[Identity]) -> Identity {
 }
 
 const FOREVER: Span = Span::from_nanos(u64::MAX);
+/// Limits of one scope that no policy has any more and that are remembered all the same, at most.
+const MAX_REMEMBERED: usize = 8;
+/// Keys that had limits of their own and whose memory is kept, at most.
+const MAX_FORMER: usize = 1_024;

@@ -11,6 +11,7 @@ use crate::gate::{Input, Word};
 use crate::limit::Limit;
 use crate::policy::{LimitKind, LimitRule, Policy, Rules};
 use crate::scope::{KeyHash, Level, Scope};
+use crate::sync::Ordering;
 use crate::time::Mono;
 
 /// Where a scope stands.
@@ -61,6 +62,32 @@ pub struct KeyUsage {
     pub overflowed: u64,
     /// Busy keys that lost their cell to the kill or trip of another.
     pub evicted: u64,
+}
+
+/// How full the table of one dimension is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DimensionUsage {
+    /// Cells whose key has something to lose: a gate that moved, a limit that was charged and has not passed yet. As of the
+    /// newest instant that a sweep or a reload was told.
+    pub busy: u64,
+    /// Cells that belong to a key, quiet or not.
+    pub held: u64,
+    /// Cells. Two of each sixteen are kept for orders.
+    pub cells: u64,
+    /// Calls that had to share the overflow cell.
+    pub overflowed: u64,
+    /// Busy keys that lost their cell to the kill or trip of another.
+    pub evicted: u64,
+    /// First sights beyond the rate that the dimension allows.
+    pub turned_away: u64,
+}
+
+impl DimensionUsage {
+    /// Whether three quarters of the cells are busy: the mark to raise an alarm at.
+    #[must_use]
+    pub const fn is_crowded(&self) -> bool {
+        self.busy >= self.cells.div_ceil(4).saturating_mul(3)
+    }
 }
 
 /// How far one limit is used.
@@ -197,6 +224,28 @@ impl Breaker {
             usage.evicted += table.evicted();
         }
         usage
+    }
+
+    /// How full the table of the dimension is that `parent` declares; `None` if the policy has no such dimension. It looks at
+    /// every cell: ask it once in a while.
+    #[must_use]
+    pub fn key_usage_of(
+        &self,
+        policy: &Policy,
+        parent: &Scope,
+        dimension: &str,
+    ) -> Option<DimensionUsage> {
+        let table = self.table(count(policy.dimension(parent, dimension)?.table))?;
+        // ordering: relaxed, for an instant stands alone.
+        let newest = Mono::from_nanos(self.newest.load(Ordering::Relaxed));
+        Some(DimensionUsage {
+            busy: table.busy(newest),
+            held: table.held(),
+            cells: u64::try_from(table.cells()).unwrap_or(u64::MAX),
+            overflowed: table.overflowed(),
+            evicted: table.evicted(),
+            turned_away: table.turned_away(),
+        })
     }
 
     /// What became of the calls of a named scope. `None` if the policy does not count there.

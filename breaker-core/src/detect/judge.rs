@@ -657,8 +657,8 @@ mod tests {
     use super::{Facts, HOUR, Judge, Row};
     use crate::detect::surge::Crowd;
     use crate::detect::{
-        Compiled, DetectorKind, DetectorSpec, Errors, Found, Latency, Learned, Repeat, Silence,
-        Streak, Surge,
+        Compiled, DetectorKind, DetectorSpec, Errors, Found, Latency, Learned, OnFind, Repeat,
+        Silence, Streak, Surge,
     };
     use crate::facts::Outcome;
     use crate::tally::{Finish, Tally};
@@ -694,6 +694,7 @@ mod tests {
                 ),
                 None => (Tally::for_scope(Arc::clone(&rules)), Judge::for_scope(rules, Mono::ZERO)),
             };
+            tally.cap().allow(u64::MAX, 0, 0);
             let gates = vec![(0, 0); cells.unwrap_or(1)];
             let (trips, warnings) = (Vec::new(), Vec::new());
             World {
@@ -725,7 +726,7 @@ mod tests {
         fn act(&mut self, row: usize, found: Found) {
             let (now, told) = (self.now, (self.now, row, found));
             match self.gates.get_mut(row) {
-                Some(gate) if found.on_find == crate::detect::OnFind::Trip => {
+                Some(gate) if found.on_find == OnFind::Trip => {
                     *gate = (now + 5 * MINUTE, gate.1.wrapping_add(1));
                     self.trips.push(told);
                     self.tally.touch(row);
@@ -742,7 +743,7 @@ mod tests {
                 }
                 let now = Mono::from_nanos(self.now + call * SECOND / count);
                 if let Some(found) = self.tally.offered(row, now)
-                    && found.on_find == crate::detect::OnFind::Trip
+                    && found.on_find == OnFind::Trip
                 {
                     self.act(row, found);
                 }
@@ -772,14 +773,12 @@ mod tests {
                 Facts { blocked, epoch, crowd, children: 0 }
             };
             let mut out = Vec::new();
-            self.tally.sweep(&mut self.judge, 4_096, facts, now, &mut out);
-            for (row, found) in out {
-                let by_call = found.window == Span::from_secs(1)
-                    || self.tally.rules().surge.is_some_and(|surge| surge.index == found.detector);
-                if by_call && found.on_find == crate::detect::OnFind::Trip {
-                    continue;
+            let by_calls = self.tally.sweep(&mut self.judge, 4_096, facts, now, &mut out);
+            for (at, (row, found)) in out.into_iter().enumerate() {
+                // What a call found to trip it has tripped.
+                if at >= by_calls || found.on_find == OnFind::Warn {
+                    self.act(row, found);
                 }
-                self.act(row, found);
             }
         }
 

@@ -368,5 +368,6 @@ fn key(name: &str, limits: Vec<LimitSpec>) -> KeySpec {
         mode: Mode::Enforce,
         detectors: Vec::new(),
         overrides: Vec::new(),
+        ..KeySpec::default()
     }
 }

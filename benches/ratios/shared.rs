@@ -1,0 +1,64 @@
+//! The cases that several threads share: our rate and window, and governor's direct limiter.
+
+use std::hint::black_box;
+
+use breaker_benches::World;
+
+use crate::ours::{Tsc, counting, plain, rate, window};
+use crate::rivals::direct;
+use crate::threads::Shared;
+use breaker_core::{Outcome, Verdict};
+
+fn clocked(name: &'static str, world: &'static World) -> Shared {
+    let clock = Tsc::new();
+    Shared::new(name, move || {
+        move || {
+            let world = black_box(world);
+            let now = black_box(clock).now();
+            world.breaker.admit(&world.policy, world.call, now).is_allowed()
+        }
+    })
+}
+
+/// One hot `rate`.
+pub(crate) fn hot_rate() -> Shared {
+    clocked(HOT_RATE, plain(vec![rate()]))
+}
+
+/// One hot exact `window` of 1,000.
+pub(crate) fn hot_window() -> Shared {
+    clocked(HOT_WINDOW, plain(vec![window()]))
+}
+
+/// One hot `rate`, settled and counted.
+pub(crate) fn hot_rate_settled() -> Shared {
+    let (world, clock) = (counting(vec![rate()]), Tsc::new());
+    Shared::new(HOT_RATE_SETTLED, move || {
+        move || {
+            let world = black_box(world);
+            let now = black_box(clock).now();
+            match world.breaker.admit(&world.policy, world.call, now) {
+                Verdict::Allow(permit) => permit.settle(Outcome::Good, now),
+                Verdict::Deny(_) => true,
+            }
+        }
+    })
+}
+
+/// A scope without limits: gates looked at, nothing charged.
+pub(crate) fn hot_gates() -> Shared {
+    clocked(HOT_GATES, plain(Vec::new()))
+}
+
+/// governor's direct limiter.
+pub(crate) fn hot_governor() -> Shared {
+    let limiter = direct();
+    Shared::new(HOT_DIRECT, move || move || black_box(limiter).check().is_ok())
+}
+
+pub(crate) const HOT_RATE: &str = "two threads, one hot `rate`, clock read";
+pub(crate) const HOT_RATE_SETTLED: &str =
+    "two threads, one hot `rate`, clock read, settled and counted";
+pub(crate) const HOT_WINDOW: &str = "two threads, one exact `window` of 1,000, clock read";
+pub(crate) const HOT_GATES: &str = "two threads, gates alone, clock read";
+pub(crate) const HOT_DIRECT: &str = "governor direct, two threads";
