@@ -129,8 +129,11 @@ fn one_thread(wanted: &Wanted) -> String {
         Plan { rounds, sample: wanted.pick(Duration::from_millis(5), Duration::from_millis(1)) };
     let all = plan.measure(&mut cases, &processor_time, &mut progress("one thread", rounds));
     let absolute = absolute(&all);
-    let mut text = "### One thread, beside the rival of each goal\n\n".to_owned();
-    text += &goals(&rows, &all).markdown();
+    let (mut text, goals) = (String::new(), goals(&rows, &all));
+    if !goals.is_empty() {
+        text += "### One thread, beside the rival of each goal\n\n";
+        text += &goals.markdown();
+    }
     if !absolute.is_empty() {
         text += "\n### Detectors, per decision\n\n";
         text += &absolute.markdown();

@@ -336,7 +336,7 @@ fn step<const FLAW: u8>(
 /// A swap that fails has brought the word's line here, so it is tried again at once, and nearly always succeeds. But where
 /// failures crowd, the line travels for every call and all are slow; then whoever failed stands back for a moment,
 /// and lets the other make its calls in one go.
-#[inline]
+#[inline(always)]
 fn charge<const FLAW: u8>(
     row: Row<'_>,
     now: Mono,
@@ -358,7 +358,7 @@ fn charge<const FLAW: u8>(
             Err(seen) => before = seen,
         }
         if !stood_back {
-            stand_back(row, now);
+            stand_back(row.rest.first(), now);
         }
         stood_back = !stood_back;
     }
@@ -367,8 +367,8 @@ fn charge<const FLAW: u8>(
 /// Waits a little, whatever the others do, if this failure follows close on another.
 #[cold]
 #[inline(never)]
-fn stand_back(row: Row<'_>, now: Mono) {
-    let Some(failed) = row.rest.first() else { return };
+fn stand_back(failed: Option<&AtomicU64>, now: Mono) {
+    let Some(failed) = failed else { return };
     // ordering: relaxed, for it decides only how long to wait; what another wrote meanwhile may be lost.
     let last = Mono::from_nanos(failed.load(Ordering::Relaxed));
     failed.store(now.as_nanos(), Ordering::Relaxed);
@@ -401,6 +401,8 @@ const LAPLESS: u8 = 2;
 const BLIND: u8 = 3;
 /// A bucket is not frozen before the next begins.
 const UNFROZEN: u8 = 4;
+/// A bucket is charged that is frozen.
+const UNASKED: u8 = 7;
 /// A budget's end is raised after the charge.
 const LATE: u8 = 5;
 /// A budget that forgets keeps the number of its run.

@@ -5,7 +5,7 @@
 //! over are cleared, the next one is begun, the head is moved. Before each step but the first the head is looked at
 //! after the word that the step replaces: a step that comes late finds that word changed.
 
-use super::{BLIND, Past, RELAXED, Row, SOUND, Saved, UNFROZEN};
+use super::{BLIND, Past, RELAXED, Row, SOUND, Saved, UNASKED, UNFROZEN};
 use crate::limit::NEVER;
 use crate::limit::buckets::{
     Buckets, begun, count_of, frozen, is_growing, is_of, less, more, sum_of, sum_word,
@@ -180,7 +180,7 @@ pub(super) fn take<const FLAW: u8>(
         let Some(bucket) = words.ring.get(buckets.bucket_of(tick)) else { return Err(NEVER) };
         // ordering: see `LOAD`.
         let word = bucket.load(Words::<FLAW>::LOAD);
-        if !is_growing(word, tick) {
+        if FLAW != UNASKED && !is_growing(word, tick) {
             pause();
             continue;
         }
@@ -338,7 +338,7 @@ const ATTEMPTS: usize = 16;
 
 #[cfg(all(test, loom))]
 mod models {
-    use super::{BLIND, RELAXED, SOUND, UNFROZEN, take};
+    use super::{BLIND, RELAXED, SOUND, UNASKED, UNFROZEN, take};
     use crate::charges::{Charges, Taken, explore};
     use crate::limit::Limit;
     use crate::limit::buckets::Buckets;
@@ -456,6 +456,14 @@ mod models {
     #[test]
     fn loom_buckets_three_threads() {
         window::<SOUND>(1, 1, &[5], &[&[8], &[8], &[8]]);
+        window::<SOUND>(2, 2, &[1], &[&[5], &[5], &[6]]);
+    }
+
+    /// Negative control: where a frozen bucket is charged all the same, a sum that is told late lets it.
+    #[test]
+    #[should_panic(expected = "over-admitted")]
+    fn loom_buckets_unasked_are_caught() {
+        window::<UNASKED>(2, 2, &[1], &[&[5], &[5], &[6]]);
     }
 
     /// A cost that turns out less, and an undo, while the tick ends and another call asks for what they free.

@@ -3,7 +3,7 @@
 use super::{DISORDERED, LAPLESS, Past, Row, SOUND, Saved};
 use crate::limit::NEVER;
 use crate::limit::window::Window;
-use crate::sync::{Ordering, pause};
+use crate::sync::{AtomicU64, Ordering, pause};
 use crate::time::{Mono, Span};
 
 /// A ring's words. `FLAW` is [`SOUND`] in all but the negative controls.
@@ -24,19 +24,21 @@ impl<const FLAW: u8> Ring<'_, FLAW> {
     /// The turn, looked for where the hint says. None if the ring lacks words.
     #[inline]
     fn turn(&self) -> Option<Turn> {
-        // ordering: relaxed, for a hint may be wrong.
-        self.turn_from(self.window.first_look(self.row.head.load(Ordering::Relaxed)))
+        self.turn_from(self.hint())
     }
 
-    #[inline]
+    #[inline(always)]
+    fn hint(&self) -> usize {
+        // ordering: relaxed, for a hint may be wrong.
+        self.window.first_look(self.row.head.load(Ordering::Relaxed))
+    }
+
     fn turn_from(&self, mut index: usize) -> Option<Turn> {
         let mut steps = 0;
         loop {
-            // The predecessor is read first: see `Window::is_turn`.
-            let before = self.read(self.window.before(index))?;
-            let slot = self.read(index)?;
-            if self.is_turn(index, before, slot) {
-                return Some(Turn { index, before, slot });
+            let look = self.look(index)?;
+            if self.is_turn(look) {
+                return Some(look);
             }
             // A hint is late by what others admitted a moment ago, or by whatever a thread slept that
             // writes its hint only now.
@@ -48,6 +50,14 @@ impl<const FLAW: u8> Ring<'_, FLAW> {
                 index = self.search()?;
             }
         }
+    }
+
+    /// Two neighbours: the predecessor is read first, see [`Window::is_turn`].
+    #[inline(always)]
+    fn look(&self, index: usize) -> Option<Turn> {
+        let before = self.read(self.window.before(index))?;
+        let slot = self.read(index)?;
+        Some(Turn { index, before, slot })
     }
 
     /// Halves the ring until it finds where the laps meet: exact while nobody admits. Whoever has to look
@@ -71,7 +81,7 @@ impl<const FLAW: u8> Ring<'_, FLAW> {
         Some(found)
     }
 
-    #[inline]
+    #[inline(always)]
     fn read(&self, index: usize) -> Option<u64> {
         // ordering: acquire. Whoever sees an admission sees all those before it, so that a slot read
         // after its predecessor is never a lap behind.
@@ -80,7 +90,7 @@ impl<const FLAW: u8> Ring<'_, FLAW> {
 
     /// Swaps the turn's slot for this word, unless somebody else did. Its word never comes again, so a swap that
     /// succeeds shows that the ring had not moved on.
-    #[inline]
+    #[inline(always)]
     fn write(&self, turn: Turn, word: u64) -> bool {
         let Some(slot) = self.row.rest.get(turn.index) else { return false };
         // ordering: release, to pair with the loads, which makes each admission carry all earlier ones;
@@ -94,7 +104,7 @@ impl<const FLAW: u8> Ring<'_, FLAW> {
     }
 
     /// Leaves a hint: by a store, not a swap, for it may be wrong.
-    #[inline]
+    #[inline(always)]
     fn suggest(&self, index: usize) {
         if let Ok(hint) = u64::try_from(index) {
             // ordering: relaxed, for a hint publishes nothing.
@@ -102,18 +112,20 @@ impl<const FLAW: u8> Ring<'_, FLAW> {
         }
     }
 
-    #[inline]
-    fn is_turn(&self, index: usize, before: u64, slot: u64) -> bool {
+    #[inline(always)]
+    fn is_turn(&self, look: Turn) -> bool {
         match FLAW {
-            LAPLESS => self.window.is_older(slot, before),
-            DISORDERED => self.window.laps_meet(index, before, slot),
-            _ => self.window.is_turn(index, before, slot),
+            LAPLESS => self.window.is_older(look.slot, look.before),
+            DISORDERED => self.window.laps_meet(look.index, look.before, look.slot),
+            _ => self.window.is_turn(look.index, look.before, look.slot),
         }
     }
 }
 
 /// One call's admission to a ring: the word written (or that would be, if not `write`), or the exact wait.
-#[inline]
+///
+/// The first try is inlined: it is all that a ring without contention needs.
+#[inline(always)]
 pub(super) fn take<const FLAW: u8>(
     window: Window,
     row: Row<'_>,
@@ -121,15 +133,38 @@ pub(super) fn take<const FLAW: u8>(
     write: bool,
 ) -> Result<u64, Span> {
     let ring = Ring::<FLAW> { window, row };
-    let mut turn = ring.turn();
+    let mut index = ring.hint();
+    if let Some(look) = ring.look(index)
+        && ring.is_turn(look)
+    {
+        let word = window.judge(look.before, look.slot, now)?;
+        if !write || ring.write(look, word) {
+            return Ok(word);
+        }
+        index = window.after(index);
+    }
+    take_from::<FLAW>(window, row.head, row.rest, now, write, index)
+}
+
+/// The tries after the first. A row's parts come one by one, to be passed in registers.
+#[inline(never)]
+fn take_from<const FLAW: u8>(
+    window: Window,
+    head: &AtomicU64,
+    rest: &[AtomicU64],
+    now: Mono,
+    write: bool,
+    mut index: usize,
+) -> Result<u64, Span> {
+    let ring = Ring::<FLAW> { window, row: Row { head, rest } };
     // A ring without its words cannot say yes.
-    while let Some(at) = turn {
-        let word = window.judge(at.before, at.slot, now)?;
-        if !write || ring.write(at, word) {
+    while let Some(turn) = ring.turn_from(index) {
+        let word = window.judge(turn.before, turn.slot, now)?;
+        if !write || ring.write(turn, word) {
             return Ok(word);
         }
         // Each retry means that another call was admitted: somebody always gets on.
-        turn = ring.turn_from(window.after(at.index));
+        index = window.after(turn.index);
     }
     Err(NEVER)
 }
