@@ -15,6 +15,10 @@ mod oracle;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use breaker_core::{
+    Breaker, Call, Capacity, Class, GroupSpec, KeySpec, KillLevel, LiftTo, LimitSpec, Mono,
+    OrderError, Policy, PolicySpec, RouteSpec, Scope, ScopeSpec, Seed, Span,
+};
 use life::Life;
 
 /// Lives a life; a panic in it prints how to replay it.
@@ -107,4 +111,121 @@ fn swarm() {
             });
         }
     });
+}
+
+// What lives found, each as the smallest life that shows it.
+
+fn at(nanos: u64) -> Mono {
+    Mono::from_nanos(nanos)
+}
+
+fn path(path: &str) -> Scope {
+    Scope::parse(path).unwrap()
+}
+
+/// `/g/r`, with these limits at `/`, and others at the route.
+fn house(global: Vec<LimitSpec>, route: Vec<LimitSpec>) -> PolicySpec {
+    PolicySpec {
+        global: ScopeSpec { limits: global, ..ScopeSpec::default() },
+        groups: vec![GroupSpec { name: "g".into(), scope: ScopeSpec::default() }],
+        routes: vec![RouteSpec {
+            name: "r".into(),
+            group: "g".into(),
+            class: Class::Normal,
+            scope: ScopeSpec { limits: route, ..ScopeSpec::default() },
+        }],
+    }
+}
+
+fn breaker() -> Breaker {
+    Breaker::new(Capacity { scopes: 2, keys: 16 }, Seed([1, 2]))
+}
+
+fn call(policy: &Policy) -> Call {
+    Call::new(policy.route(&path("/g/r")).unwrap())
+}
+
+fn passes(breaker: &Breaker, policy: &Policy, call: Call, now: u64) -> bool {
+    breaker.admit(policy, call, at(now)).is_allowed()
+}
+
+/// Goal: a limit of `/` that refuses is counted there, whether or not the route counts.
+#[test]
+#[ignore = "the short way counts nothing where the route does not count"]
+fn a_wider_scope_counts_its_refusals_though_the_route_counts_nothing() {
+    let breaker = breaker();
+    let mut spec = house(vec![LimitSpec::budget(1)], vec![]);
+    spec.routes[0].scope.counts = false;
+    let policy = breaker.compile(&spec).unwrap();
+    assert!(passes(&breaker, &policy, call(&policy), 0));
+    assert!(!passes(&breaker, &policy, call(&policy), 0));
+    assert_eq!(breaker.counts(&policy, &Scope::global()).unwrap().enforced[0], 1);
+}
+
+/// Goal: a call that another limit refuses does not keep a budget from forgetting.
+#[test]
+#[ignore = "the undo of the short way leaves the budget's idle time prolonged"]
+fn a_refused_call_does_not_prolong_a_budget() {
+    let (breaker, mut spec) = (breaker(), house(vec![], vec![]));
+    spec.global.limits = vec![LimitSpec::window(1, Span::from_nanos(500))];
+    spec.routes[0].scope.limits = vec![LimitSpec::budget(2).idle(Span::from_nanos(100))];
+    let policy = breaker.compile(&spec).unwrap();
+    assert!(passes(&breaker, &policy, call(&policy), 1_000));
+    (1..9).for_each(|step| assert!(!passes(&breaker, &policy, call(&policy), 1_000 + step * 50)));
+    spec.global.limits.clear();
+    let alone = breaker.compile(&spec).unwrap();
+    assert!(passes(&breaker, &alone, call(&alone), 1_450));
+    assert!(passes(&breaker, &alone, call(&alone), 1_450), "all was forgotten at 1,100");
+}
+
+/// Goal: a peek at a later instant moves nothing: a window of weight holds for the calls that come before it.
+#[test]
+#[ignore = "a peek turns the sub-buckets' tick to its own instant"]
+fn a_peek_of_a_window_of_weight_moves_nothing() {
+    let breaker = breaker();
+    let limit = LimitSpec::window(22, Span::from_nanos(697)).by_weight();
+    let policy = breaker.compile(&house(vec![limit], vec![])).unwrap();
+    assert!(passes(&breaker, &policy, call(&policy).weighing(20), 10_000));
+    assert!(breaker.peek(&policy, call(&policy).weighing(3), at(20_000)).is_ok());
+    assert!(!passes(&breaker, &policy, call(&policy).weighing(3), 10_000), "23 of 22 at once");
+}
+
+/// Goal: a lift that names the first kill of a key does not undo the second, though the key lost its cell in between
+/// and the gate of its new one has made as many moves.
+#[test]
+#[ignore = "a cell's epoch says nothing of its key: in another cell it is the same number again"]
+fn a_stale_lift_misses_a_key_that_moved_to_another_cell() {
+    let breaker = breaker();
+    let mut spec = house(vec![], vec![]);
+    spec.global.keys = vec![KeySpec {
+        name: "account".into(),
+        limits: vec![LimitSpec::window(1, Span::from_nanos(100))],
+        ..KeySpec::default()
+    }];
+    let policy = breaker.compile(&spec).unwrap();
+    let mallory = path("/account=mallory");
+    let first = breaker.kill(&policy, &mallory, KillLevel::Halt, at(0)).unwrap();
+    breaker.lift(&policy, first, LiftTo::Armed, at(0)).unwrap();
+    // Strangers take every cell that is free, among them the one that was killed.
+    for stranger in 0..64_u64 {
+        let key = breaker.hash_u64(stranger);
+        let _ = breaker.admit(&policy, call(&policy).with_key(0, key), at(1_000));
+    }
+    let second = breaker.kill(&policy, &mallory, KillLevel::Halt, at(1_000)).unwrap();
+    let stale = breaker.lift(&policy, first, LiftTo::Armed, at(1_000));
+    assert_eq!(stale, Err(OrderError::Stale), "{second:?} was lifted by who saw {first:?}");
+}
+
+/// Goal: a window that a reload lengthens counts what passed, also where the shorter one had let it expire.
+#[test]
+#[ignore = "a reload seeds nothing from a row that is idle by the old measure"]
+fn a_lengthened_window_counts_what_the_shorter_one_had_let_expire() {
+    let breaker = breaker();
+    let window = |length| house(vec![LimitSpec::window(3, Span::from_nanos(length))], vec![]);
+    let first = breaker.compile(&window(100)).unwrap();
+    (0..3).for_each(|_| assert!(passes(&breaker, &first, call(&first), 1_000)));
+    let second = breaker.recompile(&window(1_000), at(1_101)).unwrap();
+    drop(first);
+    assert!(!passes(&breaker, &second, call(&second), 1_101), "four in 1,000");
+    assert!(passes(&breaker, &second, call(&second), 2_000));
 }

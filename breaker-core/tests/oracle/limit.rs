@@ -76,7 +76,7 @@ pub(crate) struct Limit {
     pub(crate) rows: Rows,
     /// Held by every policy that has the limit as it is here.
     pub(crate) live: Rc<()>,
-    /// What it was before reloads changed it; the last is charged as well.
+    /// What it was before reloads changed it.
     pub(crate) older: Vec<Older>,
     /// All that passed it, whatever it was then, and what it ever was.
     pub(crate) ever: Rc<RefCell<Ever>>,
@@ -132,6 +132,15 @@ impl Rule {
         let leaves = (at / tick + length.div_ceil(tick) + 1) * tick;
         assert!(leaves >= at + length && leaves <= at + length + tick + 63, "the stated bound");
         leaves
+    }
+
+    /// How what it took comes back: by time, by an order, or with the end of each call.
+    pub(crate) fn healing(&self) -> &'static str {
+        match self.kind {
+            Kind::Rate { .. } | Kind::Window { .. } => "time",
+            Kind::Budget { .. } => "order",
+            Kind::InFlight { .. } => "end",
+        }
     }
 
     /// Whether words of memory mean the same to both: then a reload keeps them.
@@ -190,6 +199,18 @@ impl Past {
         }
     }
 
+    /// Whether nothing of it counts any more.
+    fn is_idle(&self, rule: &Rule, now: u64) -> bool {
+        match rule.kind {
+            Kind::Rate { .. } => self.debt <= now,
+            Kind::Window { .. } => {
+                self.passed.iter().all(|&(at, ..)| rule.leaves(at, false) <= now)
+            }
+            Kind::Budget { .. } => self.used == 0 || self.has_lapsed(rule, now),
+            Kind::InFlight { .. } => self.used == 0,
+        }
+    }
+
     fn has_lapsed(&self, rule: &Rule, now: u64) -> bool {
         let Kind::Budget { idle: Some(idle), .. } = rule.kind else { return false };
         self.used > 0 && self.last + idle <= now
@@ -214,19 +235,6 @@ impl Past {
                 self.last = self.last.max(now);
             }
             Kind::InFlight { .. } => self.used += amount,
-        }
-    }
-
-    /// As if all of it had just been used.
-    fn spend(&mut self, rule: &Rule, now: u64, entry: usize) {
-        match rule.kind {
-            Kind::Rate { cost, burst } => self.debt = self.debt.max(now + cost * burst),
-            Kind::Window { count, .. } => self.passed.push((now, count, entry)),
-            Kind::Budget { count, .. } => {
-                self.used = self.used.max(count);
-                self.last = self.last.max(now);
-            }
-            Kind::InFlight { .. } => {}
         }
     }
 
@@ -295,31 +303,41 @@ impl Limit {
         limit
     }
 
+    /// No policy had it for a while: the places in flight that were lost may have been forgotten.
+    pub(crate) fn forget_lost(&self) {
+        if let Kind::InFlight { .. } = self.rule.kind {
+            self.rows.borrow_mut().values_mut().for_each(|row| row.free.used = 0);
+        }
+    }
+
     /// Remembers what it is.
     pub(crate) fn is_now(&self) {
         self.ever.borrow_mut().rules.push(self.rule.clone());
     }
 
-    /// What it says to so much, now.
+    /// What it says to so much, now. Since a reload changed it, it may refuse for what it was before.
     pub(crate) fn wait(&self, row: &str, weight: u64, now: u64) -> Wait {
-        let amount = self.rule.amount(weight);
-        let mut wait = ask(&self.rule, &self.rows, row, amount, now);
-        if let Some(older) = self.older.last() {
-            let also = ask(&older.rule, &older.rows, row, amount, now);
-            // While calls of an older policy go on, its bound holds for all; later it may.
-            if older.live.strong_count() > 0 {
-                wait.least = wait.least.max(also.least);
-            }
-            wait.most = wait.most.max(also.most);
+        let mut wait = ask(&self.rule, &self.rows, row, self.rule.amount(weight), now);
+        if self.is_changed() {
+            wait.most = NEVER;
         }
         wait
+    }
+
+    pub(crate) fn is_changed(&self) -> bool {
+        !self.older.is_empty()
+    }
+
+    /// What it was at first, if a policy still decides by that: all that newer policies admit is charged there too.
+    fn first(&self) -> Option<&Older> {
+        self.older.first().filter(|older| older.live.strong_count() > 0)
     }
 
     /// Charges; `surely` unless it is not known whether the crate did.
     pub(crate) fn charge(&self, row: &str, weight: u64, now: u64, surely: bool) -> Vec<Charge> {
         let amount = self.rule.amount(weight);
         let selves = std::iter::once((&self.rule, &self.rows));
-        let older = self.older.last().map(|older| (&older.rule, &older.rows));
+        let older = self.first().map(|older| (&older.rule, &older.rows));
         let mut charges = Vec::new();
         // True weights come later, and are no part of this.
         if surely && !self.rule.weighs {
@@ -350,7 +368,7 @@ impl Limit {
     /// Empties a budget, by order; false if nothing of it was used.
     pub(crate) fn refill(&self, row: &str, now: u64) -> bool {
         let mut any = false;
-        let older = self.older.last().map(|older| (&older.rule, &older.rows));
+        let older = self.older.iter().map(|older| (&older.rule, &older.rows));
         for (rule, rows) in std::iter::once((&self.rule, &self.rows)).chain(older) {
             let mut rows = rows.borrow_mut();
             let row = rows.entry(row.to_owned()).or_default();
@@ -367,18 +385,7 @@ impl Limit {
         any
     }
 
-    /// An offer that only its earlier self refused may have been charged here, and is forfeited then.
-    pub(crate) fn forfeit(&self, row: &str, weight: u64, now: u64) {
-        if !self.older.is_empty() {
-            let amount = self.rule.amount(weight);
-            let mut rows = self.rows.borrow_mut();
-            let own = rows.entry(row.to_owned()).or_default();
-            let late = if self.rule.is_coarse() { now.max(own.seen) } else { now };
-            own.strict.charge(&self.rule, amount, late, usize::MAX);
-        }
-    }
-
-    /// Seeds new memory from what the limit was: had it counted the same calls all along, or been spent just now.
+    /// Seeds new memory from what the limit was: as if it had counted the same calls all along.
     pub(crate) fn take_over(&self, was: &Rule, old: &Rows, now: u64) {
         let mut rows = self.rows.borrow_mut();
         let moves = !matches!(
@@ -389,8 +396,8 @@ impl Limit {
             let mut row = Row { seen: past.seen, ..Row::default() };
             if moves {
                 row.history.clone_from(&past.history);
-                // What a budget has forgotten stays forgotten, also if it now would remember longer.
-                let forgotten = past.free.has_lapsed(was, now);
+                // What the limit as it was had forgotten stays forgotten, also if it now remembers longer.
+                let forgotten = past.free.is_idle(was, now);
                 for (entry, &(at, amount)) in past.history.iter().enumerate() {
                     if !forgotten {
                         row.free.charge(&self.rule, amount, at, entry);
@@ -399,15 +406,7 @@ impl Limit {
                 if let (Kind::Budget { .. }, Kind::Budget { .. }) = (self.rule.kind, was.kind) {
                     row.free.used = row.free.used.min(past.free.used);
                 }
-                row.strict = row.free.clone();
-                if let (Kind::Rate { cost, .. }, Kind::Rate { cost: old, .. }) =
-                    (self.rule.kind, was.kind)
-                {
-                    let owed = past.strict.debt.saturating_sub(now).div_ceil(old);
-                    row.strict.debt = row.strict.debt.max(now + owed * cost);
-                }
             }
-            row.strict.spend(&self.rule, now, usize::MAX);
             rows.insert(name.clone(), row);
         }
     }

@@ -7,7 +7,7 @@ pub(crate) mod gate;
 pub(crate) mod limit;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 
 use gate::{Gate, Recovery, State, Why};
@@ -73,6 +73,10 @@ pub(crate) struct House {
     gates: BTreeMap<String, Gate>,
     known: BTreeMap<String, Vec<Known>>,
     pub(crate) counts: BTreeMap<String, Counts>,
+    /// By dimension: keys with limits of their own.
+    owners: BTreeMap<String, Vec<String>>,
+    /// Keys that got or lost limits of their own by a reload.
+    moved: BTreeSet<String>,
 }
 
 /// One scope of a call's lineage: global, group, route, then the keys.
@@ -184,16 +188,21 @@ impl House {
                 (label.clone(), self.limits(&format!("{}={label}", spec.path), limits, now))
             };
             let overrides: BTreeMap<_, _> = spec.overrides.iter().map(own).collect();
-            // Keys that have no limits of their own any more, in any policy, are forgotten.
-            let prefix = format!("{}=", spec.path);
-            self.known.retain(|path, known| {
-                let label = path.strip_prefix(&prefix);
-                label.is_none_or(|label| overrides.contains_key(label))
-                    || known.iter().any(Known::is_used)
-            });
+            self.note_owners(spec);
             scopes.insert(spec.path.clone(), Scope { spec: spec.clone(), limits, overrides });
         }
         Policy { scopes }
+    }
+
+    /// Notes the keys whose own limits came or went: what they had elsewhere may count on.
+    fn note_owners(&mut self, spec: &ScopeSpec) {
+        let new: Vec<String> = spec.overrides.iter().map(|(label, _)| label.clone()).collect();
+        let prefix = spec.path.clone();
+        if let Some(old) = self.owners.insert(prefix.clone(), new.clone()) {
+            let moved = old.iter().filter(|label| !new.contains(label));
+            let moved = moved.chain(new.iter().filter(|label| !old.contains(label)));
+            self.moved.extend(moved.map(|label| format!("{prefix}={label}")));
+        }
     }
 
     fn limits(&mut self, path: &str, rules: &[Rule], now: u64) -> Vec<Limit> {
@@ -207,7 +216,11 @@ impl House {
                 Some(was) if was.rule.measures_as(rule) => {
                     let live = was.live.upgrade().unwrap_or_default();
                     let (rows, older, ever) = (was.rows, was.older, was.ever);
+                    let forgotten = was.live.strong_count() == 0;
                     let limit = Limit { rule: rule.clone(), rows, live, older, ever };
+                    if forgotten {
+                        limit.forget_lost();
+                    }
                     limit.is_now();
                     limit
                 }
@@ -230,7 +243,7 @@ impl House {
             });
             limits.push(limit);
         }
-        known.extend(old.into_iter().filter(Known::is_used));
+        known.extend(old);
         self.known.insert(path.to_owned(), known);
         limits
     }
@@ -310,6 +323,7 @@ impl House {
 
     /// What the limits of every seat say, and whether each refuses: where the crate has a choice, by what it said.
     fn asked(
+        &self,
         policy: &Policy,
         seats: &[Seat],
         weight: u64,
@@ -318,9 +332,10 @@ impl House {
     ) -> Vec<Vec<(Wait, bool)>> {
         let ask = |(index, seat): (usize, &Seat)| -> Vec<(Wait, bool)> {
             let limits = policy.scope(seat).limits_of(seat).iter().enumerate();
+            let uncertain = seat.pressed || self.moved.contains(&seat.gate());
             let one = |(number, limit): (usize, &Limit)| {
                 let mut wait = limit.wait(seat.row(), weight, now);
-                if seat.pressed {
+                if uncertain {
                     wait.most = NEVER;
                 }
                 let is_said = said.is_some_and(|(at, limit, _)| (at, limit) == (index, number));
@@ -341,7 +356,7 @@ impl House {
         said: Said,
         passed: &mut Passed,
     ) -> Option<Answer> {
-        let asked = House::asked(policy, seats, weight, now, said);
+        let asked = self.asked(policy, seats, weight, now, said);
         let live = |index: usize| {
             let limits = policy.scope(&seats[index]).limits_of(&seats[index]);
             let live = limits.iter().zip(&asked[index]);
@@ -372,7 +387,6 @@ impl House {
             for &number in &offered {
                 if refuses(number) {
                     breaching.push(number);
-                    limits[number].forfeit(seat.row(), weight, now);
                 } else {
                     let sure = sure(number);
                     passed.charges.extend(limits[number].charge(seat.row(), weight, now, sure));
@@ -488,6 +502,17 @@ impl House {
         self.refill(policy, path, now) || gate
     }
 
+    /// Whether it is not known what is used of the limits of a scope or key.
+    pub(crate) fn is_uncertain(&self, policy: &Policy, path: &str) -> bool {
+        let (rules, label) = match path.split_once('=') {
+            Some((rules, label)) => (rules, Some(label.to_owned())),
+            None => (path, None),
+        };
+        let seat = Seat { rules: rules.to_owned(), label, ..Seat::default() };
+        let mut limits = policy.scope(&seat).limits_of(&seat).iter();
+        self.moved.contains(path) || limits.any(Limit::is_changed)
+    }
+
     /// Empties the budgets of a scope or key; false if nothing of them was used.
     pub(crate) fn refill(&mut self, policy: &Policy, path: &str, now: u64) -> bool {
         let (rules, label) = match path.split_once('=') {
@@ -524,17 +549,10 @@ pub(crate) enum Outcome {
     Fault,
 }
 
-impl Known {
-    /// Whether any policy still charges it.
-    fn is_used(&self) -> bool {
-        self.live.strong_count() > 0 || self.older.iter().any(|old| old.live.strong_count() > 0)
-    }
-}
-
 /// By what a limit is known again: its name, or what it counts and how many like it stand before.
 fn identity(rule: &Rule, before: &mut Vec<String>) -> String {
     if !rule.name.is_empty() {
-        return format!("named {}", rule.name);
+        return format!("named {} {} {}", rule.name, rule.weighs, rule.healing());
     }
     let kind = match rule.kind {
         limit::Kind::Rate { .. } => "rate",
