@@ -17,7 +17,7 @@ use crate::oracle::{self, Answer, House, Outcome, Passed, ScopeSpec, Seat};
 use spec::{Dice, Style, any_spec, mutate, translated};
 
 /// What may become of a call, and of the house.
-pub(crate) const EVENTS: [&str; 22] = [
+pub(crate) const EVENTS: [&str; 21] = [
     "passed",
     "passed in shadow",
     "probe",
@@ -38,7 +38,6 @@ pub(crate) const EVENTS: [&str; 22] = [
     "failed reload",
     "shared cell",
     "eviction",
-    "no room",
     "transition",
 ];
 
@@ -993,20 +992,14 @@ impl Life {
 fn compare_peek(peeked: Result<(), Denial>, said: &Said) {
     match (peeked, said) {
         (Ok(()), Said::Allowed { .. }) => {}
+        // Of several limits that refuse, which one leads may depend on their earlier selves.
         (Err(peeked), Said::Denied(denial)) if denial.moved => {
             assert_eq!(peeked.place, denial.place, "peek");
-            assert_eq!(Cause::Tripped(By::Limit(limit(&peeked))), denial.cause, "peek");
+            assert!(matches!(peeked.cause, Cause::Limit(_)), "peek: {peeked:?}");
         }
         (Err(peeked), Said::Denied(denial)) => assert_eq!(peeked, *denial, "peek"),
         (peeked, Said::Denied(denial)) => panic!("peek said {peeked:?}, admit {denial:?}"),
         (peeked, Said::Allowed { .. }) => panic!("peek said {peeked:?}, admit let it pass"),
-    }
-}
-
-fn limit(denial: &Denial) -> u8 {
-    match denial.cause {
-        Cause::Limit(limit) => limit,
-        _ => panic!("{denial:?}"),
     }
 }
 

@@ -399,10 +399,16 @@ impl Limit {
                 // What the limit as it was had forgotten stays forgotten, also if it now remembers longer.
                 let forgotten = past.free.is_idle(was, now);
                 for (entry, &(at, amount)) in past.history.iter().enumerate() {
-                    if !forgotten {
+                    let counts = match self.rule.kind {
+                        Kind::Window { .. } => self.rule.leaves(at, false) > now,
+                        _ => true,
+                    };
+                    if !forgotten && counts {
                         row.free.charge(&self.rule, amount, at, entry);
                     }
                 }
+                // Of what is paid, no instant is known.
+                row.free.debt = if row.free.debt <= now { 0 } else { row.free.debt };
                 if let (Kind::Budget { .. }, Kind::Budget { .. }) = (self.rule.kind, was.kind) {
                     row.free.used = row.free.used.min(past.free.used);
                 }
