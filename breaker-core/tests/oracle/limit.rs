@@ -243,7 +243,7 @@ impl Past {
         let is_used = self.used > 0 && !self.has_lapsed(rule, now);
         if matches!(rule.kind, Kind::Budget { .. }) && is_used {
             self.used = 0;
-            self.began = self.began.max(now + 1);
+            self.began = self.began.max(now.max(self.last) + 1);
             return true;
         }
         false
@@ -319,7 +319,8 @@ impl Limit {
     pub(crate) fn wait(&self, row: &str, weight: u64, now: u64) -> Wait {
         let mut wait = ask(&self.rule, &self.rows, row, self.rule.amount(weight), now);
         if self.is_changed() {
-            wait.most = NEVER;
+            // That it refuses is promised, the wait is not.
+            wait = Wait { least: wait.least.min(1), most: NEVER };
         }
         wait
     }
