@@ -408,6 +408,13 @@ impl Limit {
                         row.free.charge(&self.rule, amount, at, entry);
                     }
                 }
+                // What was more than a burst of the new limit is not owed, but what was owed by the old.
+                if let (Kind::Rate { cost, burst }, Kind::Rate { cost: old, .. }) =
+                    (self.rule.kind, was.kind)
+                {
+                    let owed = past.free.debt.saturating_sub(now) / old;
+                    row.free.debt = row.free.debt.min(now + cost * burst.max(owed));
+                }
                 // Of what is paid, no instant is known.
                 row.free.debt = if row.free.debt <= now { 0 } else { row.free.debt };
                 if let (Kind::Budget { .. }, Kind::Budget { .. }) = (self.rule.kind, was.kind) {
