@@ -235,9 +235,13 @@ pub struct Policy {
     by_table: BTreeMap<u32, usize>,
 }
 
-/// A route's number in one policy.
+/// A route in one policy: ask each new policy for its own. In another policy it is `Stale`, and denies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RouteId(pub(crate) u32);
+pub struct RouteId {
+    pub(crate) number: u32,
+    /// The policy's number.
+    policy: u32,
+}
 
 /// A key dimension as a call meets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -383,6 +387,16 @@ pub(crate) struct Charge {
     pub(crate) by: Unit,
     /// A breach only refuses.
     pub(crate) refuses: bool,
+    /// Where its refusals are counted, if they are: in its own scope, whatever the route counts.
+    pub(crate) counts: Option<Arc<Counts>>,
+}
+
+impl RouteId {
+    /// No policy's route.
+    #[cfg(test)]
+    pub(crate) const fn nowhere() -> RouteId {
+        RouteId { number: u32::MAX, policy: u32::MAX }
+    }
 }
 
 impl LimitSpec {
@@ -580,7 +594,8 @@ impl Policy {
     pub fn routes(&self) -> impl Iterator<Item = (RouteId, &Scope)> + '_ {
         (0_u32..).zip(&self.routes).filter_map(|(number, route)| {
             let [_, _, own] = route.lineage;
-            Some((RouteId(number), &self.scopes.get(own)?.scope))
+            let id = RouteId { number, policy: self.number };
+            Some((id, &self.scopes.get(own)?.scope))
         })
     }
 
@@ -741,6 +756,7 @@ impl Policy {
                     index,
                     by: rule.spec.by,
                     refuses: rule.spec.on_breach == OnBreach::Refuse,
+                    counts: rules.counts.clone(),
                 });
             }
         }
@@ -782,7 +798,10 @@ impl Policy {
 
     #[inline]
     pub(crate) fn route_rules(&self, route: RouteId) -> Option<&RouteRules> {
-        self.route_at(route.0)
+        if route.policy != self.number {
+            return None;
+        }
+        self.route_at(route.number)
     }
 
     #[inline]

@@ -606,7 +606,7 @@ fn ticket(
     };
     Ticket {
         policy: policy.number,
-        route: call.route.0,
+        route: call.route.number,
         at: now,
         weight: call.weight,
         charged,

@@ -118,7 +118,7 @@ impl Breaker {
             route,
             ticket: Ticket {
                 policy: policy.number,
-                route: call.route.0,
+                route: call.route.number,
                 at: now,
                 weight: call.weight,
                 charged,
