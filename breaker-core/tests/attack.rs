@@ -131,3 +131,16 @@ fn a_route_number_of_an_older_policy_is_stale() {
     house.breaker.kill(&newer, &scope("/desk/orders"), KillLevel::Halt, at(0)).unwrap();
     assert!(matches!(house.breaker.admit(&newer, orders, at(1)), Verdict::Deny(_)));
 }
+
+/// Goal: a ticket that is shown to the wrong policy still gives its place in flight back.
+#[test]
+fn a_ticket_shown_to_the_wrong_policy_keeps_no_place() {
+    let orders = ScopeSpec { limits: vec![LimitSpec::in_flight(1)], ..ScopeSpec::default() };
+    let all = spec(ScopeSpec::default(), orders);
+    let house = House::new(&all, 16);
+    let newer = house.breaker.compile(&all).unwrap();
+    let ticket = house.permit(house.orders(), at(0)).detach();
+    let ticket = ticket.attach(&house.breaker, &newer).unwrap_err();
+    drop(ticket.attach(&house.breaker, &house.policy).unwrap());
+    assert!(house.send(house.orders(), at(1)).is_ok(), "a place lost for ever");
+}
