@@ -144,3 +144,69 @@ fn a_ticket_shown_to_the_wrong_policy_keeps_no_place() {
     drop(ticket.attach(&house.breaker, &house.policy).unwrap());
     assert!(house.send(house.orders(), at(1)).is_ok(), "a place lost for ever");
 }
+
+/// Goal: late faults of a key that lost its cell meanwhile are not the next tenant's: it is not tripped for them.
+#[test]
+fn late_faults_trip_no_heir() {
+    let own = KeySpec { detectors: vec![streak(5)], ..key(vec![LimitSpec::window(9, SECOND)]) };
+    let house = House::new(&keyed(own), 16);
+    let (permits, newcomers) = inherited(&house, 4, 1);
+    for permit in permits {
+        permit.settle(Outcome::Fault, at(2_001));
+    }
+    for (number, newcomer) in newcomers.into_iter().enumerate() {
+        house.end(newcomer, Outcome::Fault, at(2_002)).unwrap();
+        let path = format!("/desk/account=newcomer{number}");
+        assert_eq!(house.state(&path, at(2_003)), State::Armed, "newcomer {number}");
+    }
+}
+
+/// Goal: what a call turns out to weigh is charged to its own key, also if that lost its cell meanwhile, and not to the next tenant.
+#[test]
+fn a_late_settlement_charges_no_heir() {
+    let house = House::new(&keyed(key(vec![LimitSpec::rate(10, SECOND, 10).by_weight()])), 16);
+    let (permits, newcomers) = inherited(&house, 1, 5);
+    for permit in permits {
+        let truth = Settlement { weight: Some(1_000_000), ..Settlement::of(Outcome::Good) };
+        permit.settle_as(truth, at(2_001));
+    }
+    for (number, newcomer) in newcomers.into_iter().enumerate() {
+        assert!(house.send(newcomer, at(2_002)).is_ok(), "newcomer {number} pays for it");
+    }
+}
+
+/// Goal: the same for the one who should pay: he has a cell again when he says what his call weighed, and is charged there.
+#[test]
+fn a_late_settlement_charges_its_own_key() {
+    let house = House::new(&keyed(key(vec![LimitSpec::rate(10, SECOND, 10).by_weight()])), 16);
+    let (permits, newcomers) = inherited(&house, 1, 5);
+    // The others are busy again, its heir among them, so it has the cell of the first.
+    for newcomer in newcomers.into_iter().skip(1) {
+        house.send(newcomer, at(4_000)).unwrap();
+    }
+    house.send(house.of("old"), at(4_000)).unwrap();
+    for permit in permits {
+        let truth = Settlement { weight: Some(1_000_000), ..Settlement::of(Outcome::Good) };
+        permit.settle_as(truth, at(4_001));
+    }
+    assert!(house.send(house.of("old"), at(4_002)).is_err());
+}
+
+/// Goal: faults of those who shared the overflow cell trip nobody, also not one of them who has a cell of his own when his call ends.
+#[test]
+fn faults_of_the_shared_cell_trip_nobody() {
+    let own = KeySpec { detectors: vec![streak(5)], ..key(vec![LimitSpec::window(9, SECOND)]) };
+    let house = House::new(&keyed(own), 16);
+    for number in 0..14 {
+        house.send(house.of(&format!("busy{number}")), at(0)).unwrap();
+    }
+    let innocent = house.permit(house.of("innocent"), at(1));
+    for number in 0..4 {
+        house.end(house.of(&format!("fresh{number}")), Outcome::Fault, at(2)).unwrap();
+    }
+    assert_eq!(house.breaker.key_usage().overflowed, 5);
+    // The others went quiet, and it has a cell now: spent, for it has shared.
+    let _ = house.send(house.of("innocent"), at(1_500));
+    innocent.settle(Outcome::Fault, at(1_501));
+    assert_eq!(house.state("/desk/account=innocent", at(1_502)), State::Armed);
+}

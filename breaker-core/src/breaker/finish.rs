@@ -7,8 +7,8 @@ use crate::facts::{By, Outcome};
 use crate::gate::Input;
 use crate::keys::{Ordered, Table};
 use crate::limit::Limit;
-use crate::permit::{KeySeat, Settlement, Ticket};
-use crate::policy::{MAX_LIMITS, NAMED, Policy, RouteRules, Rules, Unit, limit_bit};
+use crate::permit::{KeySeat, NO_CELL, Settlement, Ticket};
+use crate::policy::{MAX_LIMITS, Memory, NAMED, Policy, RouteRules, Rules, Unit, limit_bit};
 use crate::tally::Finish;
 use crate::time::Mono;
 
@@ -73,6 +73,9 @@ impl Breaker {
             else {
                 continue;
             };
+            // What a call weighed is its own key's, not that of the key that has the cell by now.
+            let lost = table.zip(key).filter(|(table, seat)| has_lost_cell(table, *seat));
+            let lost = lost.map(|(table, seat)| (table, seat.key));
             for (index, rule) in (0..).zip(rules.limits_of(key.map(|seat| seat.key))) {
                 if told & limit_bit(at, index) == 0 {
                     continue;
@@ -82,12 +85,28 @@ impl Breaker {
                 let selves = std::iter::once((rule.limit, &rule.memory))
                     .chain(rule.before.as_ref().map(|before| (before.limit, &before.memory)));
                 for (limit, memory) in selves {
-                    let Some(row) = memory.row(table, cell) else { continue };
-                    match (limit, truth) {
-                        (Limit::InFlight(_), _) => row.give_back(limit, reserved),
-                        (_, Some(truth)) if weighs && truth != reserved => {
+                    let settle = |cell: usize, truth: u64| {
+                        if let Some(row) = memory.row(table, cell) {
                             row.settle(limit, reserved, truth, ticket.at, now);
                         }
+                    };
+                    match (limit, truth, lost) {
+                        // It goes back to where it was taken, whoever has the cell by now.
+                        (Limit::InFlight(_), ..) => {
+                            if let Some(row) = memory.row(table, cell) {
+                                row.give_back(limit, reserved);
+                            }
+                        }
+                        (_, Some(truth), Some((table, key)))
+                            if weighs && matches!(memory, Memory::Keys(_)) =>
+                        {
+                            // What was too much has long been forgiven, or the cell could not have been another's.
+                            let more = truth.max(reserved);
+                            if table.hold(key, now, |cell| settle(cell, more)).is_none() {
+                                settle(table.overflow_cell(), more);
+                            }
+                        }
+                        (_, Some(truth), _) if weighs => settle(cell, truth),
                         _ => {}
                     }
                 }
@@ -152,6 +171,12 @@ impl Breaker {
             else {
                 continue;
             };
+            // Who shared a cell is never judged by it, and who lost his is not judged by the next one's.
+            if key.is_some_and(|key| key.cell() == NO_CELL)
+                || table.zip(key).is_some_and(|(table, key)| has_lost_cell(table, key))
+            {
+                continue;
+            }
             let Settlement { outcome, latency, class, .. } = *settlement;
             let finish = Finish { outcome, latency, class };
             let Some(found) = tally.finished(cell, &finish, now) else { continue };
@@ -187,6 +212,11 @@ impl Breaker {
             }
         }
     }
+}
+
+/// Whether a key's cell is another's by now.
+fn has_lost_cell(table: &Table, seat: KeySeat) -> bool {
+    seat.cell() != NO_CELL && table.tag(count(seat.cell())) != Some(seat.key)
 }
 
 const _: () = assert!(MAX_LIMITS == 8, "a byte of bits for each seat");
