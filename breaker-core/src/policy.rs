@@ -719,14 +719,6 @@ impl Policy {
         (0..).zip(named.chain(keys))
     }
 
-    /// The rules of one seat of a route's lineage.
-    pub(crate) fn seat<'a>(&'a self, route: &RouteRules, seat: usize) -> Option<&'a Rules> {
-        match seat.checked_sub(NAMED) {
-            None => self.scopes.get(*route.lineage.get(seat)?).map(|scope| &scope.rules),
-            Some(key) => self.dimensions.get(*route.dimensions.get(key)?).map(|key| &key.rules),
-        }
-    }
-
     /// What the short way through a decision on a route needs, if the route can take it.
     fn short(&self, route: &RouteRules) -> Option<Short> {
         let mut charges = Vec::new();

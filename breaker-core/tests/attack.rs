@@ -210,3 +210,17 @@ fn faults_of_the_shared_cell_trip_nobody() {
     innocent.settle(Outcome::Fault, at(1_501));
     assert_eq!(house.state("/desk/account=innocent", at(1_502)), State::Armed);
 }
+
+/// Goal: a refusal by a group's only limit is counted at the group, whether or not the route counts.
+#[test]
+fn a_refusal_is_counted_where_its_limit_stands() {
+    for counts in [true, false] {
+        let limits = vec![LimitSpec::window(1, SECOND)];
+        let group = ScopeSpec { limits, ..ScopeSpec::default() };
+        let orders = ScopeSpec { counts, ..ScopeSpec::default() };
+        let house = House::new(&spec(group, orders), 16);
+        assert_eq!(house.pass(house.orders(), 4, at(0)), 1);
+        let desk = house.breaker.counts(&house.policy, &scope("/desk")).unwrap();
+        assert_eq!(desk.enforced[0], 3, "the route counts: {counts}");
+    }
+}

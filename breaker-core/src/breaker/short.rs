@@ -52,7 +52,7 @@ impl Breaker {
     ) -> Verdict<'a> {
         match refusal(short, route, &NO_KEYS, route.words(), wait) {
             Some(denial) => {
-                count_refusal(policy, route, short, &denial);
+                count_refusal(route, short, &denial);
                 Verdict::Deny(denial)
             }
             None => self.decide(policy, route, call, now),
@@ -88,7 +88,7 @@ impl Breaker {
                     }
                     return match refusal(short, route, &keys, words, wait) {
                         Some(denial) => {
-                            count_refusal(policy, route, short, &denial);
+                            count_refusal(route, short, &denial);
                             Verdict::Deny(denial)
                         }
                         None => self.decide(policy, route, call, now),
@@ -136,13 +136,9 @@ impl Breaker {
 
 /// Counts a refusal at the limit, and at the route.
 #[inline]
-fn count_refusal(policy: &Policy, route: &RouteRules, short: &Short, denial: &Denial) {
-    if route.counts.is_none() {
-        return;
-    }
+fn count_refusal(route: &RouteRules, short: &Short, denial: &Denial) {
     if let [only] = &*short.charges
-        && let Some(rules) = policy.seat(route, usize::from(only.seat))
-        && let Some(counts) = &rules.counts
+        && let Some(counts) = &only.counts
     {
         counts.up(Count::Enforced(only.index));
     }
