@@ -224,3 +224,18 @@ fn a_refusal_is_counted_where_its_limit_stands() {
         assert_eq!(desk.enforced[0], 3, "the route counts: {counts}");
     }
 }
+
+/// Goal: a key with limits of its own is refilled, and told as used, also after its cell went to another.
+#[test]
+fn a_key_with_its_own_budget_is_refilled_without_a_cell() {
+    let own = KeyOverride { label: b"old".to_vec(), limits: vec![LimitSpec::budget(1)] };
+    let all = key(vec![LimitSpec::window(9, SECOND)]);
+    let house = House::new(&keyed(KeySpec { overrides: vec![own], ..all }), 16);
+    let (permits, _) = inherited(&house, 1, 1);
+    drop(permits);
+    let old = scope("/desk/account=old");
+    let usage = house.breaker.usage(&house.policy, &old, at(4_000)).unwrap();
+    assert_eq!((usage[0].used, usage[0].bound), (1, 1));
+    assert!(house.breaker.refill(&house.policy, &old, at(4_000)).unwrap());
+    assert!(house.send(house.of("old"), at(4_001)).is_ok());
+}

@@ -101,7 +101,8 @@ pub struct LimitUsage {
 }
 
 impl Breaker {
-    /// How far each limit of a scope or key is used, in the order of the policy. A key without a cell uses nothing.
+    /// How far each limit of a scope or key is used, in the order of the policy. A key without a cell uses
+    /// nothing, but of limits of its own.
     ///
     /// # Errors
     /// `UnknownScope`.
@@ -140,8 +141,8 @@ impl Breaker {
         let mut at = (None, 0);
         if let Some((_, key)) = place.key {
             let Some(table) = self.table(count(place.index)) else { return };
-            let Some(cell) = table.find(key) else { return };
-            at = (Some(table), cell);
+            // Out of range without a cell: then only limits of the key's own have words.
+            at = (Some(table), table.find(key).unwrap_or(usize::MAX));
         }
         let (table, cell) = at;
         let limits = rules.limits_of(place.key.map(|(_, key)| key));
