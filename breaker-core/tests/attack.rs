@@ -239,3 +239,21 @@ fn a_key_with_its_own_budget_is_refilled_without_a_cell() {
     assert!(house.breaker.refill(&house.policy, &old, at(4_000)).unwrap());
     assert!(house.send(house.of("old"), at(4_001)).is_ok());
 }
+
+/// Goal: to ask what could pass later moves nothing: not even a window in buckets, which by a look ahead forgot all that had passed.
+#[test]
+fn a_look_ahead_forgets_nothing() {
+    let window = LimitSpec::window(10, SECOND).by_weight();
+    let orders = ScopeSpec { limits: vec![window], ..ScopeSpec::default() };
+    let house = House::new(&spec(ScopeSpec::default(), orders), 16);
+    let order = house.orders().weighing(10);
+    house.send(order, at(0)).unwrap();
+    let wait = house.breaker.peek(&house.policy, order, at(1)).unwrap_err().wait.unwrap();
+    let then = at(1).plus(wait);
+    assert_eq!(house.breaker.peek(&house.policy, order, then), Ok(()));
+    let before = Mono::from_nanos(then.as_nanos() - 1);
+    assert!(house.breaker.peek(&house.policy, order, before).is_err(), "the wait is exact");
+    assert_eq!(house.breaker.peek(&house.policy, order, at(60_000)), Ok(()));
+    assert!(house.send(order, at(2)).is_err(), "ten more in the same second");
+    assert!(house.send(order, then).is_ok());
+}
