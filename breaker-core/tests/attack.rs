@@ -257,3 +257,33 @@ fn a_look_ahead_forgets_nothing() {
     assert!(house.send(order, at(2)).is_err(), "ten more in the same second");
     assert!(house.send(order, then).is_ok());
 }
+
+/// Goal: an account that calls by its number is killed by its number as people write it: the kill does not land on a name that
+/// nobody has.
+#[test]
+fn a_kill_by_number_does_not_miss() {
+    let house = House::new(&keyed(key(vec![LimitSpec::window(9, SECOND)])), 64);
+    for number in [0, 7, 42, 1_000_000, u64::MAX] {
+        let call = house.orders().with_key(0, house.breaker.hash_u64(number));
+        house.send(call, at(0)).unwrap();
+        let path = scope(&format!("/desk/account={number}"));
+        house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(1)).unwrap();
+        let cause = house.send(call, at(2)).unwrap_err().cause;
+        assert_eq!(cause, Cause::Killed(KillLevel::Halt));
+    }
+    let labels = ["", "007", "+7", "18446744073709551616", "99999999999999999999", "7 ", "-7"];
+    for label in labels {
+        let hash = house.breaker.hash(label.as_bytes());
+        assert!((0..100).all(|number| house.breaker.hash_u64(number) != hash), "{label}");
+    }
+}
+
+/// Goal: the same for a key's own limits.
+#[test]
+fn limits_by_number_do_not_miss() {
+    let own = KeyOverride { label: b"42".to_vec(), limits: vec![LimitSpec::window(1, SECOND)] };
+    let all = key(vec![LimitSpec::window(9, SECOND)]);
+    let house = House::new(&keyed(KeySpec { overrides: vec![own], ..all }), 64);
+    let call = house.orders().with_key(0, house.breaker.hash_u64(42));
+    assert_eq!(house.pass(call, 5, at(0)), 1);
+}
