@@ -287,3 +287,15 @@ fn limits_by_number_do_not_miss() {
     let call = house.orders().with_key(0, house.breaker.hash_u64(42));
     assert_eq!(house.pass(call, 5, at(0)), 1);
 }
+
+/// Goal: calls that a wide kill or trip refuses leave the keys' tables alone: no flood during a halt fills them for the time after.
+#[test]
+fn a_flood_during_a_halt_claims_no_cell() {
+    let house = House::new(&keyed(key(vec![LimitSpec::window(9, HOUR)])), 64);
+    house.breaker.kill(&house.policy, &scope("/"), KillLevel::Halt, at(0)).unwrap();
+    for number in 0..1_000 {
+        let _ = house.send(house.of(&format!("fresh{number}")), at(0)).unwrap_err();
+    }
+    let usage = house.breaker.key_usage();
+    assert_eq!((usage.held, usage.overflowed), (0, 0));
+}

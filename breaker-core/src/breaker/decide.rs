@@ -57,8 +57,13 @@ impl Breaker {
         shadowed: &mut Option<Denial>,
     ) -> Result<u8, Denial> {
         let reducing = route.class == Class::Reducing;
-        self.sit(policy, route, call, now, !reducing, seats);
+        self.sit(policy, route, seats);
         for seat in seats.iter_mut().flatten() {
+            seat.look(reducing, now, shadowed)?;
+        }
+        // What a wide block refuses has claimed no cell.
+        self.sit_keys(policy, route, call, now, !reducing, seats);
+        for seat in seats.iter_mut().skip(NAMED).flatten() {
             seat.look(reducing, now, shadowed)?;
         }
         if reducing {
@@ -79,7 +84,8 @@ impl Breaker {
         let reducing = route.class == Class::Reducing;
         let mut seats: Seats<'_> = std::array::from_fn(|_| None);
         let mut shadowed = None;
-        self.sit(policy, route, call, now, false, &mut seats);
+        self.sit(policy, route, &mut seats);
+        self.sit_keys(policy, route, call, now, false, &mut seats);
         for seat in seats.iter_mut().flatten() {
             seat.look(reducing, now, &mut shadowed)?;
         }
@@ -89,11 +95,21 @@ impl Breaker {
         seat.map_or(Ok(()), |seat| Err(seat.refused(breach)))
     }
 
-    /// Finds the scopes of a call's lineage: global, group, route, and the keys.
-    fn sit<'a>(
+    /// Finds the named scopes of a call's lineage: global, group, route.
+    fn sit<'a>(&'a self, policy: &'a Policy, route: &RouteRules, seats: &mut Seats<'a>) {
+        for (seat, index) in seats.iter_mut().zip(route.lineage) {
+            let Some(scope) = policy.scopes.get(index) else { continue };
+            let gate = self.named_gate(scope.cell);
+            let place = Place { level: scope.level, index: scope.cell, key: None };
+            *seat = Some(Seat::new(place, gate, &scope.rules, &scope.rules.limits, 0));
+        }
+    }
+
+    /// Finds the keys of a call's lineage.
+    fn sit_keys<'a>(
         &'a self,
         policy: &'a Policy,
-        route: &'a RouteRules,
+        route: &RouteRules,
         call: &Call,
         now: Mono,
         may_claim: bool,
