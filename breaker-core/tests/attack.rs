@@ -299,3 +299,30 @@ fn a_flood_during_a_halt_claims_no_cell() {
     let usage = house.breaker.key_usage();
     assert_eq!((usage.held, usage.overflowed), (0, 0));
 }
+
+/// Goal: a probe that hangs does not hand the probation on: the key stays known for an hour, also from a flood of fresh names.
+#[test]
+fn a_hanging_probe_ends_no_probation() {
+    let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
+    let own = KeySpec { recover, ..key(vec![LimitSpec::window(3, SECOND).tripping()]) };
+    for days in 0..14 {
+        let start = Mono::from_nanos(days * 86_400_000_000_000);
+        let house = House::new(&keyed(own.clone()), 16);
+        let then = |seconds: u64| start.plus(Span::from_secs(seconds));
+        assert_eq!(house.pass(house.of("culprit"), 4, then(0)), 3);
+        let probe = house.permit(house.of("culprit"), then(10));
+        assert!(probe.is_probe());
+        let ticket = probe.detach();
+        let mut sweeper = breaker_core::Sweeper::new();
+        sweeper.sweep(&house.breaker, &house.policy, then(80), &mut Vec::new());
+        for number in 0..40 {
+            let _ = house.send(house.of(&format!("fresh{number}")), then(80));
+        }
+        assert_eq!(house.state("/desk/account=culprit", then(80)), State::HalfOpen, "day {days}");
+        for number in 0..40 {
+            let _ = house.send(house.of(&format!("late{number}")), then(4_000));
+        }
+        assert_eq!(house.state("/desk/account=culprit", then(4_000)), State::Armed, "day {days}");
+        drop(ticket);
+    }
+}
