@@ -326,3 +326,21 @@ fn a_hanging_probe_ends_no_probation() {
         drop(ticket);
     }
 }
+
+/// Goal: an order that was admitted before its key was killed for the first time does not go out after the lift, though the key
+/// had no cell yet when it was admitted.
+#[test]
+fn a_pass_from_before_the_first_kill_of_its_key_is_stale() {
+    for limits in [vec![], vec![LimitSpec::window(9, SECOND)]] {
+        let house = House::new(&keyed(key(limits)), 64);
+        let permit = house.permit(house.of("first"), at(0));
+        let path = scope("/desk/account=first");
+        let stamp = house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(1)).unwrap();
+        assert!(house.breaker.look(&permit.pass(), at(2)).is_err());
+        house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(3)).unwrap();
+        let denial = house.breaker.look(&permit.pass(), at(4)).unwrap_err();
+        assert_eq!(denial.cause, Cause::Stale);
+        let after = house.permit(house.of("first"), at(5));
+        assert_eq!(house.breaker.look(&after.pass(), at(6)), Ok(()));
+    }
+}
