@@ -1143,9 +1143,13 @@ impl Check {
 
     /// An *admitted* limit that another of its scope keeps from ever being reached is a mistake.
     /// One of *offered* calls sees them all, whatever the others refuse.
+    /// Nor is one of weight that is settled: a true weight may take it where no call would.
     fn idle(&mut self, path: &str, index: usize, limits: &[LimitSpec]) {
         let live = |limit: &&LimitSpec| limit.of == Counting::Admitted && !limit.candidate;
         let Some(own) = limits.get(index).filter(live) else { return };
+        if own.by == Unit::Weight && Limit::new(own.kind, own.by).is_ok_and(Limit::can_settle) {
+            return;
+        }
         let idler = limits.iter().enumerate().find(|&(other, limit)| {
             let equal = makes_idle(own.kind, limit.kind) && limit.of == Counting::Admitted;
             other != index

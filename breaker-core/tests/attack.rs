@@ -344,3 +344,15 @@ fn a_pass_from_before_the_first_kill_of_its_key_is_stale() {
         assert_eq!(house.breaker.look(&after.pass(), at(6)), Ok(()));
     }
 }
+
+/// Goal: a limit on weight may stand behind a tighter one, for a settlement takes it where no admission does.
+#[test]
+fn a_second_limit_on_weight_can_act() {
+    let limits = vec![
+        LimitSpec::window(100, SECOND).by_weight(),
+        LimitSpec::window(6_000, Span::from_secs(60)).by_weight().tripping(),
+    ];
+    let orders = ScopeSpec { limits, ..ScopeSpec::default() };
+    let breaker = Breaker::new(Capacity { scopes: 16, keys: 16 }, Seed([3, 4]));
+    assert!(breaker.compile(&spec(ScopeSpec::default(), orders)).is_ok());
+}
