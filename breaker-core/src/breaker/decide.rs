@@ -115,12 +115,6 @@ impl Breaker {
         may_claim: bool,
         seats: &mut Seats<'a>,
     ) {
-        for (seat, index) in seats.iter_mut().zip(route.lineage) {
-            let Some(scope) = policy.scopes.get(index) else { continue };
-            let gate = self.named_gate(scope.cell);
-            let place = Place { level: scope.level, index: scope.cell, key: None };
-            *seat = Some(Seat::new(place, gate, &scope.rules, &scope.rules.limits, 0));
-        }
         let keys = seats.iter_mut().skip(NAMED).zip(&route.dimensions).zip(call.keys);
         for ((seat, &dimension), key) in keys {
             let Some(key) = key else { continue };
@@ -416,9 +410,11 @@ impl<'a> Seat<'a> {
             && !word.is_armed()
             && table.tag(self.cell) != Some(key)
         {
-            // The slot changed hands just now, and it is not we who are blocked.
+            // The slot changed hands just now, and it is not we who are blocked. What is charged from now on must be where the
+            // end of the call will give it back.
             word = Word::default();
             self.gate = None;
+            self.cell = table.overflow_cell();
         }
         self.epoch = word.epoch();
         if let Some(mode) = word.mode() {
@@ -656,3 +652,43 @@ const WINDOWS: [Span; 4] =
     [Span::from_secs(1), Span::from_secs(10), Span::from_secs(60), Span::from_secs(300)];
 /// All seats of a lineage.
 const SEATS: usize = NAMED + MAX_DIMENSIONS;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::{Breaker, Call, Capacity, Seed};
+    use super::{Counting, SEATS, Seats, key_seats};
+    use crate::facts::KillLevel;
+    use crate::permit::NO_CELL;
+    use crate::policy::{KeySpec, LimitSpec, NAMED, PolicySpec, RouteId, ScopeSpec};
+    use crate::scope::Scope;
+    use crate::time::{Mono, Span};
+
+    /// Goal: a call whose key lost its slot between the search and the look charges where its end will give back: the place in flight was
+    /// taken in a slot that was another's by then, and given back to the shared one, so it was lost for good.
+    #[test]
+    fn a_slot_lost_in_mid_decision_keeps_no_place() {
+        let second = Span::from_secs(1);
+        let limits = vec![LimitSpec::in_flight(9), LimitSpec::window(9, second)];
+        let keys = vec![KeySpec { name: "account".into(), limits, ..KeySpec::default() }];
+        let global = ScopeSpec { keys, ..ScopeSpec::default() };
+        let breaker = Breaker::new(Capacity { scopes: 4, keys: 16 }, Seed([1, 2]));
+        let policy = breaker.compile(&PolicySpec { global, ..PolicySpec::default() }).unwrap();
+        let table = breaker.table(0).unwrap();
+        let late = Mono::ZERO.plus(second);
+        let mut seats: Seats<'_> = std::array::from_fn::<_, SEATS, _>(|_| None);
+        let key = breaker.hash(b"unlucky");
+        seats[NAMED] = breaker.seat_key(&policy, 0, key, late, true);
+        for number in 0..13_u8 {
+            let stranger = breaker.seat_key(&policy, 0, breaker.hash(&[number, 0]), late, true);
+            let call = Call::new(RouteId::nowhere());
+            assert!(stranger.unwrap().take(Counting::Admitted, &call, late, &mut None).is_none());
+        }
+        let killed = Scope::parse("/account=killed").unwrap();
+        breaker.kill(&policy, &killed, KillLevel::Halt, late).unwrap();
+        assert_eq!(table.find(key), None, "its slot is the killed key's");
+        let seat = seats[NAMED].as_mut().unwrap();
+        assert_eq!(seat.look(false, late, &mut None), Ok(()));
+        assert_eq!(seat.cell, table.overflow_cell());
+        assert_eq!(key_seats(&seats)[0].unwrap().cell(), NO_CELL);
+    }
+}
