@@ -106,9 +106,7 @@ impl Row<'_> {
                 rate.take(self.head.load(Ordering::Relaxed), amount, now).map(drop)
             }
             Limit::Window(window) => ring::take::<SOUND>(window, self, now, false).map(drop),
-            Limit::Buckets(buckets) => {
-                buckets::take::<SOUND>(buckets, self, amount, now, false).map(drop)
-            }
+            Limit::Buckets(buckets) => buckets::peek(buckets, self, amount, now),
             Limit::Budget(budget) => budget::peek(budget, self, amount, now),
             Limit::InFlight(flight) => {
                 // ordering: relaxed, for a count stands alone.
@@ -130,7 +128,7 @@ impl Row<'_> {
             Limit::Window(window) => {
                 ring::take::<SOUND>(window, self, now, true).map(|_| Taken::default())
             }
-            Limit::Buckets(buckets) => buckets::take::<SOUND>(buckets, self, amount, now, true)
+            Limit::Buckets(buckets) => buckets::take::<SOUND>(buckets, self, amount, now)
                 .map(|tick| Taken { before: tick, after: amount }),
             Limit::Budget(budget) => budget::take::<SOUND>(budget, self, amount, now)
                 .map(|run| Taken { before: run, after: amount }),

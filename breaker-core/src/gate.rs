@@ -156,7 +156,8 @@ impl Word {
             }
             (Input::Elapsed, Phase::HalfOpen) if at.is_overdue(now) => {
                 // What is still out counts no more: its epoch is gone.
-                Fields { left: at.owed, owed: at.owed, ..at.moved(Phase::HalfOpen) }
+                let until = deadline(now, 0);
+                Fields { left: at.owed, owed: at.owed, until, ..at.moved(Phase::HalfOpen) }
             }
             (Input::ProbeTaken, Phase::HalfOpen) if at.left > 0 => {
                 Fields { left: at.left - 1, until: deadline(now, rule.patience()), ..at }

@@ -14,7 +14,7 @@ use crate::detect::{
 };
 use crate::facts::{By, Cause, Place, State, Transition};
 use crate::gate::Input;
-use crate::keys::Table;
+use crate::keys::{Table, Which};
 use crate::policy::{KeyRules, Policy};
 use crate::scope::{KeyHash, Level, Scope};
 use crate::tally::Tally;
@@ -367,7 +367,7 @@ impl Judges {
             let Some(key) = table.tag(row) else { continue };
             if index >= by_calls && seat.may_trip(&mut found) {
                 let input = Input::Trip(By::Detector(found.detector));
-                let _ = table.order(key, input, &rules.rules.trip, now, false);
+                let _ = table.order(key, input, &rules.rules.trip, now, Which::Known);
             }
             let key = Some((rules.index, key));
             let place = Place { level: Level::Key, index: *number, key };

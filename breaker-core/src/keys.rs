@@ -96,6 +96,17 @@ struct Lock {
     budgets_spent: Option<Mono>,
 }
 
+/// Which slot an order goes to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The key's, claimed for it if it has none.
+    Claimed,
+    /// The key's, if it has one.
+    Known,
+    /// The key's, if it is still that one: in another the epochs are other numbers.
+    In(usize),
+}
+
 /// What came of an order to a key.
 pub(crate) enum Ordered {
     /// The gate moved, or stands in its slot as it stood.
@@ -388,13 +399,16 @@ impl Table {
         input: Input,
         rule: &TripRule,
         now: Mono,
-        may_claim: bool,
+        which: Which,
     ) -> Ordered {
         let Some(lock) = self.locks.get(self.bucket_of(key)) else { return Ordered::NoRoom };
         let mut lock = lock.lock();
         let cell = match self.find(key) {
+            Some(cell) if matches!(which, Which::In(own) if own != cell) => {
+                return Ordered::Unknown;
+            }
             Some(cell) => cell,
-            None if !may_claim => return Ordered::Unknown,
+            None if which != Which::Claimed => return Ordered::Unknown,
             None => {
                 // The slots kept for orders come last in every scan, and are taken last: a scan that meets an empty slot before
                 // them has missed nothing.
@@ -618,7 +632,7 @@ mod models {
 
     fn kill(table: &Table, key: u64) {
         let input = Input::Kill(KillLevel::Halt);
-        let done = table.order(KeyHash::new(key), input, &rule(), Mono::ZERO, true);
+        let done = table.order(KeyHash::new(key), input, &rule(), Mono::ZERO, Which::Claimed);
         assert!(matches!(done, Ordered::Done(_, Some(_))));
     }
 
@@ -773,7 +787,7 @@ mod models {
                 })
             };
             let input = Input::Kill(KillLevel::Halt);
-            let done = table.order(KeyHash::new(3), input, &rule(), now, true);
+            let done = table.order(KeyHash::new(3), input, &rule(), now, Which::Claimed);
             let Ordered::Done(cell, _) = done else { panic!("no room") };
             caller.join().unwrap();
             let row = table.row(&rows, cell).unwrap();
@@ -797,7 +811,7 @@ mod models {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Ordered, Table, cells_for};
+    use super::{Ordered, Table, Which, cells_for};
     use crate::facts::KillLevel;
     use crate::gate::{Input, TripRule};
     use crate::policy::Recover;
@@ -825,7 +839,8 @@ mod tests {
         let rule = TripRule::new(Recover::Manual { probes: 1 });
         let kill = Input::Kill(KillLevel::Halt);
         let victim = KeyHash::new(1_000);
-        let Ordered::Done(cell, Some(_)) = table.order(victim, kill, &rule, Mono::ZERO, true)
+        let Ordered::Done(cell, Some(_)) =
+            table.order(victim, kill, &rule, Mono::ZERO, Which::Claimed)
         else {
             panic!("no room in an empty table");
         };

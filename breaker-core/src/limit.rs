@@ -81,7 +81,9 @@ impl Limit {
         match self {
             Limit::Rate(rate) => rate.can_undo(),
             Limit::Window(_) => false,
-            Limit::Buckets(_) | Limit::Budget(_) | Limit::InFlight(_) => true,
+            // What was charged is given back, but not that it was: its idle time goes on from the call undone.
+            Limit::Budget(budget) => !budget.forgets(),
+            Limit::Buckets(_) | Limit::InFlight(_) => true,
         }
     }
 

@@ -261,11 +261,19 @@ impl<'a> Permit<'a> {
 }
 
 impl Ticket {
-    /// The permit again; `None` if `policy` is not the one that it was admitted by, with the ticket lost.
-    #[must_use]
-    pub fn attach<'a>(self, breaker: &'a Breaker, policy: &'a Policy) -> Option<Permit<'a>> {
-        let route = policy.route_at(self.route).filter(|_| self.policy == policy.number)?;
-        Some(Permit { breaker, policy, route, ticket: self, shadowed: None })
+    /// The permit again.
+    ///
+    /// # Errors
+    /// The ticket, if `policy` is not the one that it was admitted by: keep that until its calls have ended.
+    pub fn attach<'a>(
+        self,
+        breaker: &'a Breaker,
+        policy: &'a Policy,
+    ) -> Result<Permit<'a>, Ticket> {
+        match policy.route_at(self.route).filter(|_| self.policy == policy.number) {
+            Some(route) => Ok(Permit { breaker, policy, route, ticket: self, shadowed: None }),
+            None => Err(self),
+        }
     }
 
     /// Whether a gate on probation waits for how the call goes.

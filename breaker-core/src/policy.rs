@@ -272,9 +272,13 @@ pub struct Policy {
     by_table: BTreeMap<u32, usize>,
 }
 
-/// A route's number in one policy.
+/// A route in one policy: ask each new policy for its own. In another policy it is `Stale`, and denies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RouteId(pub(crate) u32);
+pub struct RouteId {
+    pub(crate) number: u32,
+    /// The policy's number.
+    policy: u32,
+}
 
 /// A key dimension as a call meets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -432,6 +436,16 @@ pub(crate) struct Charge {
     pub(crate) by: Unit,
     /// A breach only refuses.
     pub(crate) refuses: bool,
+    /// Where its refusals are counted, if they are: in its own scope, whatever the route counts.
+    pub(crate) counts: Option<Arc<Counts>>,
+}
+
+impl RouteId {
+    /// No policy's route.
+    #[cfg(test)]
+    pub(crate) const fn nowhere() -> RouteId {
+        RouteId { number: u32::MAX, policy: u32::MAX }
+    }
 }
 
 impl LimitSpec {
@@ -649,7 +663,8 @@ impl Policy {
     pub fn routes(&self) -> impl Iterator<Item = (RouteId, &Scope)> + '_ {
         (0_u32..).zip(&self.routes).filter_map(|(number, route)| {
             let [_, _, own] = route.lineage;
-            Some((RouteId(number), &self.scopes.get(own)?.scope))
+            let id = RouteId { number, policy: self.number };
+            Some((id, &self.scopes.get(own)?.scope))
         })
     }
 
@@ -774,14 +789,6 @@ impl Policy {
         (0..).zip(named.chain(keys))
     }
 
-    /// The rules of one seat of a route's lineage.
-    pub(crate) fn seat<'a>(&'a self, route: &RouteRules, seat: usize) -> Option<&'a Rules> {
-        match seat.checked_sub(NAMED) {
-            None => self.scopes.get(*route.lineage.get(seat)?).map(|scope| &scope.rules),
-            Some(key) => self.dimensions.get(*route.dimensions.get(key)?).map(|key| &key.rules),
-        }
-    }
-
     /// What the short way through a decision on a route needs, if the route can take it.
     fn short(&self, route: &RouteRules) -> Option<Short> {
         let mut charges = Vec::new();
@@ -811,6 +818,7 @@ impl Policy {
                     index,
                     by: rule.spec.by,
                     refuses: rule.spec.on_breach == OnBreach::Refuse,
+                    counts: rules.counts.clone(),
                 });
             }
         }
@@ -852,7 +860,10 @@ impl Policy {
 
     #[inline]
     pub(crate) fn route_rules(&self, route: RouteId) -> Option<&RouteRules> {
-        self.route_at(route.0)
+        if route.policy != self.number {
+            return None;
+        }
+        self.route_at(route.number)
     }
 
     #[inline]
@@ -1203,9 +1214,13 @@ impl Check {
 
     /// An *admitted* limit that another of its scope keeps from ever being reached is a mistake.
     /// One of *offered* calls sees them all, whatever the others refuse.
+    /// Nor is one of weight that is settled: a true weight may take it where no call would.
     fn idle(&mut self, path: &str, index: usize, limits: &[LimitSpec]) {
         let live = |limit: &&LimitSpec| limit.of == Counting::Admitted && !limit.candidate;
         let Some(own) = limits.get(index).filter(live) else { return };
+        if own.by == Unit::Weight && Limit::new(own.kind, own.by).is_ok_and(Limit::can_settle) {
+            return;
+        }
         let idler = limits.iter().enumerate().find(|&(other, limit)| {
             let equal = makes_idle(own.kind, limit.kind) && limit.of == Counting::Admitted;
             other != index

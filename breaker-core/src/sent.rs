@@ -114,9 +114,15 @@ impl Unsettled<'_> {
 }
 
 impl SentTicket {
-    /// The call again; `None` if `policy` is not the one that it was admitted by, with the ticket lost.
-    #[must_use]
-    pub fn attach<'a>(self, breaker: &'a Breaker, policy: &'a Policy) -> Option<Unsettled<'a>> {
-        self.0.attach(breaker, policy).map(Unsettled)
+    /// The call again.
+    ///
+    /// # Errors
+    /// The ticket, if `policy` is not the one that it was admitted by.
+    pub fn attach<'a>(
+        self,
+        breaker: &'a Breaker,
+        policy: &'a Policy,
+    ) -> Result<Unsettled<'a>, SentTicket> {
+        self.0.attach(breaker, policy).map(Unsettled).map_err(SentTicket)
     }
 }

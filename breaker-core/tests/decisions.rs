@@ -499,7 +499,7 @@ fn recompiling_keeps_gates_and_debts() {
     let denial = denied(breaker.admit(&second, with(&second), at(0)));
     assert_eq!(denial.cause, Cause::Killed(KillLevel::Halt));
     let stamp = breaker.standing(&second, &scope("/pay"), at(0)).unwrap();
-    let stamp = breaker_core::Stamp { place: stamp.place, epoch: stamp.epoch };
+    let stamp = stamp.stamp();
     breaker.lift(&second, stamp, LiftTo::Armed, at(0)).unwrap();
     let denial = denied(breaker.admit(&second, with(&second), at(0)));
     assert_eq!(denial.place.level, Level::Key, "the key's debt is kept");

@@ -256,7 +256,7 @@ fn a_scope_that_comes_back_finds_what_it_had() {
     let back = breaker.recompile(&with, at(2)).unwrap();
     let stands = breaker.standing(&back, &path("/g/r"), at(2)).unwrap();
     assert_eq!(stands.state, State::Killed(KillLevel::Halt));
-    let stamp = breaker_core::Stamp { place: stands.place, epoch: stands.epoch };
+    let stamp = stands.stamp();
     breaker.lift(&back, stamp, breaker_core::LiftTo::Armed, at(2)).unwrap();
     assert_eq!(burst(&breaker, &back, call(&back), at(2), 9), 2);
 }

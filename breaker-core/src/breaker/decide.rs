@@ -7,7 +7,7 @@ use crate::counts::Count;
 use crate::detect::{Found, OnFind};
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
-use crate::keys::{Ordered, Table};
+use crate::keys::{Ordered, Table, Which};
 use crate::limit::Limit;
 use crate::permit::{Due, KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
 use crate::policy::{
@@ -58,8 +58,13 @@ impl Breaker {
         shadowed: &mut Option<Denial>,
     ) -> Result<u8, Denial> {
         let reducing = route.class == Class::Reducing;
-        self.sit(policy, route, call, now, !reducing, seats);
+        self.sit(policy, route, seats);
         for seat in seats.iter_mut().flatten() {
+            seat.look(reducing, now, shadowed)?;
+        }
+        // What a wide block refuses has claimed no cell.
+        self.sit_keys(policy, route, call, now, !reducing, seats);
+        for seat in seats.iter_mut().skip(NAMED).flatten() {
             seat.look(reducing, now, shadowed)?;
         }
         if reducing {
@@ -80,7 +85,8 @@ impl Breaker {
         let reducing = route.class == Class::Reducing;
         let mut seats: Seats<'_> = std::array::from_fn(|_| None);
         let mut shadowed = None;
-        self.sit(policy, route, call, now, false, &mut seats);
+        self.sit(policy, route, &mut seats);
+        self.sit_keys(policy, route, call, now, false, &mut seats);
         for seat in seats.iter_mut().flatten() {
             seat.look(reducing, now, &mut shadowed)?;
         }
@@ -90,22 +96,26 @@ impl Breaker {
         seat.map_or(Ok(()), |seat| Err(seat.refused(breach)))
     }
 
-    /// Finds the scopes of a call's lineage: global, group, route, and the keys.
-    fn sit<'a>(
-        &'a self,
-        policy: &'a Policy,
-        route: &'a RouteRules,
-        call: &Call,
-        now: Mono,
-        may_claim: bool,
-        seats: &mut Seats<'a>,
-    ) {
+    /// Finds the named scopes of a call's lineage: global, group, route.
+    fn sit<'a>(&'a self, policy: &'a Policy, route: &RouteRules, seats: &mut Seats<'a>) {
         for (seat, index) in seats.iter_mut().zip(route.lineage) {
             let Some(scope) = policy.scopes.get(index) else { continue };
             let gate = self.named_gate(scope.cell);
             let place = Place { level: scope.level, index: scope.cell, key: None };
             *seat = Some(Seat::new(place, gate, &scope.rules, &scope.rules.limits, 0));
         }
+    }
+
+    /// Finds the keys of a call's lineage.
+    fn sit_keys<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &RouteRules,
+        call: &Call,
+        now: Mono,
+        may_claim: bool,
+        seats: &mut Seats<'a>,
+    ) {
         let keys = seats.iter_mut().skip(NAMED).zip(&route.dimensions).zip(call.keys);
         for ((seat, &dimension), key) in keys {
             let Some(key) = key else { continue };
@@ -245,7 +255,7 @@ impl Breaker {
             return false;
         }
         let input = Input::Trip(surge_of(voter, found));
-        let done = table.order(leader, input, &voter.rules.trip, now, false);
+        let done = table.order(leader, input, &voter.rules.trip, now, Which::Known);
         matches!(done, Ordered::Done(_, Some(_)))
     }
 
@@ -284,10 +294,12 @@ impl Breaker {
         let input = Input::Trip(by);
         match seat.table {
             // Under the bucket's lock: the slot may have changed hands since it was found.
-            Some((table, key)) => match table.order(key, input, &seat.rules.trip, now, false) {
-                Ordered::Done(_, moved) => moved,
-                Ordered::Unknown | Ordered::NoRoom => None,
-            },
+            Some((table, key)) => {
+                match table.order(key, input, &seat.rules.trip, now, Which::Known) {
+                    Ordered::Done(_, moved) => moved,
+                    Ordered::Unknown | Ordered::NoRoom => None,
+                }
+            }
             None => self.step_named(seat.place.index, input, &seat.rules.trip, now),
         }
     }
@@ -429,9 +441,11 @@ impl<'a> Seat<'a> {
             && !word.is_armed()
             && table.tag(self.cell) != Some(key)
         {
-            // The slot changed hands just now, and it is not we who are blocked.
+            // The slot changed hands just now, and it is not we who are blocked. What is charged from now on must be where the
+            // end of the call will give it back.
             word = Word::default();
             self.gate = None;
+            self.cell = table.overflow_cell();
         }
         self.epoch = word.epoch();
         if let Some(mode) = word.mode() {
@@ -653,7 +667,7 @@ fn ticket(
     };
     Ticket {
         policy: policy.number,
-        route: call.route.0,
+        route: call.route.number,
         at: now,
         weight: call.weight,
         charged,
@@ -687,3 +701,43 @@ const WINDOWS: [Span; 4] =
     [Span::from_secs(1), Span::from_secs(10), Span::from_secs(60), Span::from_secs(300)];
 /// All seats of a lineage.
 const SEATS: usize = NAMED + MAX_DIMENSIONS;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::{Breaker, Call, Capacity, Seed};
+    use super::{Counting, SEATS, Seats, key_seats};
+    use crate::facts::KillLevel;
+    use crate::permit::NO_CELL;
+    use crate::policy::{KeySpec, LimitSpec, NAMED, PolicySpec, RouteId, ScopeSpec};
+    use crate::scope::Scope;
+    use crate::time::{Mono, Span};
+
+    /// Goal: a call whose key lost its slot between the search and the look charges where its end will give back: the place in flight was
+    /// taken in a slot that was another's by then, and given back to the shared one, so it was lost for good.
+    #[test]
+    fn a_slot_lost_in_mid_decision_keeps_no_place() {
+        let second = Span::from_secs(1);
+        let limits = vec![LimitSpec::in_flight(9), LimitSpec::window(9, second)];
+        let keys = vec![KeySpec { name: "account".into(), limits, ..KeySpec::default() }];
+        let global = ScopeSpec { keys, ..ScopeSpec::default() };
+        let breaker = Breaker::new(Capacity { scopes: 4, keys: 16 }, Seed([1, 2]));
+        let policy = breaker.compile(&PolicySpec { global, ..PolicySpec::default() }).unwrap();
+        let table = breaker.table(0).unwrap();
+        let late = Mono::ZERO.plus(second);
+        let mut seats: Seats<'_> = std::array::from_fn::<_, SEATS, _>(|_| None);
+        let key = breaker.hash(b"unlucky");
+        seats[NAMED] = breaker.seat_key(&policy, 0, key, late, true);
+        for number in 0..13_u8 {
+            let stranger = breaker.seat_key(&policy, 0, breaker.hash(&[number, 0]), late, true);
+            let call = Call::new(RouteId::nowhere());
+            assert!(stranger.unwrap().take(Counting::Admitted, &call, late, &mut None).is_none());
+        }
+        let killed = Scope::parse("/account=killed").unwrap();
+        breaker.kill(&policy, &killed, KillLevel::Halt, late).unwrap();
+        assert_eq!(table.find(key), None, "its slot is the killed key's");
+        let seat = seats[NAMED].as_mut().unwrap();
+        assert_eq!(seat.look(false, late, &mut None), Ok(()));
+        assert_eq!(seat.cell, table.overflow_cell());
+        assert_eq!(key_seats(&seats)[0].unwrap().cell(), NO_CELL);
+    }
+}

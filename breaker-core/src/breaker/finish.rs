@@ -6,9 +6,9 @@ use crate::counts::Count;
 use crate::detect::OnFind;
 use crate::facts::{By, Outcome};
 use crate::gate::Input;
-use crate::keys::{Ordered, Table};
+use crate::keys::{Ordered, Table, Which};
 use crate::limit::Limit;
-use crate::permit::{KeySeat, Settlement, Ticket};
+use crate::permit::{KeySeat, NO_CELL, Settlement, Ticket};
 use crate::policy::{
     Counting, LimitRule, MAX_LIMITS, Memory, NAMED, Policy, RouteRules, Rules, Unit, limit_bit,
 };
@@ -72,11 +72,13 @@ impl Breaker {
     ) {
         let ticket = &ticket;
         route.count(what);
-        self.each_charge(policy, route, ticket, ticket.charged, |charge, rule, reserved| {
+        let charged = ticket.charged;
+        self.each_charge(policy, route, ticket, charged, now, |charge, rule, reserved, lost| {
             let (limit, row) = charge;
             match limit {
                 Limit::InFlight(_) => row.give_back(limit, reserved),
-                _ if rule.spec.of == Counting::Admitted => {
+                // Where the key has no longer the cell, what it was charged has long been forgiven.
+                _ if rule.spec.of == Counting::Admitted && !lost => {
                     row.settle(limit, reserved, 0, ticket.at, now);
                 }
                 _ => {}
@@ -96,7 +98,9 @@ impl Breaker {
         now: Mono,
     ) {
         let told = ticket.charged & route.hears;
-        self.each_charge(policy, route, ticket, told, |(limit, row), rule, reserved| {
+        self.each_charge(policy, route, ticket, told, now, |(limit, row), rule, reserved, lost| {
+            // What was too much has long been forgiven, or the cell could not have become another's.
+            let truth = truth.map(|truth| if lost { truth.max(reserved) } else { truth });
             match (limit, truth) {
                 (Limit::InFlight(_), _) => row.give_back(limit, reserved),
                 (_, Some(truth)) if rule.spec.by == Unit::Weight && truth != reserved => {
@@ -107,14 +111,17 @@ impl Breaker {
         });
     }
 
-    /// The limits of `told` bits, and their earlier selves: where each was charged, and how much.
+    /// The limits of `told` bits, and their earlier selves: where each was charged, how much, and whether the key has lost
+    /// that cell to another since. A place in flight stayed with the cell and is given back there; all else is its own
+    /// key's, wherever that is now.
     fn each_charge(
         &self,
         policy: &Policy,
         route: &RouteRules,
         ticket: &Ticket,
         told: u64,
-        mut end: impl FnMut((Limit, Row<'_>), &LimitRule, u64),
+        now: Mono,
+        mut end: impl FnMut((Limit, Row<'_>), &LimitRule, u64, bool),
     ) {
         for (at, rules) in policy.seats(route) {
             if told >> (u32::from(at) * 8) & 0xff == 0 {
@@ -124,9 +131,7 @@ impl Breaker {
             else {
                 continue;
             };
-            let lost = table.zip(key).is_some_and(|(table, seat)| {
-                cell != table.overflow_cell() && table.tag(cell) != Some(seat.key)
-            });
+            let lost = table.zip(key).filter(|(table, seat)| has_lost_cell(table, *seat));
             for (index, rule) in (0..).zip(rules.limits_of(key.map(|seat| seat.key))) {
                 if told & limit_bit(at, index) == 0 {
                     continue;
@@ -136,14 +141,22 @@ impl Breaker {
                 let selves = std::iter::once((rule.limit, &rule.memory))
                     .chain(rule.before.iter().map(|before| (before.limit, &before.memory)));
                 for (limit, memory) in selves {
-                    // Where the slot has another tenant by now, a place in flight stayed with the slot and is given
-                    // back there; a refund would be a stranger's.
-                    let shared = lost && matches!(memory, Memory::Keys(_));
-                    if shared && !matches!(limit, Limit::InFlight(_)) {
+                    let own =
+                        matches!(memory, Memory::Own(_)) || matches!(limit, Limit::InFlight(_));
+                    let Some((table, seat)) = lost.filter(|_| !own) else {
+                        if let Some(row) = memory.row(table, cell) {
+                            end((limit, row), rule, reserved, false);
+                        }
                         continue;
+                    };
+                    let mut there = |cell: usize| {
+                        if let Some(row) = memory.row(Some(table), cell) {
+                            end((limit, row), rule, reserved, true);
+                        }
+                    };
+                    if table.hold(seat.key, now, &mut there).is_none() {
+                        there(table.overflow_cell());
                     }
-                    let Some(row) = memory.row(table, cell) else { continue };
-                    end((limit, row), rule, reserved);
                 }
             }
         }
@@ -234,7 +247,7 @@ impl Breaker {
         let input = Input::Trip(By::Detector(detector));
         match (table, key) {
             (Some(table), Some(seat)) => {
-                let done = table.order(seat.key, input, &rules.trip, now, false);
+                let done = table.order(seat.key, input, &rules.trip, now, Which::Known);
                 matches!(done, Ordered::Done(_, Some(_)))
             }
             _ => {
@@ -246,3 +259,8 @@ impl Breaker {
 }
 
 const _: () = assert!(MAX_LIMITS == 8, "a byte of bits for each seat");
+
+/// Whether a key's cell is another's by now.
+fn has_lost_cell(table: &Table, seat: KeySeat) -> bool {
+    seat.cell() != NO_CELL && table.tag(count(seat.cell())) != Some(seat.key)
+}

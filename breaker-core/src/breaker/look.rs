@@ -13,7 +13,8 @@ impl Breaker {
     ///
     /// Any block that stands now denies, and so does a gate that moved since (`Stale`). A reducing
     /// call is denied only by a cut, a call that shadow mode let through only by a kill.
-    /// A key that lost its cell meanwhile is looked for again and judged by where it stands now.
+    /// A key that has another cell than it had, or had none, is judged by that: as nobody knows what became of it in between, a cell
+    /// whose gate ever moved counts as moved since. One that has no cell any more is judged by its named scopes alone.
     ///
     /// By itself this proves nothing about a kill that comes a moment later:
     /// [`Sender::send`](crate::Sender::send) does.
@@ -33,8 +34,9 @@ impl Breaker {
         for (seat, index) in pass.keys.iter().zip(0_u8..) {
             let Some(seat) = seat else { continue };
             let Some((cell, word)) = self.key_word(seat) else { continue };
-            // In another cell than before, the epoch is another count.
-            let epoch = if cell == seat.cell() { seat.epoch() } else { word.epoch() };
+            // In another cell than before the epoch is another count, and only a gate that never moved is sure not to have
+            // been killed and lifted meanwhile.
+            let epoch = if cell == seat.cell() { seat.epoch() } else { 0 };
             if let Some(cause) = word.look_again(epoch, pass.reducing, seat.shadow()) {
                 let key = Some((index, seat.key));
                 let place = Place { level: Level::Key, index: u32::from(seat.table()), key };

@@ -6,7 +6,7 @@ use super::{Breaker, count};
 use crate::cell::{Gate, Moved};
 use crate::facts::{By, KillLevel, Mode, Place, State};
 use crate::gate::{Input, LiftTo, TripRule, Word};
-use crate::keys::Ordered;
+use crate::keys::{Ordered, Which};
 use crate::limit::Limit;
 use crate::policy::{Policy, Rules};
 use crate::scope::{Level, Scope};
@@ -19,6 +19,8 @@ pub struct Stamp {
     pub place: Place,
     /// The gate's epoch after the move.
     pub epoch: u16,
+    /// Which cell the gate stood in: a key that came back in another counts other epochs. Opaque.
+    pub cell: u32,
 }
 
 /// Why an order did nothing.
@@ -50,8 +52,8 @@ impl Breaker {
         now: Mono,
     ) -> Result<Stamp, OrderError> {
         let (place, rules) = self.locate(policy, scope)?;
-        let word = self.order(place, Input::Kill(level), &rules.trip, now)?;
-        Ok(Stamp { place, epoch: word.epoch() })
+        let (cell, word) = self.order(place, Input::Kill(level), &rules.trip, now)?;
+        Ok(Stamp { place, epoch: word.epoch(), cell })
     }
 
     /// Undoes the kill or the trip of a stamp, if the gate has not moved since; returns the stamp of what stands
@@ -70,9 +72,10 @@ impl Breaker {
             return Err(OrderError::UnknownScope(Vec::new()));
         };
         let input = Input::Lift(stamp.epoch, to);
-        let word = self.order_known(stamp.place, input, &rules.trip, now);
+        let which = Which::In(count(stamp.cell));
+        let word = self.order_known(stamp.place, which, input, &rules.trip, now);
         match word {
-            Some((_, Some(moved))) => Ok(Stamp { place: stamp.place, epoch: moved.after.epoch() }),
+            Some((_, Some(moved))) => Ok(Stamp { epoch: moved.after.epoch(), ..stamp }),
             Some((word, None)) if to == LiftTo::Halt && word.epoch() == stamp.epoch => Ok(stamp),
             _ => Err(OrderError::Stale),
         }
@@ -85,11 +88,11 @@ impl Breaker {
     /// `UnknownScope`, `NoRoom` for a key, `Killed`.
     pub fn trip(&self, policy: &Policy, scope: &Scope, now: Mono) -> Result<Stamp, OrderError> {
         let (place, rules) = self.locate(policy, scope)?;
-        let word = self.order(place, Input::Trip(By::Hand), &rules.trip, now)?;
+        let (cell, word) = self.order(place, Input::Trip(By::Hand), &rules.trip, now)?;
         if matches!(word.state(), State::Killed(_)) {
             return Err(OrderError::Killed);
         }
-        Ok(Stamp { place, epoch: word.epoch() })
+        Ok(Stamp { place, epoch: word.epoch(), cell })
     }
 
     /// Arms a tripped or half-open gate, forgives its strikes, drops an operator's mode and empties the scope's
@@ -99,7 +102,7 @@ impl Breaker {
     /// `UnknownScope`; `Killed`: a killed gate is lifted, not reset.
     pub fn reset(&self, policy: &Policy, scope: &Scope, now: Mono) -> Result<bool, OrderError> {
         let (place, rules) = self.locate(policy, scope)?;
-        let moved = match self.order_known(place, Input::Reset, &rules.trip, now) {
+        let moved = match self.order_known(place, Which::Known, Input::Reset, &rules.trip, now) {
             Some((_, Some(_))) => true,
             Some((word, None)) if matches!(word.state(), State::Killed(_)) => {
                 return Err(OrderError::Killed);
@@ -164,25 +167,28 @@ impl Breaker {
         }
     }
 
-    /// An order that may claim a key's cell; returns the word that stands after.
+    /// An order that may claim a key's cell; returns the cell and the word that stands after.
     fn order(
         &self,
         place: Place,
         input: Input,
         rule: &TripRule,
         now: Mono,
-    ) -> Result<Word, OrderError> {
+    ) -> Result<(u32, Word), OrderError> {
         let unknown = OrderError::UnknownScope(Vec::new());
         let Some((_, key)) = place.key else {
             let moved = self.step_named(place.index, input, rule, now);
             let stands = moved.map(|moved| moved.after);
             let word = stands.or_else(|| self.named_gate(place.index).map(Gate::word));
-            return word.ok_or(unknown);
+            return word.map(|word| (place.index, word)).ok_or(unknown);
         };
         let Some(table) = self.table(count(place.index)) else { return Err(unknown) };
-        match table.order(key, input, rule, now, true) {
-            Ordered::Done(_, Some(moved)) => Ok(moved.after),
-            Ordered::Done(cell, None) => table.gate(cell).map(Gate::word).ok_or(unknown),
+        match table.order(key, input, rule, now, Which::Claimed) {
+            Ordered::Done(cell, moved) => {
+                let stands = moved.map(|moved| moved.after);
+                let word = stands.or_else(|| table.gate(cell).map(Gate::word));
+                u32::try_from(cell).ok().zip(word).ok_or(unknown)
+            }
             Ordered::Unknown | Ordered::NoRoom => Err(OrderError::NoRoom),
         }
     }
@@ -191,13 +197,14 @@ impl Breaker {
     fn order_known(
         &self,
         place: Place,
+        which: Which,
         input: Input,
         rule: &TripRule,
         now: Mono,
     ) -> Option<(Word, Option<Moved>)> {
         let (gate, moved) = if let Some((_, key)) = place.key {
             let table = self.table(count(place.index))?;
-            let Ordered::Done(cell, moved) = table.order(key, input, rule, now, false) else {
+            let Ordered::Done(cell, moved) = table.order(key, input, rule, now, which) else {
                 return None;
             };
             (table.gate(cell)?, moved)

@@ -700,8 +700,8 @@ fn seed(memory: &Memory, limit: Limit, old: &Known, cells: &Cells<'_>, now: Mono
     for cell in cells.rows.clone() {
         if let (Some(row), Some(was)) =
             (memory.row(cells.table, cell), old.memory.row(cells.table, cell))
-            && !was.is_idle(old.limit, now)
         {
+            // Also where it is idle: by another measure it may not be.
             row.seed(limit, was, old.limit, now);
         }
     }

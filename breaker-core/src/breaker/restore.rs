@@ -7,7 +7,7 @@ use crate::cell::{Gate, Moved};
 use crate::charges::{self, Past, Row};
 use crate::facts::{By, Cause, KillLevel, Mode, State};
 use crate::gate::{Input, LiftTo, Word};
-use crate::keys::Table;
+use crate::keys::{Table, Which};
 use crate::limit::Limit;
 use crate::limit::rate::Owed;
 use crate::policy::{KeyRules, LimitRule, Policy};
@@ -399,7 +399,8 @@ impl Work<'_> {
                 let cell = table.find(key).and_then(|cell| table.gate(cell));
                 cell.map(Gate::word).unwrap_or_default()
             };
-            let step = |input| match table.order(key, input, &rules.rules.trip, now, true) {
+            let step = |input| match table.order(key, input, &rules.rules.trip, now, Which::Claimed)
+            {
                 crate::keys::Ordered::Done(_, moved) => moved,
                 crate::keys::Ordered::Unknown | crate::keys::Ordered::NoRoom => None,
             };

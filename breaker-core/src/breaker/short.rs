@@ -99,7 +99,7 @@ impl Breaker {
                     }
                     return match refusal(short, route, &keys, words, wait) {
                         Some(denial) => {
-                            count_refusal(policy, route, short, &denial);
+                            count_refusal(route, short, &denial);
                             Verdict::Deny(denial)
                         }
                         None => self.decide(policy, route, call, now),
@@ -129,7 +129,7 @@ impl Breaker {
             route,
             ticket: Ticket {
                 policy: policy.number,
-                route: call.route.0,
+                route: call.route.number,
                 at: now,
                 weight: call.weight,
                 charged,
@@ -156,13 +156,9 @@ fn count_lone(policy: &Policy, route: &RouteRules, place: Place, limit: u8) {
 
 /// Counts a refusal at the limit, and at the route.
 #[inline]
-fn count_refusal(policy: &Policy, route: &RouteRules, short: &Short, denial: &Denial) {
-    if route.counts.is_none() {
-        return;
-    }
+fn count_refusal(route: &RouteRules, short: &Short, denial: &Denial) {
     if let [only] = &*short.charges
-        && let Some(rules) = policy.seat(route, usize::from(only.seat))
-        && let Some(counts) = &rules.counts
+        && let Some(counts) = &only.counts
     {
         counts.up(Count::Enforced(only.index));
     }

@@ -2,13 +2,14 @@
 
 use std::sync::OnceLock;
 
-use super::{Breaker, OrderError, count};
+use super::{Breaker, OrderError, Stamp, count};
 use crate::cell::Gate;
 use crate::charges::Row;
 use crate::counts::ScopeCounts;
 use crate::facts::{Cause, Mode, Place, State};
 use crate::gate::{Input, Word};
 use crate::limit::Limit;
+use crate::permit::NO_CELL;
 use crate::policy::{LimitKind, LimitRule, Policy, Rules};
 use crate::scope::{KeyHash, Level, Scope};
 use crate::sync::Ordering;
@@ -33,6 +34,16 @@ pub struct Standing {
     pub strikes: u8,
     /// Its gate's epoch.
     pub epoch: u16,
+    /// The cell that its gate stands in. Opaque.
+    pub cell: u32,
+}
+
+impl Standing {
+    /// What a lift of the kill or the trip that stands here must name.
+    #[must_use]
+    pub const fn stamp(&self) -> Stamp {
+        Stamp { place: self.place, epoch: self.epoch, cell: self.cell }
+    }
 }
 
 /// A named scope, or a key of which the core knows only the hash.
@@ -101,7 +112,8 @@ pub struct LimitUsage {
 }
 
 impl Breaker {
-    /// How far each limit of a scope or key is used, in the order of the policy. A key without a cell uses nothing.
+    /// How far each limit of a scope or key is used, in the order of the policy. A key without a cell uses
+    /// nothing, but of limits of its own.
     ///
     /// # Errors
     /// `UnknownScope`.
@@ -140,8 +152,8 @@ impl Breaker {
         let mut at = (None, 0);
         if let Some((_, key)) = place.key {
             let Some(table) = self.table(count(place.index)) else { return };
-            let Some(cell) = table.find(key) else { return };
-            at = (Some(table), cell);
+            // Out of range without a cell: then only limits of the key's own have words.
+            at = (Some(table), table.find(key).unwrap_or(usize::MAX));
         }
         let (table, cell) = at;
         let limits = rules.limits_of(place.key.map(|(_, key)| key));
@@ -168,20 +180,21 @@ impl Breaker {
         now: Mono,
     ) -> Result<Standing, OrderError> {
         let (place, rules) = self.locate(policy, scope)?;
-        let word = match place.key {
-            None => self.named_gate(place.index).map(Gate::word),
+        let found = match place.key {
+            None => Some(place.index).zip(self.named_gate(place.index).map(Gate::word)),
             Some((_, key)) => self.table(count(place.index)).and_then(|table| {
                 let cell = table.find(key)?;
-                table.gate(cell).map(Gate::word)
+                u32::try_from(cell).ok().zip(table.gate(cell).map(Gate::word))
             }),
         };
+        let at = found.unwrap_or((NO_CELL, Word::default()));
         let scope = match (place.key, scope.parent(), scope.key_parts()) {
             (Some((_, hash)), Some(parent), Some((dimension, _))) => {
                 ScopeOrKey::Key { parent, dimension: dimension.to_owned(), hash }
             }
             _ => ScopeOrKey::Named(scope.clone()),
         };
-        Ok(standing(scope, place, rules, word.unwrap_or_default(), now))
+        Ok(standing(scope, place, rules, at, now))
     }
 
     /// Every named scope of the policy, then every key of it whose gate is not armed.
@@ -192,7 +205,7 @@ impl Breaker {
             let Some(gate) = self.named_gate(rules.cell) else { continue };
             let place = Place { level: rules.scope.level(), index: rules.cell, key: None };
             let scope = ScopeOrKey::Named(rules.scope.clone());
-            all.push(standing(scope, place, &rules.rules, gate.word(), now));
+            all.push(standing(scope, place, &rules.rules, (rules.cell, gate.word()), now));
         }
         for rules in &policy.dimensions {
             let Some(table) = self.table(count(rules.table)) else { continue };
@@ -207,7 +220,8 @@ impl Breaker {
                     dimension: rules.name.clone(),
                     hash,
                 };
-                all.push(standing(scope, place, &rules.rules, word, now));
+                let Ok(cell) = u32::try_from(cell) else { continue };
+                all.push(standing(scope, place, &rules.rules, (cell, word), now));
             }
         }
         all
@@ -266,7 +280,13 @@ impl Breaker {
     }
 }
 
-fn standing(scope: ScopeOrKey, place: Place, rules: &Rules, word: Word, now: Mono) -> Standing {
+fn standing(
+    scope: ScopeOrKey,
+    place: Place,
+    rules: &Rules,
+    (cell, word): (u32, Word),
+    now: Mono,
+) -> Standing {
     let word = word
         .step(Input::Elapsed, &rules.trip, now)
         .filter(|after| after.state() == State::HalfOpen)
@@ -280,5 +300,6 @@ fn standing(scope: ScopeOrKey, place: Place, rules: &Rules, word: Word, now: Mon
         until: word.until(&rules.trip, now),
         strikes: word.strikes(),
         epoch: word.epoch(),
+        cell,
     }
 }

@@ -144,6 +144,35 @@ impl<'a, const FLAW: u8> Words<'a, FLAW> {
         self.judge_anew(tick, word, amount, now)
     }
 
+    /// Whether the amount would fit at a tick that is not current yet, if nothing more were charged until then; else the exact wait.
+    fn judge_ahead(
+        &self,
+        (head, word): (u64, u64),
+        tick: u64,
+        amount: u64,
+        now: Mono,
+    ) -> Option<Result<(), Span>> {
+        let held = |past: u64| {
+            if past == head {
+                count_of(word)
+            } else if self.buckets.counting(head).contains(&past) {
+                let bucket = self.buckets.bucket_of(past);
+                // ordering: see `LOAD`.
+                let held = |word: &AtomicU64| count_of(word.load(Self::LOAD));
+                self.ring.get(bucket).map_or(0, held)
+            } else {
+                0
+            }
+        };
+        let sum = self.buckets.counting(tick).map(held).fold(amount, u64::saturating_add);
+        let answer = if self.buckets.fits(sum) {
+            Ok(())
+        } else {
+            Err(self.buckets.wait(tick, self.buckets.counting(tick).map(held), sum, now))
+        };
+        self.is_current(head).then_some(answer)
+    }
+
     /// The same by a sum taken anew: the kept one is of another tick, or too high since a cost turned out less.
     #[inline(never)]
     fn judge_anew(&self, tick: u64, word: u64, amount: u64, now: Mono) -> Option<Result<(), Span>> {
@@ -162,13 +191,46 @@ impl<'a, const FLAW: u8> Words<'a, FLAW> {
     }
 }
 
-/// Charges an amount (or only looks, if not `write`): the tick it counts in, or the exact wait.
+/// Would an amount pass? Else the exact wait. No tick begins for a look: it may be asked about an instant that lies ahead.
+pub(super) fn peek(buckets: Buckets, row: Row<'_>, amount: u64, now: Mono) -> Result<(), Span> {
+    let Some(words) = Words::<SOUND>::new(buckets, row) else { return Err(NEVER) };
+    if !buckets.is_possible(amount, now) {
+        return Err(NEVER);
+    }
+    loop {
+        // ordering: see `LOAD`.
+        let head = words.head.load(Words::<SOUND>::LOAD);
+        let next = words.next.load(Words::<SOUND>::LOAD);
+        if next != head {
+            words.turn(head, next);
+            // Each retry means that a tick ended: somebody always gets on.
+            pause();
+            continue;
+        }
+        let Some(bucket) = words.ring.get(buckets.bucket_of(head)) else { return Err(NEVER) };
+        // ordering: see `LOAD`. The bucket that grows is read before those that only shrink: what they hold together, they held
+        // at that instant at least.
+        let word = bucket.load(Words::<SOUND>::LOAD);
+        let tick = buckets.tick(now.as_nanos());
+        let answer = if tick <= head {
+            if is_growing(word, head) { words.judge(head, word, amount, now) } else { None }
+        } else {
+            words.judge_ahead((head, word), tick, amount, now)
+        };
+        match answer {
+            Some(answer) => return answer,
+            // Each retry means that the tick ended: somebody always gets on.
+            None => pause(),
+        }
+    }
+}
+
+/// Charges an amount: the tick it counts in, or the exact wait.
 pub(super) fn take<const FLAW: u8>(
     buckets: Buckets,
     row: Row<'_>,
     amount: u64,
     now: Mono,
-    write: bool,
 ) -> Result<u64, Span> {
     // Buckets without their words cannot say yes.
     let Some(words) = Words::<FLAW>::new(buckets, row) else { return Err(NEVER) };
@@ -186,7 +248,6 @@ pub(super) fn take<const FLAW: u8>(
         }
         match words.judge(tick, word, amount, now) {
             Some(Err(wait)) => return Err(wait),
-            Some(Ok(())) if !write => return Ok(tick),
             Some(Ok(())) if FLAW == BLIND => {
                 bucket.store(more(word, amount), Ordering::Release);
                 return Ok(tick);
@@ -367,7 +428,7 @@ mod models {
         explore(bound, move || {
             let (buckets, charges) = buckets(count);
             let call = move |charges: &Charges, now: u64| {
-                (now, take::<FLAW>(buckets, charges.row(0).unwrap(), 1, at(now), true))
+                (now, take::<FLAW>(buckets, charges.row(0).unwrap(), 1, at(now)))
             };
             let mut told: Vec<_> = past.iter().map(|&now| call(&charges, now)).collect();
             let spawned: Vec<_> = threads

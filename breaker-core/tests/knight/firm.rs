@@ -149,7 +149,7 @@ impl Firm {
     pub(crate) fn stamp(&self, path: &str, now: Mono) -> Stamp {
         let scope = Scope::parse(path).unwrap();
         let standing = self.breaker.standing(&self.policy, &scope, now).unwrap();
-        Stamp { place: standing.place, epoch: standing.epoch }
+        standing.stamp()
     }
 
     /// An operator's lift.

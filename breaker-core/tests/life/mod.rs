@@ -551,7 +551,7 @@ impl Life {
             let other = others.filter(|other| other.number != held.under.number).last().cloned();
             if let Some(other) = other {
                 for (twin, ticket) in held.tickets.into_iter().enumerate() {
-                    assert!(ticket.attach(&self.twins[twin], &other.twins[twin]).is_none());
+                    assert!(ticket.attach(&self.twins[twin], &other.twins[twin]).is_err());
                 }
                 if held.under.oracle.scope(&held.seats[2]).spec.counts {
                     *self.lost.entry(route).or_default() += 1;

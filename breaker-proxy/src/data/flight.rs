@@ -210,7 +210,7 @@ impl Call {
     }
 
     fn permit(&mut self) -> Option<Permit<'_>> {
-        self.ticket.take()?.attach(self.worker.plane.breaker, &self.snapshot.policy)
+        self.ticket.take()?.attach(self.worker.plane.breaker, &self.snapshot.policy).ok()
     }
 }
 

@@ -1,0 +1,357 @@
+//! Counterexamples: what an attacker, a race or a hasty embedder could do to a breaker, one test for each; each is named after what went wrong.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that fails says so by a panic")]
+
+use breaker_core::{
+    Breaker, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
+    KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Mono, Outcome, Permit, Policy, PolicySpec,
+    Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State, Streak, Verdict,
+};
+
+const SECOND: Span = Span::from_secs(1);
+const HOUR: Span = Span::from_secs(3_600);
+
+fn at(millis: u64) -> Mono {
+    Mono::ZERO.plus(Span::from_millis(millis))
+}
+
+fn scope(path: &str) -> Scope {
+    Scope::parse(path).unwrap()
+}
+
+fn keyed(key: KeySpec) -> PolicySpec {
+    spec(ScopeSpec { keys: vec![key], ..ScopeSpec::default() }, ScopeSpec::default())
+}
+
+fn key(limits: Vec<LimitSpec>) -> KeySpec {
+    KeySpec { name: "account".into(), limits, ..KeySpec::default() }
+}
+
+fn streak(count: u32) -> DetectorSpec {
+    DetectorSpec::new(DetectorKind::Streak(Streak { count, or_slow: false }))
+}
+
+/// `/desk/orders` and `/desk/cancels`, under one group.
+fn spec(group: ScopeSpec, orders: ScopeSpec) -> PolicySpec {
+    let route = |name: &str, class, scope| RouteSpec {
+        name: name.into(),
+        group: "desk".into(),
+        class,
+        scope,
+    };
+    PolicySpec {
+        groups: vec![GroupSpec { name: "desk".into(), scope: group }],
+        routes: vec![
+            route("orders", Class::Normal, orders),
+            route("cancels", Class::Reducing, ScopeSpec::default()),
+        ],
+        ..PolicySpec::default()
+    }
+}
+
+struct House {
+    breaker: Breaker,
+    policy: Policy,
+}
+
+impl House {
+    fn new(spec: &PolicySpec, keys: u32) -> House {
+        let breaker = Breaker::new(Capacity { scopes: 16, keys }, Seed([3, 4]));
+        let policy = breaker.compile(spec).unwrap();
+        House { breaker, policy }
+    }
+
+    fn orders(&self) -> Call {
+        Call::new(self.policy.route(&scope("/desk/orders")).unwrap())
+    }
+
+    fn of(&self, label: &str) -> Call {
+        self.orders().with_key(0, self.breaker.hash(label.as_bytes()))
+    }
+
+    fn admit(&self, call: Call, now: Mono) -> Verdict<'_> {
+        self.breaker.admit(&self.policy, call, now)
+    }
+
+    fn permit(&self, call: Call, now: Mono) -> Permit<'_> {
+        match self.admit(call, now) {
+            Verdict::Allow(permit) => permit,
+            Verdict::Deny(denial) => panic!("denied: {denial:?}"),
+        }
+    }
+
+    fn send(&self, call: Call, now: Mono) -> Result<(), Denial> {
+        self.end(call, Outcome::Good, now)
+    }
+
+    fn end(&self, call: Call, outcome: Outcome, now: Mono) -> Result<(), Denial> {
+        match self.admit(call, now) {
+            Verdict::Allow(permit) => {
+                permit.settle(outcome, now);
+                Ok(())
+            }
+            Verdict::Deny(denial) => Err(denial),
+        }
+    }
+
+    fn pass(&self, call: Call, count: usize, now: Mono) -> usize {
+        (0..count).filter(|_| self.send(call, now).is_ok()).count()
+    }
+
+    fn state(&self, path: &str, now: Mono) -> State {
+        self.breaker.standing(&self.policy, &scope(path), now).unwrap().state
+    }
+}
+
+/// A house whose table is one bucket: `old` has a cell and permits that are still out, the rest is strangers'; then, all having
+/// gone quiet, fourteen newcomers take all the cells.
+fn inherited<'h>(house: &'h House, permits: usize, weight: u64) -> (Vec<Permit<'h>>, Vec<Call>) {
+    let old = house.of("old").weighing(weight);
+    let permits = (0..permits).map(|_| house.permit(old, at(0))).collect();
+    for number in 0..13 {
+        house.send(house.of(&format!("stranger{number}")), at(0)).unwrap();
+    }
+    let newcomers: Vec<_> = (0..14).map(|number| house.of(&format!("newcomer{number}"))).collect();
+    for newcomer in &newcomers {
+        house.send(*newcomer, at(2_000)).unwrap();
+    }
+    assert_eq!(house.breaker.key_usage().overflowed, 0, "each has a cell of its own");
+    (permits, newcomers)
+}
+
+/// Goal: a route's number in one policy leads nowhere else in another: never from an order to a cancel, which passes a halt.
+#[test]
+fn a_route_number_of_an_older_policy_is_stale() {
+    let mut reordered = spec(ScopeSpec::default(), ScopeSpec::default());
+    let house = House::new(&reordered, 16);
+    let orders = house.orders();
+    reordered.routes.reverse();
+    let newer = house.breaker.compile(&reordered).unwrap();
+    house.breaker.kill(&newer, &scope("/desk/orders"), KillLevel::Halt, at(0)).unwrap();
+    assert!(matches!(house.breaker.admit(&newer, orders, at(1)), Verdict::Deny(_)));
+}
+
+/// Goal: a ticket that is shown to the wrong policy still gives its place in flight back.
+#[test]
+fn a_ticket_shown_to_the_wrong_policy_keeps_no_place() {
+    let orders = ScopeSpec { limits: vec![LimitSpec::in_flight(1)], ..ScopeSpec::default() };
+    let all = spec(ScopeSpec::default(), orders);
+    let house = House::new(&all, 16);
+    let newer = house.breaker.compile(&all).unwrap();
+    let ticket = house.permit(house.orders(), at(0)).detach();
+    let ticket = ticket.attach(&house.breaker, &newer).unwrap_err();
+    drop(ticket.attach(&house.breaker, &house.policy).unwrap());
+    assert!(house.send(house.orders(), at(1)).is_ok(), "a place lost for ever");
+}
+
+/// Goal: late faults of a key that lost its cell meanwhile are not the next tenant's: it is not tripped for them.
+#[test]
+fn late_faults_trip_no_heir() {
+    let own = KeySpec { detectors: vec![streak(5)], ..key(vec![LimitSpec::window(9, SECOND)]) };
+    let house = House::new(&keyed(own), 16);
+    let (permits, newcomers) = inherited(&house, 4, 1);
+    for permit in permits {
+        permit.settle(Outcome::Fault, at(2_001));
+    }
+    for (number, newcomer) in newcomers.into_iter().enumerate() {
+        house.end(newcomer, Outcome::Fault, at(2_002)).unwrap();
+        let path = format!("/desk/account=newcomer{number}");
+        assert_eq!(house.state(&path, at(2_003)), State::Armed, "newcomer {number}");
+    }
+}
+
+/// Goal: what a call turns out to weigh is charged to its own key, also if that lost its cell meanwhile, and not to the next tenant.
+#[test]
+fn a_late_settlement_charges_no_heir() {
+    let house = House::new(&keyed(key(vec![LimitSpec::rate(10, SECOND, 10).by_weight()])), 16);
+    let (permits, newcomers) = inherited(&house, 1, 5);
+    for permit in permits {
+        let truth = Settlement { weight: Some(1_000_000), ..Settlement::of(Outcome::Good) };
+        permit.settle_as(truth, at(2_001));
+    }
+    for (number, newcomer) in newcomers.into_iter().enumerate() {
+        assert!(house.send(newcomer, at(2_002)).is_ok(), "newcomer {number} pays for it");
+    }
+}
+
+/// Goal: the same for the one who should pay: he has a cell again when he says what his call weighed, and is charged there.
+#[test]
+fn a_late_settlement_charges_its_own_key() {
+    let house = House::new(&keyed(key(vec![LimitSpec::rate(10, SECOND, 10).by_weight()])), 16);
+    let (permits, newcomers) = inherited(&house, 1, 5);
+    // The others are busy again, its heir among them, so it has the cell of the first.
+    for newcomer in newcomers.into_iter().skip(1) {
+        house.send(newcomer, at(4_000)).unwrap();
+    }
+    house.send(house.of("old"), at(4_000)).unwrap();
+    for permit in permits {
+        let truth = Settlement { weight: Some(1_000_000), ..Settlement::of(Outcome::Good) };
+        permit.settle_as(truth, at(4_001));
+    }
+    assert!(house.send(house.of("old"), at(4_002)).is_err());
+}
+
+/// Goal: faults of those who shared the overflow cell trip nobody, also not one of them who has a cell of his own when his call ends.
+#[test]
+fn faults_of_the_shared_cell_trip_nobody() {
+    let own = KeySpec { detectors: vec![streak(5)], ..key(vec![LimitSpec::window(9, SECOND)]) };
+    let house = House::new(&keyed(own), 16);
+    for number in 0..14 {
+        house.send(house.of(&format!("busy{number}")), at(0)).unwrap();
+    }
+    let innocent = house.permit(house.of("innocent"), at(1));
+    for number in 0..4 {
+        house.end(house.of(&format!("fresh{number}")), Outcome::Fault, at(2)).unwrap();
+    }
+    assert_eq!(house.breaker.key_usage().overflowed, 5);
+    // The others went quiet, and it has a cell now: spent, for it has shared.
+    let _ = house.send(house.of("innocent"), at(1_500));
+    innocent.settle(Outcome::Fault, at(1_501));
+    assert_eq!(house.state("/desk/account=innocent", at(1_502)), State::Armed);
+}
+
+/// Goal: a refusal by a group's only limit is counted at the group, whether or not the route counts.
+#[test]
+fn a_refusal_is_counted_where_its_limit_stands() {
+    for counts in [true, false] {
+        let limits = vec![LimitSpec::window(1, SECOND)];
+        let group = ScopeSpec { limits, ..ScopeSpec::default() };
+        let orders = ScopeSpec { counts, ..ScopeSpec::default() };
+        let house = House::new(&spec(group, orders), 16);
+        assert_eq!(house.pass(house.orders(), 4, at(0)), 1);
+        let desk = house.breaker.counts(&house.policy, &scope("/desk")).unwrap();
+        assert_eq!(desk.enforced[0], 3, "the route counts: {counts}");
+    }
+}
+
+/// Goal: a key with limits of its own is refilled, and told as used, also after its cell went to another.
+#[test]
+fn a_key_with_its_own_budget_is_refilled_without_a_cell() {
+    let own = KeyOverride { label: b"old".to_vec(), limits: vec![LimitSpec::budget(1)] };
+    let all = key(vec![LimitSpec::window(9, SECOND)]);
+    let house = House::new(&keyed(KeySpec { overrides: vec![own], ..all }), 16);
+    let (permits, _) = inherited(&house, 1, 1);
+    drop(permits);
+    let old = scope("/desk/account=old");
+    let usage = house.breaker.usage(&house.policy, &old, at(4_000)).unwrap();
+    assert_eq!((usage[0].used, usage[0].bound), (1, 1));
+    assert!(house.breaker.refill(&house.policy, &old, at(4_000)).unwrap());
+    assert!(house.send(house.of("old"), at(4_001)).is_ok());
+}
+
+/// Goal: to ask what could pass later moves nothing: not even a window in buckets, which by a look ahead forgot all that had passed.
+#[test]
+fn a_look_ahead_forgets_nothing() {
+    let window = LimitSpec::window(10, SECOND).by_weight();
+    let orders = ScopeSpec { limits: vec![window], ..ScopeSpec::default() };
+    let house = House::new(&spec(ScopeSpec::default(), orders), 16);
+    let order = house.orders().weighing(10);
+    house.send(order, at(0)).unwrap();
+    let wait = house.breaker.peek(&house.policy, order, at(1)).unwrap_err().wait.unwrap();
+    let then = at(1).plus(wait);
+    assert_eq!(house.breaker.peek(&house.policy, order, then), Ok(()));
+    let before = Mono::from_nanos(then.as_nanos() - 1);
+    assert!(house.breaker.peek(&house.policy, order, before).is_err(), "the wait is exact");
+    assert_eq!(house.breaker.peek(&house.policy, order, at(60_000)), Ok(()));
+    assert!(house.send(order, at(2)).is_err(), "ten more in the same second");
+    assert!(house.send(order, then).is_ok());
+}
+
+/// Goal: an account that calls by its number is killed by its number as people write it: the kill does not land on a name that
+/// nobody has.
+#[test]
+fn a_kill_by_number_does_not_miss() {
+    let house = House::new(&keyed(key(vec![LimitSpec::window(9, SECOND)])), 64);
+    for number in [0, 7, 42, 1_000_000, u64::MAX] {
+        let call = house.orders().with_key(0, house.breaker.hash_u64(number));
+        house.send(call, at(0)).unwrap();
+        let path = scope(&format!("/desk/account={number}"));
+        house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(1)).unwrap();
+        let cause = house.send(call, at(2)).unwrap_err().cause;
+        assert_eq!(cause, Cause::Killed(KillLevel::Halt));
+    }
+    let labels = ["", "007", "+7", "18446744073709551616", "99999999999999999999", "7 ", "-7"];
+    for label in labels {
+        let hash = house.breaker.hash(label.as_bytes());
+        assert!((0..100).all(|number| house.breaker.hash_u64(number) != hash), "{label}");
+    }
+}
+
+/// Goal: the same for a key's own limits.
+#[test]
+fn limits_by_number_do_not_miss() {
+    let own = KeyOverride { label: b"42".to_vec(), limits: vec![LimitSpec::window(1, SECOND)] };
+    let all = key(vec![LimitSpec::window(9, SECOND)]);
+    let house = House::new(&keyed(KeySpec { overrides: vec![own], ..all }), 64);
+    let call = house.orders().with_key(0, house.breaker.hash_u64(42));
+    assert_eq!(house.pass(call, 5, at(0)), 1);
+}
+
+/// Goal: calls that a wide kill or trip refuses leave the keys' tables alone: no flood during a halt fills them for the time after.
+#[test]
+fn a_flood_during_a_halt_claims_no_cell() {
+    let house = House::new(&keyed(key(vec![LimitSpec::window(9, HOUR)])), 64);
+    house.breaker.kill(&house.policy, &scope("/"), KillLevel::Halt, at(0)).unwrap();
+    for number in 0..1_000 {
+        let _ = house.send(house.of(&format!("fresh{number}")), at(0)).unwrap_err();
+    }
+    let usage = house.breaker.key_usage();
+    assert_eq!((usage.held, usage.overflowed), (0, 0));
+}
+
+/// Goal: a probe that hangs does not hand the probation on: the key stays known for an hour, also from a flood of fresh names.
+#[test]
+fn a_hanging_probe_ends_no_probation() {
+    let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
+    let own = KeySpec { recover, ..key(vec![LimitSpec::window(3, SECOND).tripping()]) };
+    for days in 0..14 {
+        let start = Mono::from_nanos(days * 86_400_000_000_000);
+        let house = House::new(&keyed(own.clone()), 16);
+        let then = |seconds: u64| start.plus(Span::from_secs(seconds));
+        assert_eq!(house.pass(house.of("culprit"), 4, then(0)), 3);
+        let probe = house.permit(house.of("culprit"), then(10));
+        assert!(probe.is_probe());
+        let ticket = probe.detach();
+        let mut sweeper = breaker_core::Sweeper::new();
+        sweeper.sweep(&house.breaker, &house.policy, then(80), &mut Vec::new());
+        for number in 0..40 {
+            let _ = house.send(house.of(&format!("fresh{number}")), then(80));
+        }
+        assert_eq!(house.state("/desk/account=culprit", then(80)), State::HalfOpen, "day {days}");
+        for number in 0..40 {
+            let _ = house.send(house.of(&format!("late{number}")), then(4_000));
+        }
+        assert_eq!(house.state("/desk/account=culprit", then(4_000)), State::Armed, "day {days}");
+        drop(ticket);
+    }
+}
+
+/// Goal: an order that was admitted before its key was killed for the first time does not go out after the lift, though the key
+/// had no cell yet when it was admitted.
+#[test]
+fn a_pass_from_before_the_first_kill_of_its_key_is_stale() {
+    for limits in [vec![], vec![LimitSpec::window(9, SECOND)]] {
+        let house = House::new(&keyed(key(limits)), 64);
+        let permit = house.permit(house.of("first"), at(0));
+        let path = scope("/desk/account=first");
+        let stamp = house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(1)).unwrap();
+        assert!(house.breaker.look(&permit.pass(), at(2)).is_err());
+        house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(3)).unwrap();
+        let denial = house.breaker.look(&permit.pass(), at(4)).unwrap_err();
+        assert_eq!(denial.cause, Cause::Stale);
+        let after = house.permit(house.of("first"), at(5));
+        assert_eq!(house.breaker.look(&after.pass(), at(6)), Ok(()));
+    }
+}
+
+/// Goal: a limit on weight may stand behind a tighter one, for a settlement takes it where no admission does.
+#[test]
+fn a_second_limit_on_weight_can_act() {
+    let limits = vec![
+        LimitSpec::window(100, SECOND).by_weight(),
+        LimitSpec::window(6_000, Span::from_secs(60)).by_weight().tripping(),
+    ];
+    let orders = ScopeSpec { limits, ..ScopeSpec::default() };
+    let breaker = Breaker::new(Capacity { scopes: 16, keys: 16 }, Seed([3, 4]));
+    assert!(breaker.compile(&spec(ScopeSpec::default(), orders)).is_ok());
+}
