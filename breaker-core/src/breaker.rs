@@ -5,10 +5,15 @@ mod finish;
 mod look;
 mod orders;
 mod registry;
+mod restore;
 mod short;
 mod standing;
 
 pub use self::orders::{OrderError, Stamp};
+pub use self::restore::{
+    Missed, Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
+    SavedLimit, SavedScope, SavedState, Why,
+};
 pub use self::standing::{DimensionUsage, KeyUsage, LimitUsage, ScopeOrKey, Standing};
 
 use std::fmt;
@@ -155,9 +160,7 @@ impl Breaker {
             return self.hash_u64(number);
         }
         let Seed([first, second]) = self.seed;
-        let mut hasher = SipHasher13::new_with_keys(first, second);
-        hasher.write(label);
-        KeyHash::new(hasher.finish())
+        KeyHash::new(SipHasher13::new_with_keys(first, second).hash(label))
     }
 
     /// The hash of a number, such as an account's: the hash of its label, and faster.
@@ -193,10 +196,17 @@ impl Breaker {
     #[inline(always)]
     pub fn admit<'a>(&'a self, policy: &'a Policy, call: Call, now: Mono) -> Verdict<'a> {
         let Some(route) = policy.route_rules(call.route) else { return Verdict::Deny(NOWHERE) };
-        match &route.short {
-            Some(short) => self.decide_shortly(policy, route, short, &call, now),
-            None => self.decide(policy, route, &call, now),
+        // The commonest route first: gates that let all pass, one rate, no key.
+        if let Some(plain) = &route.plain {
+            let words = route.words();
+            if Word::are_quiet(words)
+                && plain.charges.row(0).is_some_and(|row| row.take_plain(plain.rate, now))
+            {
+                let keys = [None; MAX_DIMENSIONS];
+                return self.allow(policy, route, &call, now, words, plain.charged, keys);
+            }
         }
+        self.admit_other(policy, route, call, now)
     }
 
     /// What [`Breaker::admit`] would say, by a look: nothing is charged, claimed, counted or moved. A gate on
@@ -213,7 +223,7 @@ impl Breaker {
     /// does not let it through only if it is a kill. It needs no clock, and counts nothing unless told to.
     ///
     /// For senders that ask often while they are blocked: look here first, and read the clock only if it says nothing.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
         let Some(route) = policy.route_rules(call.route) else { return Some(Cause::Stale) };
@@ -221,11 +231,13 @@ impl Breaker {
         if Word::are_quiet(words) {
             return None;
         }
-        endless_block(policy, route, words)
+        // A kill of the widest scope that is not quiet is the answer already.
+        let plain = Word::plain_block(words, matches!(route.class, Class::Reducing));
+        plain.or_else(|| endless_block(policy, route, words))
     }
 
     /// As [`Breaker::blocked`], and counts the call as refused if it is.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn refuse_blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
         let cause = self.blocked(policy, call)?;

@@ -4,7 +4,7 @@ mod buckets;
 mod budget;
 mod ring;
 
-use crate::limit::rate::Owed;
+use crate::limit::rate::{Owed, Plain};
 use crate::limit::{Limit, NEVER};
 use crate::sync::{AtomicU64, Ordering, pause};
 use crate::time::{Mono, Span};
@@ -137,6 +137,18 @@ impl Row<'_> {
                     .map(|_| Taken { before: 0, after: amount })
             }
         }
+    }
+
+    /// Charges one call in one try; false says only that [`Row::take`] must be asked.
+    #[inline(always)]
+    pub(crate) fn take_plain(self, plain: Plain, now: Mono) -> bool {
+        // ordering: relaxed, for a debt stands alone.
+        let debt = self.head.load(Ordering::Relaxed);
+        plain.take(debt, now).is_some_and(|after| {
+            // ordering: relaxed, for a debt stands alone.
+            let order = Ordering::Relaxed;
+            self.head.compare_exchange(debt, after, order, order).is_ok()
+        })
     }
 
     /// Undoes a charge exactly or not at all.

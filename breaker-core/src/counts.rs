@@ -158,7 +158,7 @@ fn stripe() -> usize {
 }
 
 /// Stripes of one scope, of which the last is shared by all threads that came too late for one of their own.
-const STRIPES: usize = 8;
+const STRIPES: usize = 4;
 const SHARED: usize = STRIPES - 1;
 /// The first of the limits' counts.
 const FIRST: usize = 8;

@@ -29,6 +29,8 @@ pub use self::surge::{Surge, SurgeWindow};
 
 /// One detector of a scope, as written.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct DetectorSpec {
     /// What it looks for, and its numbers.
     pub kind: DetectorKind,
@@ -40,6 +42,8 @@ pub struct DetectorSpec {
 
 /// What a detector looks for.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum DetectorKind {
     /// More calls than ever believed, in 1, 10, 60 or 300 s. Judged at the call itself.
     Surge(Surge),
@@ -63,6 +67,8 @@ pub enum DetectorKind {
 
 /// What a finding does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum OnFind {
     /// Trips the gate.
     Trip,
@@ -72,6 +78,8 @@ pub enum OnFind {
 
 /// So many faults in a row, with no good call between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Streak {
     /// Faults in a row, 2 to 1 000 000. Envoy's outlier detection has 5 (consecutive 5xx).
     pub count: u32,
@@ -84,6 +92,8 @@ pub struct Streak {
 /// A class is the caller's number for a kind of fault (a status, a reject code). 256 are told apart, by their
 /// lowest eight bits; any 256 in a row never collide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Novel {
     /// Nothing is told before so long a time of looking. 6 h unless said: at first everything is new.
     pub start_after: Span,

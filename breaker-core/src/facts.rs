@@ -5,6 +5,8 @@ use crate::time::{Mono, Span};
 
 /// What a call does to risk. It comes from policy alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Class {
     /// May add risk: anything blocks it.
     Normal,
@@ -23,6 +25,8 @@ pub enum KillLevel {
 
 /// Whether a scope's limits and trips deny, or are only recorded. A kill always denies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Mode {
     /// They deny.
     Enforce,

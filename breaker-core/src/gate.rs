@@ -264,6 +264,31 @@ impl Word {
         self.0 & LOUD == 0
     }
 
+    /// A kill of any of them, or a trip that was made to last; the widest first. Nothing but the words is asked: a trip
+    /// that only the rule at hand makes endless is not seen, nor is a mode.
+    #[inline(always)]
+    pub(crate) const fn plain_block(words: [Word; 3], reducing: bool) -> Option<Cause> {
+        let [a, b, c] = words;
+        let word = if a.0 & LOUD != 0 {
+            a
+        } else if b.0 & LOUD != 0 {
+            b
+        } else {
+            c
+        };
+        let phase = word.0 >> PHASE_AT;
+        if phase == 3 {
+            let cut = (word.0 >> CUT_AT) & 1 == 1;
+            if cut {
+                return Some(Cause::Killed(KillLevel::Cut));
+            }
+            if !reducing {
+                return Some(Cause::Killed(KillLevel::Halt));
+            }
+        }
+        None
+    }
+
     /// A block that no time ends: a kill, or a trip that waits for a person.
     pub(crate) const fn endless_block(self, reducing: bool, rule: &TripRule) -> Option<Cause> {
         let at = self.fields();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::breaker::Breaker;
 use crate::cell::Gate;
+use crate::counts::ScopeCounts;
 use crate::detect::judge::{Facts, Judge, Sight};
 use crate::detect::surge::Crowd;
 use crate::detect::{
@@ -87,6 +88,8 @@ struct Seat {
     taken: u64,
     /// When a child's trip was last counted.
     trips: BTreeMap<(usize, usize), Mono>,
+    /// What the scope had counted at the last look.
+    fed: ScopeCounts,
 }
 
 impl Judges {
@@ -321,6 +324,12 @@ impl Judges {
             crowd: crowd.filter(|_| !wider.is_empty()),
             children: children.saturating_add(held),
         };
+        if rules.level == Level::Route
+            && seat.tally.is_fed_by_counts()
+            && let Some(counts) = &rules.rules.counts
+        {
+            seat.feed(counts.read());
+        }
         let mut found = Vec::new();
         let by_calls = seat.tally.sweep(&mut seat.judge, ROWS, |_| facts, now, &mut found);
         seat.allow(CapSpec::default().of(wide(named)), wide(cut_off));
@@ -402,7 +411,19 @@ impl Seat {
             }
         }
         let trips = old.map_or_else(BTreeMap::new, |old| old.trips);
-        Seat { tally: Arc::clone(tally), judge, taken: 0, trips }
+        Seat { tally: Arc::clone(tally), judge, taken: 0, trips, fed: tally.since() }
+    }
+
+    /// Tells the tally what its scope counted since the last look.
+    fn feed(&mut self, counts: ScopeCounts) {
+        let before = std::mem::replace(&mut self.fed, counts);
+        let good = counts.good.wrapping_sub(before.good);
+        let slow = counts.slow.wrapping_sub(before.slow);
+        let faults = counts.fault.wrapping_sub(before.fault);
+        let ended = good.saturating_add(slow).saturating_add(faults);
+        if ended > 0 {
+            self.tally.feed(0, ended, faults, slow);
+        }
     }
 
     fn allow(&mut self, at_once: u64, cut_off: u64) {

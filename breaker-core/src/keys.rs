@@ -596,12 +596,14 @@ const _: () = assert!(size_of::<Slot>() == 16, "four slots share a cache line");
 
 #[cfg(all(test, loom))]
 mod models {
-    use super::{Ordered, Table};
+    use super::{Charged, Kept, Ordered, Rows, Table};
     use crate::facts::{KillLevel, State};
     use crate::gate::{Input, TripRule};
-    use crate::policy::Recover;
+    use crate::limit::Limit;
+    use crate::policy::{LimitKind, Recover, Unit};
     use crate::scope::KeyHash;
-    use crate::time::Mono;
+    use crate::sync::{Ordering, fence};
+    use crate::time::{Mono, Span};
     use loom::sync::Arc;
 
     fn explore(model: impl Fn() + Sync + Send + 'static) {
@@ -681,6 +683,115 @@ mod models {
     #[should_panic(expected = "the kill missed")]
     fn loom_a_kill_without_the_lock_is_caught() {
         kill_against_claim::<false>();
+    }
+
+    /// One thread kills a key; another that sees the gate moved looks as every decision does: at the bit first.
+    /// Without `STIRS` the bit is never set.
+    fn kill_against_look<const STIRS: bool>() {
+        explore(|| {
+            let table = Arc::new(Table::new(1));
+            let cell = table.find_or_claim(KeyHash::new(1), Mono::ZERO).unwrap();
+            let killer = {
+                let table = Arc::clone(&table);
+                loom::thread::spawn(move || {
+                    let input = Input::Kill(KillLevel::Halt);
+                    let _ = if STIRS {
+                        table.step(cell, input, &rule(), Mono::ZERO)
+                    } else {
+                        table.gate(cell).unwrap().step(input, &rule(), Mono::ZERO)
+                    };
+                })
+            };
+            let killed = State::Killed(KillLevel::Halt);
+            if table.gate(cell).unwrap().word().state() == killed {
+                fence(Ordering::Acquire);
+                assert_eq!(table.word(cell).unwrap().state(), killed, "the look missed it");
+            }
+            killer.join().unwrap();
+            assert_eq!(table.word(cell).unwrap().state(), killed, "the kill was lost");
+        });
+    }
+
+    /// Goal: whoever saw a gate moved, and whoever looks after the kill returned, is told so by the bit.
+    #[test]
+    fn loom_a_stirred_bucket_shows_its_kill() {
+        kill_against_look::<true>();
+    }
+
+    /// Negative control: a bit that is never set.
+    #[test]
+    #[should_panic(expected = "the ")]
+    fn loom_a_bit_never_set_is_caught() {
+        kill_against_look::<false>();
+    }
+
+    /// Goal: two keys that are first seen at once get a slot each, and an order to a third while the bucket is full evicts one
+    /// and lands on its own.
+    #[test]
+    fn loom_claims_and_an_order_share_a_bucket() {
+        explore(|| {
+            let table = Arc::new(Table::new(1));
+            let other = {
+                let table = Arc::clone(&table);
+                loom::thread::spawn(move || table.find_or_claim(KeyHash::new(2), Mono::ZERO))
+            };
+            let own = table.find_or_claim(KeyHash::new(1), Mono::ZERO);
+            kill(&table, 3);
+            let other = other.join().unwrap();
+            assert!(own.is_some());
+            assert_eq!(state(&table, 3), Some(State::Killed(KillLevel::Halt)));
+            for key in [1, 2] {
+                assert_ne!(state(&table, key), Some(State::Killed(KillLevel::Halt)));
+            }
+            assert!(other.is_none() || table.held() == 2);
+        });
+    }
+
+    /// A full bucket of busy keys: an order for a third evicts one while a call charges it. Whatever comes first, the newcomer
+    /// starts spent. `TOLD`: whether the table knows what its slots are charged.
+    fn eviction_against_charge<const TOLD: bool>() {
+        explore(|| {
+            let table = Arc::new(Table::new(1));
+            let kind = LimitKind::Rate { count: 1, per: Span::from_secs(1), burst: 2 };
+            let limit = Limit::new(kind, Unit::Calls).unwrap();
+            let rows = Rows::Inline(0);
+            let cells =
+                [1, 2].map(|key| table.find_or_claim(KeyHash::new(key), Mono::ZERO).unwrap());
+            let now = Mono::from_nanos(1_000_000_000);
+            for cell in cells {
+                table.row(&rows, cell).unwrap().take(limit, 1, now).unwrap();
+            }
+            if TOLD {
+                let limits = vec![Charged { limit, rows: rows.clone() }];
+                table.keep(&std::sync::Arc::new(Kept { limits, ..Kept::default() }));
+            }
+            let caller = {
+                let (table, rows) = (Arc::clone(&table), rows.clone());
+                loom::thread::spawn(move || {
+                    let cell = table.find(KeyHash::new(1));
+                    cell.map(|cell| table.row(&rows, cell).unwrap().take(limit, 1, now).is_ok())
+                })
+            };
+            let input = Input::Kill(KillLevel::Halt);
+            let done = table.order(KeyHash::new(3), input, &rule(), now, true);
+            let Ordered::Done(cell, _) = done else { panic!("no room") };
+            caller.join().unwrap();
+            let row = table.row(&rows, cell).unwrap();
+            assert!(row.peek(limit, 1, now).is_err(), "a burst of its own");
+        });
+    }
+
+    /// Goal: who gets the slot of a busy key starts spent, also while that is charged.
+    #[test]
+    fn loom_an_eviction_gives_no_permission_back() {
+        eviction_against_charge::<true>();
+    }
+
+    /// Negative control: a table that was not told what its slots are charged.
+    #[test]
+    #[should_panic(expected = "a burst of its own")]
+    fn loom_an_eviction_without_spending_is_caught() {
+        eviction_against_charge::<false>();
     }
 }
 

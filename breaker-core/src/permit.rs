@@ -307,3 +307,22 @@ impl std::fmt::Debug for Permit<'_> {
             .finish_non_exhaustive()
     }
 }
+
+impl Permit<'_> {
+    /// The call is not made after all: gives back what it was charged, as far as it can be, where a drop keeps the
+    /// charges of what may have gone out. Budgets get all of it back, rates and weighted windows what time has not
+    /// forgiven; a window of calls keeps it, and so do limits of *offered* calls. It counts as dropped.
+    pub fn give_back(self, now: Mono) {
+        self.retract(Count::Dropped, now);
+    }
+
+    pub(crate) fn retract(self, what: Count, now: Mono) {
+        let ended = ManuallyDrop::new(self);
+        // A reducing call is counted nowhere, unless it is refused.
+        if ended.ticket.reducing && matches!(what, Count::Dropped) {
+            return;
+        }
+        let ticket = ended.ticket.copied();
+        ended.breaker.retract(ended.policy, ended.route, ticket, what, now);
+    }
+}

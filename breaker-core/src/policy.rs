@@ -11,6 +11,7 @@ use crate::detect::{Compiled, DetectorSpec};
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule, Word};
 use crate::keys::{Rows, Table};
+use crate::limit::rate::Plain;
 use crate::limit::{Limit, makes_idle};
 use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope, check_name};
@@ -19,6 +20,8 @@ use crate::time::Span;
 
 /// All rules, as written.
 #[derive(Clone, Debug, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct PolicySpec {
     /// The rules of `/`.
     pub global: ScopeSpec,
@@ -30,15 +33,20 @@ pub struct PolicySpec {
 
 /// One group.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct GroupSpec {
     /// Its name, unique among groups.
     pub name: String,
     /// Its rules.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub scope: ScopeSpec,
 }
 
 /// One route.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct RouteSpec {
     /// Its name, unique within its group.
     pub name: String,
@@ -47,11 +55,14 @@ pub struct RouteSpec {
     /// What its calls do to risk.
     pub class: Class,
     /// Its rules.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub scope: ScopeSpec,
 }
 
 /// The rules of one named scope.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct ScopeSpec {
     /// Up to 8 limits.
     pub limits: Vec<LimitSpec>,
@@ -72,6 +83,8 @@ pub struct ScopeSpec {
 
 /// One key dimension, and the rules of each of its keys.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct KeySpec {
     /// Its name, unique in any lineage.
     pub name: String,
@@ -95,6 +108,8 @@ pub struct KeySpec {
 
 /// First sights of keys: `count` per `per`, at most `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Newcomers {
     /// So many …
     pub count: u64,
@@ -106,6 +121,8 @@ pub struct Newcomers {
 
 /// One key's own limits.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct KeyOverride {
     /// The key's label, as it is hashed.
     pub label: Vec<u8>,
@@ -115,24 +132,33 @@ pub struct KeyOverride {
 
 /// One limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct LimitSpec {
     /// Its name, unique in its scope; empty for none. A reload knows a limit again by its name, and one without by
     /// its kind and what it counts, in the order of the spec.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub name: String,
     /// Its kind and numbers.
     pub kind: LimitKind,
     /// In what it counts.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub by: Unit,
     /// What it counts.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub of: Counting,
     /// What a breach does.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub on_breach: OnBreach,
     /// Whether it only stands beside the live ones, to be tried: charged and counted, never enforced.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub candidate: bool,
 }
 
 /// A kind of limit and its numbers. Counts are of calls or of weight, as [`LimitSpec::by`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum LimitKind {
     /// `count` per `per`, with `burst` at once at most: in any interval t no more than `burst + count × t / per`.
     Rate {
@@ -166,27 +192,36 @@ pub enum LimitKind {
 }
 
 /// In what a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Unit {
     /// Each call is one.
+    #[default]
     Calls,
     /// Each call is its weight: notional, bytes, tokens. See `Call::weighing`.
     Weight,
 }
 
 /// What a limit counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Counting {
     /// Calls that pass.
+    #[default]
     Admitted,
     /// Calls that nothing narrower refused, whatever becomes of them here and in wider scopes.
     Offered,
 }
 
 /// What a breach does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum OnBreach {
     /// Refuses the call.
+    #[default]
     Refuse,
     /// Refuses the call and trips the gate.
     Trip,
@@ -194,6 +229,8 @@ pub enum OnBreach {
 
 /// How a tripped gate comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum Recover {
     /// It waits for a person: a lift leads to probation, a reset straight back.
     Manual {
@@ -299,8 +336,8 @@ pub(crate) struct LimitRule {
     pub(crate) memory: Memory,
     /// Held so that a reload knows whether the policy is still in use.
     pub(crate) _live: Arc<()>,
-    /// What it was before the last reload, while calls may still be charged there: charged as well.
-    pub(crate) before: Option<Before>,
+    /// What it was before reloads, while calls may still be charged there alone: charged as well.
+    pub(crate) before: Box<[Before]>,
 }
 
 /// Where a limit's words stand.
@@ -339,6 +376,8 @@ pub(crate) struct RouteRules {
     pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
     pub(crate) dimensions: Box<[usize]>,
+    /// Its only charge, if that is a plain rate.
+    pub(crate) plain: Option<PlainRate>,
     /// What the short way through a decision needs, if this route can take it.
     pub(crate) short: Option<Short>,
     /// Bits of the limits (eight for each seat of the lineage) that hear how a call ended.
@@ -361,12 +400,24 @@ pub(crate) struct Short {
     pub(crate) lone: Option<Lone>,
 }
 
+/// One rate of calls and nothing more.
+pub(crate) struct PlainRate {
+    pub(crate) rate: Plain,
+    pub(crate) charges: Arc<Charges>,
+    /// Its bit.
+    pub(crate) charged: u64,
+}
+
 /// One limit and nothing more.
 pub(crate) struct Lone {
     pub(crate) limit: Limit,
     pub(crate) charges: Arc<Charges>,
     /// Its bit.
     pub(crate) charged: u64,
+    /// What a refusal says, if it does no more: where, and which limit.
+    pub(crate) refusal: Option<(Place, u8)>,
+    /// Where its refusals are counted, if they are.
+    pub(crate) counts: Option<Arc<Counts>>,
 }
 
 /// A dimension, as the short way meets it.
@@ -517,11 +568,25 @@ impl Default for KeySpec {
     }
 }
 
+impl Short {
+    fn plain(&self) -> Option<PlainRate> {
+        let lone = self.lone.as_ref()?;
+        let Limit::Rate(rate) = lone.limit else { return None };
+        let (rate, charged) = (rate.plain()?, lone.charged);
+        Some(PlainRate { rate, charges: Arc::clone(&lone.charges), charged })
+    }
+}
+
 impl Charge {
-    fn lone(&self) -> Option<Lone> {
+    fn lone(&self, cells: [u32; NAMED]) -> Option<Lone> {
         let (Charged::Named(charges), Unit::Calls) = (&self.at, self.by) else { return None };
         let charged = limit_bit(self.seat, u32::from(self.index));
-        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged })
+        let level = [Level::Global, Level::Group, Level::Route].get(usize::from(self.seat));
+        let index = cells.get(usize::from(self.seat)).copied()?;
+        let place = Place { level: *level?, index, key: None };
+        let refusal = self.refuses.then_some((place, self.index));
+        let counts = self.counts.clone();
+        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged, refusal, counts })
     }
 }
 
@@ -576,6 +641,13 @@ impl Memory {
 }
 
 impl Rules {
+    /// Whether its detectors must be told how each call ended. Those of a route that want no more than outcomes read them from its
+    /// counts.
+    pub(crate) fn hears_ends(&self, seat: u8) -> bool {
+        let fed = usize::from(seat) == NAMED - 1 && self.counts.is_some();
+        self.tally.as_ref().is_some_and(|tally| !(fed && tally.is_fed_by_counts()))
+    }
+
     /// The limits of a key, or of the named scope.
     #[inline]
     pub(crate) fn limits_of(&self, key: Option<KeyHash>) -> &[LimitRule] {
@@ -651,7 +723,7 @@ impl Policy {
     pub fn has_predecessors(&self) -> bool {
         let named = self.scopes.iter().map(|scope| &scope.rules);
         let keys = self.dimensions.iter().map(|key| &key.rules);
-        let before = |limits: &[LimitRule]| limits.iter().any(|rule| rule.before.is_some());
+        let before = |limits: &[LimitRule]| limits.iter().any(|rule| !rule.before.is_empty());
         named.chain(keys).any(|rules| {
             before(&rules.limits) || rules.overrides.iter().any(|(_, limits)| before(limits))
         })
@@ -686,10 +758,11 @@ impl Policy {
         for route in &mut routes {
             route.cells = route.lineage.map(|scope| policy.scopes.get(scope).map_or(0, |s| s.cell));
             route.short = policy.short(route);
+            route.plain = route.short.as_ref().and_then(Short::plain);
             route.hears = policy.hears(route);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
-            let tallies = policy.seats(route).any(|(_, rules)| rules.tally.is_some());
+            let tallies = policy.seats(route).any(|(seat, rules)| rules.hears_ends(seat));
             route.tallies = tallies;
             route.counts = own.and_then(|own| own.rules.counts.clone());
             route.hears_all = match (tallies, &route.counts) {
@@ -732,7 +805,7 @@ impl Policy {
             for (index, rule) in (0..).zip(&rules.limits) {
                 let plain = rule.spec.of == Counting::Admitted
                     && !rule.spec.candidate
-                    && rule.before.is_none();
+                    && rule.before.is_empty();
                 if !plain {
                     return None;
                 }
@@ -765,7 +838,7 @@ impl Policy {
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {
-            [only] if route.dimensions.is_empty() => only.lone(),
+            [only] if route.dimensions.is_empty() => only.lone(route.cells),
             _ => None,
         };
         Some(Short { keys, charges: charges.into(), looks_first, lone })
@@ -936,6 +1009,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 gates: std::array::from_fn(|_| Arc::clone(&nowhere)),
                 hears_all: Due::Nothing,
                 dimensions,
+                plain: None,
                 short: None,
                 hears: 0,
                 counts: None,
@@ -1154,7 +1228,7 @@ impl Check {
             let equal = makes_idle(own.kind, limit.kind) && limit.of == Counting::Admitted;
             other != index
                 && !limit.candidate
-                && limit.by == own.by
+                && (limit.by, own.by) == (Unit::Calls, Unit::Calls)
                 && Limit::new(limit.kind, limit.by).is_ok()
                 && makes_idle(limit.kind, own.kind)
                 && (!equal || other < index)

@@ -12,16 +12,17 @@ use crate::breaker::Breaker;
 use crate::facts::Denial;
 use crate::permit::Pass;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, fence};
-use crate::time::Mono;
+use crate::time::{Mono, Span};
 
 /// One mark for each sending thread.
 pub struct Senders {
     marks: Box<[Mark]>,
 }
 
-/// The one writer of one mark. It may move to another thread, but not be shared.
+/// The one writer of one mark. It may move to another thread, but not be shared; dropped, it leaves its index to another.
 pub struct Sender<'s> {
     mark: &'s AtomicU64,
+    taken: &'s AtomicBool,
     /// Sends inside one another: only the outermost marks. Also keeps the type off other threads.
     depth: Cell<u32>,
 }
@@ -31,6 +32,19 @@ pub struct Watch<'s> {
     senders: &'s Senders,
     /// The marks as first seen; even once seen outside.
     seen: Box<[u64]>,
+}
+
+/// How a wait for silence ended.
+#[must_use = "a kill that is not silent is still waited for"]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hush {
+    /// Every sender was seen outside since the gate moved: nothing that was killed goes out any more.
+    pub silent: bool,
+    /// How long that took, or how long was waited in vain.
+    pub waited: Span,
+    /// Indexes of the senders that were not seen outside: each is stuck in a write that began before the kill. For all
+    /// others the kill is silent.
+    pub pending: Vec<usize>,
 }
 
 /// On its own cache line: it is written at every send.
@@ -49,15 +63,21 @@ impl Senders {
         Senders { marks: (0..count).map(mark).collect() }
     }
 
-    /// The sender of an index; each at most once: `None` when it is out of range or taken.
+    /// The sender of an index, for one holder at a time: `None` when it is out of range or taken.
     #[must_use]
     pub fn sender(&self, index: usize) -> Option<Sender<'_>> {
+        self.sender_as::<true>(index)
+    }
+
+    fn sender_as<const ACQUIRED: bool>(&self, index: usize) -> Option<Sender<'_>> {
         let mark = self.marks.get(index)?;
-        // ordering: relaxed, for the swap alone decides who has it, and nothing was written before.
-        if mark.taken.swap(true, Ordering::Relaxed) {
+        // ordering: acquire, so that a later holder counts on from where the one before stopped: it reads the mark as
+        // its own.
+        let order = if ACQUIRED { Ordering::Acquire } else { Ordering::Relaxed };
+        if mark.taken.swap(true, order) {
             return None;
         }
-        Some(Sender { mark: &mark.count, depth: Cell::new(0) })
+        Some(Sender { mark: &mark.count, taken: &mark.taken, depth: Cell::new(0) })
     }
 
     /// After a gate moved: which senders are inside a send that may have begun before. Contains
@@ -124,6 +144,13 @@ impl Sender<'_> {
     }
 }
 
+impl Drop for Sender<'_> {
+    fn drop(&mut self) {
+        // ordering: release, so that the next holder sees the mark as it was left.
+        self.taken.store(false, Ordering::Release);
+    }
+}
+
 /// The mark is odd while this lives.
 struct Inside<'a, 's>(&'a Sender<'s>);
 
@@ -180,6 +207,26 @@ impl Watch<'_> {
         // Not `next().is_none()`: every mark is looked at, so that each is let go as soon as it may be.
         self.pending().count() == 0
     }
+
+    /// Looks until every sender was seen outside, or `within` has passed; once in any case. `rest` is called
+    /// between two looks: it may spin, yield or sleep, and says what time it is.
+    pub fn wait(mut self, within: Span, mut rest: impl FnMut() -> Mono) -> Hush {
+        let silent = |waited| Hush { silent: true, waited, pending: Vec::new() };
+        if self.is_silent() {
+            return silent(Span::ZERO);
+        }
+        let began = rest();
+        loop {
+            let waited = rest().since(began);
+            // The look comes after the clock: at the deadline there is a last one.
+            if self.is_silent() {
+                return silent(waited);
+            }
+            if waited >= within {
+                return Hush { silent: false, waited, pending: self.pending().collect() };
+            }
+        }
+    }
 }
 
 #[cfg(all(test, loom))]
@@ -190,7 +237,7 @@ mod models {
     use crate::gate::{Input, TripRule};
     use crate::policy::Recover;
     use crate::sync::{AtomicBool, Ordering};
-    use crate::time::Mono;
+    use crate::time::{Mono, Span};
     use loom::sync::Arc;
 
     struct World {
@@ -237,9 +284,13 @@ mod models {
                 })
                 .collect();
             world.gate.step(Input::Kill(KillLevel::Halt), &rule, Mono::ZERO).unwrap();
-            let mut watch = world.senders.watch_as::<KILLER_FENCED>();
-            while WAITS && !watch.is_silent() {
-                loom::thread::yield_now();
+            let watch = world.senders.watch_as::<KILLER_FENCED>();
+            if WAITS {
+                let rest = || {
+                    loom::thread::yield_now();
+                    Mono::ZERO
+                };
+                assert!(watch.wait(Span::from_secs(1), rest).silent);
             }
             // ordering: relaxed, the weakest witness there is.
             world.silent.store(true, Ordering::Relaxed);
@@ -275,6 +326,37 @@ mod models {
         race::<true, false, true>(1);
     }
 
+    /// Two threads that hold one index in turn: each section moves the mark by two, also across the change of hands.
+    fn change_of_hands<const ACQUIRED: bool>() {
+        loom::model(|| {
+            let senders = Arc::new(Senders::new(1));
+            let send = |senders: &Senders| {
+                let Some(sender) = senders.sender_as::<ACQUIRED>(0) else { return 0 };
+                let _ = sender.section::<true, _, ()>(|| Ok(()), || ());
+                2
+            };
+            let other = Arc::clone(&senders);
+            let thread = loom::thread::spawn(move || send(&other));
+            let moved = send(&senders) + thread.join().unwrap();
+            // ordering: relaxed, for the joined thread's writes are seen.
+            let count = senders.marks[0].count.load(Ordering::Relaxed);
+            assert_eq!(count, moved, "a section was lost");
+        });
+    }
+
+    /// Goal: an index that changes hands keeps its mark.
+    #[test]
+    fn loom_a_change_of_hands_loses_no_section() {
+        change_of_hands::<true>();
+    }
+
+    /// Negative control: a holder that does not see the mark as it was left counts from an old one.
+    #[test]
+    #[should_panic(expected = "a section was lost")]
+    fn loom_a_change_of_hands_without_acquire_is_caught() {
+        change_of_hands::<false>();
+    }
+
     /// Negative control: a killer that does not wait reports too early.
     #[test]
     #[should_panic(expected = "written after silence")]
@@ -285,7 +367,8 @@ mod models {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::Senders;
+    use super::{Hush, Senders};
+    use crate::time::{Mono, Span};
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     /// Goal: a watch waits for a send that began before it, and for no later one; sends inside one
@@ -295,6 +378,8 @@ mod tests {
         let senders = Senders::new(2);
         let sender = senders.sender(0).unwrap();
         assert!(senders.sender(0).is_none() && senders.sender(2).is_none());
+        drop(senders.sender(1).unwrap());
+        assert!(senders.sender(1).is_some(), "an index is left to the next");
         let fine = || Ok::<(), ()>(());
         let mut during = None;
         let sent = sender.section::<true, _, _>(fine, || {
@@ -319,5 +404,39 @@ mod tests {
         }));
         assert!(panicked.is_err());
         assert!(senders.watch().is_silent());
+    }
+
+    /// Goal: a wait ends at once when nobody is inside; at its deadline it names those that are, and looks once more; and it says how
+    /// long it took.
+    #[test]
+    fn a_wait_names_whom_it_waited_for() {
+        let senders = Senders::new(3);
+        let sender = senders.sender(1).unwrap();
+        let never = || unreachable!("nobody is inside");
+        let silence = senders.watch().wait(Span::ZERO, never);
+        assert_eq!((silence.silent, silence.waited), (true, Span::ZERO));
+        let _ = sender.section::<true, (), ()>(
+            || Ok(()),
+            || {
+                let mut clock = (0..).map(|step| Mono::from_nanos(7_000 + step * 1_000));
+                let silence =
+                    senders.watch().wait(Span::from_nanos(2_500), || clock.next().unwrap());
+                let waited = Span::from_nanos(3_000);
+                assert_eq!(silence, Hush { silent: false, waited, pending: vec![1] });
+            },
+        );
+        // The sender leaves while the last instant is read.
+        let inside = super::Inside::enter::<true>(&sender);
+        let mut inside = Some(inside);
+        let mut steps = 0;
+        let silence = senders.watch().wait(Span::from_nanos(5), || {
+            steps += 1;
+            if steps == 3 {
+                inside = None;
+            }
+            Mono::from_nanos(steps * 4)
+        });
+        assert!(silence.silent && silence.pending.is_empty());
+        assert_eq!(silence.waited, Span::from_nanos(8));
     }
 }

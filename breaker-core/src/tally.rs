@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::counts::ScopeCounts;
 use crate::detect::halves::Halves;
 use crate::detect::judge::{Facts, Judge, Orders, Sight};
 use crate::detect::latency::{Latencies, deviation, steps};
@@ -22,6 +23,8 @@ use crate::time::{Mono, Span};
 /// The counts of one scope, or of all cells of a dimension and the shared row.
 pub(crate) struct Tally {
     rules: Arc<Compiled>,
+    /// What its scope had counted when it was made.
+    since: ScopeCounts,
     layout: Layout,
     words: Box<[AtomicU64]>,
     /// Words before the first row and after the last.
@@ -106,6 +109,7 @@ impl Tally {
             missed: AtomicU64::new(0),
             cap: Cap::new(),
             rules,
+            since: ScopeCounts::default(),
         }
     }
 
@@ -256,6 +260,38 @@ impl Tally {
             .or_else(|| fault.then(|| self.of_class(words, finish.class, now))?)?;
         self.tell(row, &found);
         Some(found)
+    }
+
+    /// The same tally for a scope that has counted this already.
+    pub(crate) fn counting_from(self, since: ScopeCounts) -> Tally {
+        Tally { since, ..self }
+    }
+
+    /// What its scope had counted when it was made.
+    pub(crate) const fn since(&self) -> ScopeCounts {
+        self.since
+    }
+
+    /// Whether all that it wants to know of a call's end is the outcome: then its scope's counts can tell it before each look,
+    /// and no call needs to.
+    pub(crate) fn is_fed_by_counts(&self) -> bool {
+        let Compiled { latency, streak, novel, .. } = &*self.rules;
+        latency.is_none() && streak.is_none() && novel.is_none()
+    }
+
+    /// Adds what calls became since the last look, as their scope counted it.
+    pub(crate) fn feed(&self, row: usize, ended: u64, faults: u64, slow: u64) {
+        let words = self.row(row);
+        let most = |count: u64| count.min(MOST_FED);
+        if let Some(outcomes) = words.get(self.layout.outcomes) {
+            let add = most(ended) << HALF_WORD | most(faults);
+            // ordering: relaxed, for counts stand alone; the sweeper alone takes them.
+            outcomes.fetch_add(add, Ordering::Relaxed);
+        }
+        if let Some(sizes) = words.get(self.layout.slow) {
+            // ordering: relaxed, as above.
+            sizes.fetch_add(most(slow) << SUM_BITS, Ordering::Relaxed);
+        }
     }
 
     fn timed(&self, words: &[AtomicU64], latency: Option<Span>, slow: bool) {
@@ -836,6 +872,8 @@ const ABSENT: usize = usize::MAX / 2;
 const UNWRITTEN: [Short; 4] = [Short::NONE; 4];
 /// Outcomes: calls above, faults below.
 const HALF_WORD: u32 = 32;
+/// The most of one look: what fits beside what is there.
+const MOST_FED: u64 = 1 << 27;
 /// Sums below, counts above: room for 256 million calls between two looks.
 const SUM_BITS: u32 = 36;
 /// Tries of one call at its slot.

@@ -1,4 +1,4 @@
-//! Random life against slow oracles, and threads against arithmetic; each failure prints what replays it.
+//! Limits through the whole breaker against their arithmetic, at random and under threads. What a whole life does is the simulation's.
 
 #![expect(
     clippy::panic,
@@ -7,398 +7,46 @@
     reason = "a test that fails says so by a panic"
 )]
 
-mod oracle;
-
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use breaker_core::{
-    Breaker, By, Call, Capacity, Cause, Class, Denial, GroupSpec, KeySpec, KillLevel, LiftTo,
-    LimitSpec, Mode, Mono, Outcome, Permit, Policy, PolicySpec, Recover, RouteSpec, Scope,
-    ScopeSpec, Seed, Senders, Span, Stamp, State, Sweeper, Verdict,
+    Breaker, Call, Capacity, Class, GroupSpec, KillLevel, LiftTo, LimitSpec, Mono, Policy,
+    PolicySpec, RouteSpec, Scope, ScopeSpec, Seed, Senders, Span, Verdict,
 };
-use oracle::{Answer, Kind};
 use proptest::prelude::*;
-
-/// The gate's unit: all instants and lengths here are whole numbers of it.
-const UNIT: u64 = 1 << 24;
-
-fn at(units: u64) -> Mono {
-    Mono::from_nanos(units * UNIT)
-}
-
-fn span(units: u64) -> Span {
-    Span::from_nanos(units * UNIT)
-}
 
 fn path(path: &str) -> Scope {
     Scope::parse(path).unwrap()
 }
 
-/// One scope's rules in both languages.
-#[derive(Clone, Debug)]
-struct Rules {
-    limits: Vec<(Kind, bool, bool)>,
-    shadow: bool,
-    probes: u8,
-    holds: Option<(u64, u64)>,
-}
-
-impl Rules {
-    fn limits(&self) -> Vec<LimitSpec> {
-        let spec = |&(kind, offered, trips): &(Kind, bool, bool)| {
-            let limit = match kind {
-                Kind::Window { count, length } => LimitSpec::window(count as u64, span(length)),
-                Kind::Rate { cost, burst } => LimitSpec::rate(1, span(cost), burst),
-            };
-            let limit = if offered { limit.offered() } else { limit };
-            if trips { limit.tripping() } else { limit }
-        };
-        self.limits.iter().map(spec).collect()
-    }
-
-    fn recover(&self) -> Recover {
-        let probes = self.probes;
-        match self.holds {
-            None => Recover::Manual { probes },
-            Some((first, longest)) => {
-                Recover::Probe { probes, after: span(first), at_most: span(longest) }
-            }
-        }
-    }
-
-    fn mode(&self) -> Mode {
-        if self.shadow { Mode::Shadow } else { Mode::Enforce }
-    }
-
-    fn scope(&self) -> ScopeSpec {
-        ScopeSpec {
-            limits: self.limits(),
-            recover: self.recover(),
-            mode: self.mode(),
-            ..ScopeSpec::default()
-        }
-    }
-
-    fn key(&self, name: &str) -> KeySpec {
-        KeySpec {
-            name: name.into(),
-            limits: self.limits(),
-            recover: self.recover(),
-            mode: self.mode(),
-            ..KeySpec::default()
-        }
-    }
-
-    fn oracle(&self) -> oracle::Scope {
-        let limits = self.limits.iter().map(|&(k, o, t)| oracle::Limit::new(k, o, t)).collect();
-        oracle::Scope::new(limits, self.shadow, self.probes.into(), self.holds)
+/// `/g/r`, with a limit at `/`.
+fn house(limit: Option<LimitSpec>) -> PolicySpec {
+    PolicySpec {
+        global: ScopeSpec { limits: limit.into_iter().collect(), ..ScopeSpec::default() },
+        groups: vec![GroupSpec { name: "g".into(), scope: ScopeSpec::default() }],
+        routes: vec![RouteSpec {
+            name: "r".into(),
+            group: "g".into(),
+            class: Class::Normal,
+            scope: ScopeSpec::default(),
+        }],
     }
 }
 
-fn any_kind() -> impl Strategy<Value = Kind> {
-    prop_oneof![
-        (1..5_usize, 1..40_u64).prop_map(|(count, length)| Kind::Window { count, length }),
-        (1..20_u64, 1..4_u64).prop_map(|(cost, burst)| Kind::Rate { cost, burst }),
-    ]
+fn only_call(policy: &Policy) -> Call {
+    Call::new(policy.route(&path("/g/r")).unwrap())
 }
 
-fn any_rules() -> impl Strategy<Value = Rules> {
-    let limit = (any_kind(), any::<bool>(), prop::bool::weighted(0.3));
-    let holds = prop::option::weighted(0.8, (12..40_u64, 40..100_u64));
-    (prop::collection::vec(limit, 0..3), prop::bool::weighted(0.2), 1..4_u8, holds)
-        .prop_map(|(limits, shadow, probes, holds)| Rules { limits, shadow, probes, holds })
-}
-
-#[derive(Clone, Debug)]
-enum Act {
-    Call { account: Option<u8>, symbol: Option<u8>, reducing: bool },
-    Settle { which: usize, outcome: Option<Outcome> },
-    Kill { scope: usize, cut: bool },
-    Lift { which: usize, to: u8 },
-    Trip { scope: usize },
-    Reset { scope: usize },
-    Sweep,
-    Wait(u64),
-    Back(u64),
-}
-
-fn any_act() -> impl Strategy<Value = Act> {
-    let key = || prop::option::weighted(0.7, 0..3_u8);
-    let outcome = prop_oneof![
-        Just(None),
-        Just(Some(Outcome::Good)),
-        Just(Some(Outcome::Good)),
-        Just(Some(Outcome::Slow)),
-        Just(Some(Outcome::Fault)),
-    ];
-    prop_oneof![
-        12 => (key(), key(), prop::bool::weighted(0.1)).prop_map(
-            |(account, symbol, reducing)| Act::Call { account, symbol, reducing }
-        ),
-        6 => (0..8_usize, outcome).prop_map(|(which, outcome)| Act::Settle { which, outcome }),
-        1 => (0..10_usize, any::<bool>()).prop_map(|(scope, cut)| Act::Kill { scope, cut }),
-        2 => (0..4_usize, 0..3_u8).prop_map(|(which, to)| Act::Lift { which, to }),
-        1 => (0..10_usize).prop_map(|scope| Act::Trip { scope }),
-        1 => (0..10_usize).prop_map(|scope| Act::Reset { scope }),
-        2 => Just(Act::Sweep),
-        5 => (0..30_u64).prop_map(Act::Wait),
-        1 => (0..5_u64).prop_map(Act::Back),
-    ]
-}
-
-/// `/`, `/g`, `/g/r`, `/g/c` (reducing), accounts of `/g`, symbols of `/g/r`.
-const SCOPES: [&str; 10] = [
-    "/",
-    "/g",
-    "/g/r",
-    "/g/c",
-    "/g/account=0",
-    "/g/account=1",
-    "/g/account=2",
-    "/g/r/symbol=0",
-    "/g/r/symbol=1",
-    "/g/r/symbol=2",
-];
-
-/// A permit, the lineage it was given for, and the probes the oracle counts it as.
-type Held<'b> = (Permit<'b>, Vec<String>, Vec<(usize, u64)>);
-
-struct World<'b> {
-    breaker: &'b Breaker,
-    policy: &'b Policy,
-    scopes: BTreeMap<String, oracle::Scope>,
-    sweeper: Sweeper,
-    permits: Vec<Held<'b>>,
-    stamps: Vec<(Stamp, String, u64)>,
-    now: u64,
-}
-
-impl World<'_> {
-    fn act(&mut self, act: &Act) {
-        let now = at(self.now);
-        match *act {
-            Act::Wait(units) => self.now += units,
-            Act::Back(units) => self.now = self.now.saturating_sub(units),
-            Act::Call { account, symbol, reducing } => self.call(account, symbol, reducing),
-            Act::Settle { which, outcome } => {
-                if self.permits.is_empty() {
-                    return;
-                }
-                let (permit, lineage, probes) = self.permits.remove(which % self.permits.len());
-                let moved = match outcome {
-                    Some(outcome) => permit.settle(outcome, now),
-                    None => {
-                        drop(permit);
-                        false
-                    }
-                };
-                let mut expected = false;
-                for (index, moves) in probes {
-                    let scope = self.scopes.get_mut(&lineage[index]).unwrap();
-                    let good = outcome.map(|outcome| outcome == Outcome::Good);
-                    expected |= scope.probe(moves, good, self.now);
-                }
-                assert_eq!(moved, expected);
-            }
-            Act::Kill { scope, cut } => {
-                let level = if cut { KillLevel::Cut } else { KillLevel::Halt };
-                let stamp =
-                    self.breaker.kill(self.policy, &path(SCOPES[scope]), level, now).unwrap();
-                let model = self.scopes.get_mut(SCOPES[scope]).unwrap();
-                model.kill(cut);
-                self.stamps.push((stamp, SCOPES[scope].into(), model.moves));
-            }
-            Act::Lift { which, to } => self.lift(which, to),
-            Act::Trip { scope } => {
-                let done = self.breaker.trip(self.policy, &path(SCOPES[scope]), now);
-                let model = self.scopes.get_mut(SCOPES[scope]).unwrap();
-                model.trip(self.now);
-                let killed = matches!(model.state, oracle::State::Halted | oracle::State::Cut);
-                assert_eq!(done.is_err(), killed);
-                if let Ok(stamp) = done {
-                    self.stamps.push((stamp, SCOPES[scope].into(), model.moves));
-                }
-            }
-            Act::Reset { scope } => {
-                let done = self.breaker.reset(self.policy, &path(SCOPES[scope]), now);
-                let model = self.scopes.get_mut(SCOPES[scope]).unwrap();
-                match model.state {
-                    oracle::State::Tripped | oracle::State::HalfOpen => {
-                        model.arm();
-                        assert_eq!(done, Ok(true));
-                    }
-                    oracle::State::Armed => model.strikes = 0,
-                    oracle::State::Halted | oracle::State::Cut => assert!(done.is_err()),
-                }
-            }
-            Act::Sweep => {
-                let mut out = Vec::new();
-                self.sweeper.sweep(self.breaker, self.policy, now, &mut out);
-                self.scopes.values_mut().for_each(|scope| scope.elapse(self.now));
-            }
-        }
-    }
-
-    fn lift(&mut self, which: usize, to: u8) {
-        if self.stamps.is_empty() {
-            return;
-        }
-        let (stamp, name, moves) =
-            self.stamps[self.stamps.len() - 1 - which % self.stamps.len()].clone();
-        let model = self.scopes.get_mut(&name).unwrap();
-        let (to, state) = match to {
-            0 => (LiftTo::Halt, oracle::State::Halted),
-            1 => (LiftTo::HalfOpen, oracle::State::HalfOpen),
-            _ => (LiftTo::Armed, oracle::State::Armed),
-        };
-        let done = self.breaker.lift(self.policy, stamp, to, at(self.now));
-        if model.moves != moves {
-            assert!(done.is_err(), "a lift that has not seen the newest move did something");
-            return;
-        }
-        match (state, model.state) {
-            (oracle::State::Halted, oracle::State::Cut) => {
-                model.state = state;
-                model.moves += 1;
-            }
-            (oracle::State::Halted, _) => {}
-            (oracle::State::HalfOpen, oracle::State::Armed | oracle::State::HalfOpen) => {}
-            (oracle::State::HalfOpen, _) => model.half_open(),
-            (_, oracle::State::Armed) => {}
-            _ => model.arm(),
-        }
-        if let Ok(stamp) = done {
-            self.stamps.push((stamp, name, model.moves));
-        }
-    }
-
-    fn call(&mut self, account: Option<u8>, symbol: Option<u8>, reducing: bool) {
-        let own = if reducing { "/g/c" } else { "/g/r" };
-        let mut call = Call::new(self.policy.route(&path(own)).unwrap());
-        let mut lineage: Vec<String> = ["/", "/g", own].map(String::from).into();
-        if let Some(account) = account {
-            lineage.push(format!("/g/account={account}"));
-            call = call.with_key(0, self.breaker.hash(account.to_string().as_bytes()));
-        }
-        if let (Some(symbol), false) = (symbol, reducing) {
-            lineage.push(format!("/g/r/symbol={symbol}"));
-            call = call.with_key(1, self.breaker.hash(symbol.to_string().as_bytes()));
-        }
-        let answer = oracle::decide(&mut self.scopes, &lineage, reducing, self.now);
-        match self.breaker.admit(self.policy, call, at(self.now)) {
-            Verdict::Deny(denial) => {
-                let said = self.translate(&denial, &lineage);
-                assert_eq!(said, answer, "{denial:?}");
-                assert_eq!(denial.moved, matches!(answer, Answer::Breach { .. }));
-            }
-            Verdict::Allow(permit) => {
-                let Answer::Pass { probes, shadowed } = answer else {
-                    panic!("allowed, and the oracle says {answer:?}");
-                };
-                assert_eq!(permit.shadowed().is_some(), shadowed);
-                // Shadow lets calls through a tripped gate: nothing stands against them later.
-                assert_eq!(self.breaker.look(&permit.pass(), at(self.now)), Ok(()));
-                self.permits.push((permit, lineage, probes));
-            }
-        }
-    }
-
-    /// The crate's denial in the oracle's words.
-    fn translate(&self, denial: &Denial, lineage: &[String]) -> Answer {
-        let (parent, dimension) = self.policy.scope_of(denial.place).unwrap();
-        let prefix = match dimension {
-            None => parent.to_string(),
-            Some(name) => format!("{}/{name}=", parent.as_str().trim_end_matches('/')),
-        };
-        let fits =
-            |name: &String| name == &prefix || prefix.ends_with('=') && name.starts_with(&prefix);
-        let scope = lineage.iter().position(fits).unwrap();
-        match denial.cause {
-            Cause::Limit(limit) => {
-                let wait = denial.wait.unwrap().as_nanos();
-                assert_eq!(wait % UNIT, 0);
-                Answer::Limit { scope, limit: limit.into(), wait: wait / UNIT }
-            }
-            Cause::Tripped(By::Limit(limit)) if denial.moved => {
-                Answer::Breach { scope, limit: limit.into() }
-            }
-            Cause::Tripped(_) | Cause::ProbeFailed => {
-                let model = &self.scopes[&lineage[scope]];
-                let left = denial.wait.map(|wait| wait.as_nanos().div_ceil(UNIT));
-                if let Some(left) = left {
-                    assert_eq!(self.now + left, model.until, "the wait is exact");
-                }
-                Answer::Tripped { scope }
-            }
-            Cause::Probing => Answer::Probing { scope },
-            Cause::Killed(level) => Answer::Killed { scope, cut: level == KillLevel::Cut },
-            Cause::Stale => panic!("stale"),
-        }
-    }
-
-    /// Every scope stands where the oracle says.
-    fn check(&self) {
-        for (name, model) in &self.scopes {
-            let standing = self.breaker.standing(self.policy, &path(name), at(self.now)).unwrap();
-            let expected = match model.state {
-                oracle::State::Armed => State::Armed,
-                oracle::State::Tripped if model.is_over(self.now) => State::HalfOpen,
-                oracle::State::Tripped => State::Tripped,
-                oracle::State::HalfOpen => State::HalfOpen,
-                oracle::State::Halted => State::Killed(KillLevel::Halt),
-                oracle::State::Cut => State::Killed(KillLevel::Cut),
-            };
-            assert_eq!(standing.state, expected, "{name}");
-        }
+/// The wait of a denial; none if the call passes, and then its permit is dropped.
+fn wait(breaker: &Breaker, policy: &Policy, call: Call, now: u64) -> Option<u64> {
+    match breaker.admit(policy, call, Mono::from_nanos(now)) {
+        Verdict::Allow(_) => None,
+        Verdict::Deny(denial) => Some(denial.wait.map_or(u64::MAX, Span::as_nanos)),
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
-
-    /// Goal: a random life of one breaker, beside the same rules written slowly: every answer, every
-    /// wait and every state agree, also when `now` runs back.
-    #[test]
-    fn a_random_life_agrees_with_the_oracle(
-        rules in prop::collection::vec(any_rules(), 6),
-        acts in prop::collection::vec(any_act(), 1..150),
-    ) {
-        let mut spec = PolicySpec {
-            global: rules[0].scope(),
-            groups: vec![GroupSpec { name: "g".into(), scope: rules[1].scope() }],
-            routes: Vec::new(),
-        };
-        spec.groups[0].scope.keys.push(rules[4].key("account"));
-        for (name, class, rules) in
-            [("r", Class::Normal, &rules[2]), ("c", Class::Reducing, &rules[3])]
-        {
-            let scope = rules.scope();
-            spec.routes.push(RouteSpec { name: name.into(), group: "g".into(), class, scope });
-        }
-        spec.routes[0].scope.keys.push(rules[5].key("symbol"));
-        let breaker = Breaker::new(Capacity { scopes: 4, keys: 64 }, Seed([7, 8]));
-        // A limit that another makes idle is a mistake in a spec: not what is tried here.
-        let Ok(policy) = breaker.compile(&spec) else { return Ok(()) };
-        let which = |name: &str| match name {
-            "/" => 0,
-            "/g" => 1,
-            "/g/r" => 2,
-            "/g/c" => 3,
-            _ if name.starts_with("/g/a") => 4,
-            _ => 5,
-        };
-        let scopes = SCOPES.iter().map(|name| (name.to_string(), rules[which(name)].oracle())).collect();
-        let mut world = World {
-            breaker: &breaker, policy: &policy, scopes, sweeper: Sweeper::new(),
-            permits: Vec::new(), stamps: Vec::new(), now: 1_000,
-        };
-        for act in &acts {
-            world.act(act);
-            world.check();
-        }
-        prop_assert_eq!(breaker.key_usage().overflowed, 0);
-    }
 
     /// Goal: through the whole breaker, a window of N per W and a rate hold in every interval, and the
     /// promised wait is exact to the nanosecond, whatever the numbers and however `now` jumps.
@@ -413,16 +61,9 @@ proptest! {
         } else {
             LimitSpec::rate(count, length, burst)
         };
-        let spec = PolicySpec {
-            global: ScopeSpec { limits: vec![limit], ..ScopeSpec::default() },
-            groups: vec![GroupSpec { name: "g".into(), scope: ScopeSpec::default() }],
-            routes: vec![RouteSpec {
-                name: "r".into(), group: "g".into(), class: Class::Normal, scope: ScopeSpec::default(),
-            }],
-        };
         let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
-        let Ok(policy) = breaker.compile(&spec) else { return Ok(()) };
-        let call = Call::new(policy.route(&path("/g/r")).unwrap());
+        let Ok(policy) = breaker.compile(&house(Some(limit))) else { return Ok(()) };
+        let call = only_call(&policy);
         let mut now = 10_000_u64;
         let mut passed: Vec<u64> = Vec::new();
         for (kind, step) in steps {
@@ -454,6 +95,144 @@ proptest! {
             }
         }
     }
+
+    /// Goal: of weight no more than burst + rate × t passes in any interval, and the promised wait is exact.
+    #[test]
+    fn a_rate_of_weight_holds(
+        cost in 1_u64..500, burst in 1_u64..60,
+        steps in prop::collection::vec((0_u64..2_000, 0_u64..70), 1..120),
+    ) {
+        let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
+        let limit = LimitSpec::rate(1, Span::from_nanos(cost), burst).by_weight();
+        let policy = breaker.compile(&house(Some(limit))).unwrap();
+        let mut now = 10_000_u64;
+        let mut passed: Vec<(u64, u64)> = Vec::new();
+        for (step, weight) in steps {
+            now += step;
+            let call = only_call(&policy).weighing(weight);
+            match wait(&breaker, &policy, call, now) {
+                Some(u64::MAX) => prop_assert!(weight > burst),
+                Some(wait) => {
+                    prop_assert!(weight <= burst);
+                    prop_assert!(breaker.peek(&policy, call, Mono::from_nanos(now + wait)).is_ok());
+                    let early = Mono::from_nanos(now + wait - 1);
+                    prop_assert!(breaker.peek(&policy, call, early).is_err());
+                }
+                None => passed.push((now, weight)),
+            }
+        }
+        for (index, (first, _)) in passed.iter().enumerate() {
+            let mut sum = 0;
+            for (last, weight) in &passed[index..] {
+                sum += weight;
+                prop_assert!(sum.saturating_sub(burst) * cost <= last - first);
+            }
+        }
+    }
+
+    /// Goal: a window of weight never holds more than its count in any interval of its length, and refuses
+    /// no later than a 64th of that and 63 ns after an exact one would.
+    #[test]
+    fn a_window_of_weight_holds(
+        count in 1_u64..60, length in 1_u64..5_000,
+        steps in prop::collection::vec((0_u64..600, 0_u64..70), 1..120),
+    ) {
+        let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
+        let limit = LimitSpec::window(count, Span::from_nanos(length)).by_weight();
+        let policy = breaker.compile(&house(Some(limit))).unwrap();
+        let stricter = length.div_ceil(64) + 63;
+        let mut now = 10_000_u64;
+        let mut passed: Vec<(u64, u64)> = Vec::new();
+        for (step, weight) in steps {
+            now += step;
+            let within = |length: u64| -> u64 {
+                passed.iter().filter(|(at, _)| at + length > now).map(|(_, weight)| weight).sum()
+            };
+            let call = only_call(&policy).weighing(weight);
+            match wait(&breaker, &policy, call, now) {
+                None => {
+                    prop_assert!(within(length) + weight <= count, "over-admitted");
+                    passed.push((now, weight));
+                }
+                Some(wait) => {
+                    prop_assert!(within(length + stricter) + weight > count, "refused for nothing");
+                    prop_assert!(wait <= length + stricter || weight > count);
+                }
+            }
+        }
+    }
+
+    /// Goal: a budget admits its count between two lapses and not one more; the wait ends with the calm.
+    #[test]
+    fn a_budget_holds(
+        count in 1_u64..20, idle in 1_u64..1_000,
+        steps in prop::collection::vec(0_u64..700, 1..120),
+    ) {
+        let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
+        let limit = LimitSpec::budget(count).idle(Span::from_nanos(idle));
+        let policy = breaker.compile(&house(Some(limit))).unwrap();
+        let (mut now, mut used, mut last) = (10_000_u64, 0, 0);
+        for step in steps {
+            now += step;
+            if now >= last + idle {
+                used = 0;
+            }
+            let wait = wait(&breaker, &policy, only_call(&policy), now);
+            if used < count {
+                prop_assert_eq!(wait, None);
+                (used, last) = (used + 1, now);
+            } else {
+                prop_assert_eq!(wait, Some(last + idle - now));
+            }
+        }
+    }
+}
+
+/// Goal: eight threads at one budget: its count passes, and not one more or less.
+#[test]
+fn eight_threads_share_a_budget() {
+    let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
+    let policy = breaker.compile(&house(Some(LimitSpec::budget(10_000)))).unwrap();
+    let passed = AtomicU64::new(0);
+    std::thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(|| {
+                for now in 0..4_000 {
+                    if wait(&breaker, &policy, only_call(&policy), now).is_none() {
+                        passed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(passed.into_inner(), 10_000);
+}
+
+/// Goal: eight threads and room for three at once: never more, and all of it is given back.
+#[test]
+fn eight_threads_stay_within_what_may_be_in_flight() {
+    let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
+    let policy = breaker.compile(&house(Some(LimitSpec::in_flight(3)))).unwrap();
+    let (inside, most) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|threads| {
+        for _ in 0..8 {
+            threads.spawn(|| {
+                for _ in 0..20_000 {
+                    let verdict = breaker.admit(&policy, only_call(&policy), Mono::ZERO);
+                    if verdict.is_allowed() {
+                        let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                        most.fetch_max(now, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                    drop(verdict);
+                }
+            });
+        }
+    });
+    assert!(most.into_inner() <= 3);
+    let all: Vec<Verdict<'_>> =
+        (0..4).map(|_| breaker.admit(&policy, only_call(&policy), Mono::ZERO)).collect();
+    assert_eq!(all.iter().filter(|verdict| verdict.is_allowed()).count(), 3);
 }
 
 /// Goal: eight threads at one window through the whole breaker, under one clock that all of them
@@ -464,22 +243,10 @@ proptest! {
 fn eight_threads_stay_within_the_limits() {
     const COUNT: u64 = 20;
     const LENGTH: u64 = 1_000;
-    let spec = PolicySpec {
-        global: ScopeSpec {
-            limits: vec![LimitSpec::window(COUNT, Span::from_nanos(LENGTH))],
-            ..ScopeSpec::default()
-        },
-        groups: vec![GroupSpec { name: "g".into(), scope: ScopeSpec::default() }],
-        routes: vec![RouteSpec {
-            name: "r".into(),
-            group: "g".into(),
-            class: Class::Normal,
-            scope: ScopeSpec::default(),
-        }],
-    };
     let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
-    let policy = breaker.compile(&spec).unwrap();
-    let call = Call::new(policy.route(&path("/g/r")).unwrap());
+    let limit = LimitSpec::window(COUNT, Span::from_nanos(LENGTH));
+    let policy = breaker.compile(&house(Some(limit))).unwrap();
+    let call = only_call(&policy);
     let clock = AtomicU64::new(1);
     let mut passed: Vec<(u64, u64)> = std::thread::scope(|threads| {
         let spawned: Vec<_> = (0..8)
@@ -514,19 +281,9 @@ fn eight_threads_stay_within_the_limits() {
 /// Goal: real threads sending and one killing, again and again: nothing is written after silence.
 #[test]
 fn silence_is_silence_on_real_threads() {
-    let spec = PolicySpec {
-        groups: vec![GroupSpec { name: "g".into(), scope: ScopeSpec::default() }],
-        routes: vec![RouteSpec {
-            name: "r".into(),
-            group: "g".into(),
-            class: Class::Normal,
-            scope: ScopeSpec::default(),
-        }],
-        ..PolicySpec::default()
-    };
     let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
-    let policy = breaker.compile(&spec).unwrap();
-    let call = Call::new(policy.route(&path("/g/r")).unwrap());
+    let policy = breaker.compile(&house(None)).unwrap();
+    let call = only_call(&policy);
     let senders = Senders::new(3);
     let done = AtomicU64::new(0);
     let written = [(); 3].map(|()| AtomicU64::new(0));

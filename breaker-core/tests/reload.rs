@@ -1,6 +1,7 @@
 //! Reloads through the public door: no new policy gives a second burst, and none undoes what an older one still holds.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that fails says so by a panic")]
+#![expect(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
+#![expect(clippy::cast_possible_truncation, reason = "small random numbers")]
 #![expect(clippy::indexing_slicing, reason = "a test that fails says so by a panic")]
 
 use std::sync::Barrier;
@@ -13,6 +14,7 @@ use breaker_core::{
 };
 
 const SECOND: Span = Span::from_secs(1);
+const LIVES: u64 = 300;
 
 fn at(millis: u64) -> Mono {
     Mono::ZERO.plus(Span::from_millis(1_000_000 + millis))
@@ -409,12 +411,11 @@ fn overrides_come_and_go_without_a_second_burst() {
 /// the policies that lived in it; for a route's limit, for keys, and for keys with and without limits of their own.
 #[test]
 fn random_reloads_stay_within_the_largest_bound() {
-    for seed in 1..=6_000 {
-        random_life(seed);
-    }
+    let passed: usize = (1..=LIVES).map(random_life).sum();
+    assert!(passed as u64 > LIVES * 15, "{passed} calls passed");
 }
 
-fn random_life(seed: u64) {
+fn random_life(seed: u64) -> usize {
     let mut dice = seed;
     let mut roll = move |sides: u64| {
         dice ^= dice << 13;
@@ -424,7 +425,7 @@ fn random_life(seed: u64) {
     };
     let breaker = breaker();
     let by_key = seed.is_multiple_of(2);
-    let rates = seed % 3 == 0;
+    let rates = seed.is_multiple_of(3);
     // Each policy with the bound of its limit and how long an interval that bounds, and when it lived.
     let mut living: Vec<(Policy, usize)> = Vec::new();
     let mut all: Vec<(u64, u64, u64, u64)> = Vec::new();
@@ -474,16 +475,12 @@ fn random_life(seed: u64) {
                 } else {
                     alive.map(|(count, over, ..)| count * length.div_ceil(*over)).max().unwrap()
                 };
-                assert!(
-                    in_it as u64 <= bound,
-                    "seed {seed} at {now}: {in_it} of {bound}; {number} of {all:?}, living {:?}, passed {passed:?}",
-                    living.iter().map(|l| l.1).collect::<Vec<_>>()
-                );
+                assert!(in_it as u64 <= bound, "seed {seed} at {now}: {in_it} of {bound}");
             }
             _ => {}
         }
     }
-    assert!(passed.len() > 10, "seed {seed}: {} passed", passed.len());
+    passed.len()
 }
 
 /// Goal: threads that decide by the old and by the new policy at once never admit more than the larger bound in an

@@ -4,7 +4,7 @@ use super::{Breaker, Call, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
-use crate::detect::OnFind;
+use crate::detect::{Found, OnFind};
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table};
@@ -15,6 +15,7 @@ use crate::policy::{
     Unit, limit_bit,
 };
 use crate::scope::{KeyHash, Level};
+use crate::tally::Tally;
 use crate::time::{Mono, Span};
 
 /// The decision: look, charge, probe.
@@ -203,10 +204,12 @@ impl Breaker {
         // What is blocked counts nowhere, and who shares a slot is never judged by it.
         let tally = seat.rules.tally.as_ref().filter(|_| seat.gate.is_some() && !seat.blocked)?;
         let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
-        if at < NAMED {
-            for (_, key) in keys().filter_map(|(at, key)| Some((at, key.as_ref()?.place.key?))) {
-                tally.voted(seat.cell, key.1);
-            }
+        // One dimension votes, the first that is counted: votes of several would only outvote each other.
+        let voter = keys().find_map(|(_, key)| {
+            key.as_ref().filter(|key| at < NAMED && key.gate.is_some() && key.rules.tally.is_some())
+        });
+        if let Some((_, key)) = voter.and_then(|key| key.place.key) {
+            tally.voted(seat.cell, key);
         }
         let surged = tally.offered(seat.cell, now);
         let repeated = call.print.and_then(|print| tally.repeated(seat.cell, print.as_u64(), now));
@@ -223,11 +226,37 @@ impl Breaker {
             let count = key.rules.tally.as_ref().zip(window);
             count.is_some_and(|(own, window)| own.count(key.cell, window, now) > found.count / 2)
         });
-        let by = By::Detector(found.detector);
-        match culprit {
-            Some((at, Some(key))) => Some((at, self.tripped(key, by, None, now))),
-            _ => Some((at, self.tripped(seat, by, None, now))),
+        if let Some((at, Some(key))) = culprit {
+            return Some((at, self.tripped(key, surge_of(key, &found), None, now)));
         }
+        if window.is_some_and(|window| self.trip_leader(tally, seat, voter, &found, window, now)) {
+            // Somebody else's calls were too many: this one is not to blame.
+            return None;
+        }
+        Some((at, self.tripped(seat, By::Detector(found.detector), None, now)))
+    }
+
+    /// Trips the key that makes over half of a scope's calls, if there is one and this call is not its own.
+    fn trip_leader(
+        &self,
+        tally: &Tally,
+        seat: &Seat<'_>,
+        voter: Option<&Seat<'_>>,
+        found: &Found,
+        window: usize,
+        now: Mono,
+    ) -> bool {
+        let Some(voter) = voter else { return false };
+        let (Some((table, _)), Some(own)) = (voter.table, &voter.rules.tally) else { return false };
+        let Some(leader) = tally.leader(seat.cell) else { return false };
+        let Some(cell) = table.find(leader) else { return false };
+        // A leader is a guess by votes; what it made itself is counted.
+        if own.count(cell, window, now) <= found.count / 2 {
+            return false;
+        }
+        let input = Input::Trip(surge_of(voter, found));
+        let done = table.order(leader, input, &voter.rules.trip, now, false);
+        matches!(done, Ordered::Done(_, Some(_)))
     }
 
     /// Trips the gate if the limit says so, and words the denial.
@@ -474,7 +503,7 @@ impl<'a> Seat<'a> {
         breach
     }
 
-    /// Charges one limit, and its earlier self where it has one.
+    /// Charges one limit, and its earlier selves where it has any.
     fn take_one(
         &self,
         rule: &LimitRule,
@@ -484,13 +513,27 @@ impl<'a> Seat<'a> {
         // Memory that is not there cannot say yes.
         let row = self.row_of(rule).ok_or(NEVER)?;
         let taken = row.take(rule.limit, amount, now)?;
-        let Some((limit, before)) = self.before_of(rule) else { return Ok((taken, None)) };
-        match before.take(limit, amount, now) {
-            Ok(also) => Ok((taken, Some(also))),
-            Err(wait) => {
-                row.undo(rule.limit, taken);
-                Err(wait)
+        let mut also = None;
+        for (limit, before) in self.before_of(rule) {
+            match before.take(limit, amount, now) {
+                // Of several only the last is undone, should it come to that; the others' charges are forfeited.
+                Ok(taken) => also = also.or(Some(taken)),
+                Err(wait) => {
+                    self.undo_one(rule, taken, also);
+                    return Err(wait);
+                }
             }
+        }
+        Ok((taken, also))
+    }
+
+    /// Undoes a charge, and that of the last earlier self.
+    fn undo_one(&self, rule: &LimitRule, taken: Taken, also: Option<Taken>) {
+        if let Some(row) = self.row_of(rule) {
+            row.undo(rule.limit, taken);
+        }
+        if let (Some((limit, row)), Some(also)) = (self.before_of(rule).next(), also) {
+            row.undo(limit, also);
         }
     }
 
@@ -499,10 +542,13 @@ impl<'a> Seat<'a> {
         rule.memory.row(self.table.map(|(table, _)| table), self.cell)
     }
 
-    /// The same of what the limit was before a reload.
-    fn before_of<'r>(&'r self, rule: &'r LimitRule) -> Option<(Limit, Row<'r>)> {
-        let before = rule.before.as_ref()?;
-        Some((before.limit, before.memory.row(self.table.map(|(table, _)| table), self.cell)?))
+    /// The same of what the limit was before reloads, the last self first.
+    fn before_of<'r>(&'r self, rule: &'r LimitRule) -> impl Iterator<Item = (Limit, Row<'r>)> + 'r {
+        let table = self.table.map(|(table, _)| table);
+        rule.before
+            .iter()
+            .rev()
+            .filter_map(move |before| Some((before.limit, before.memory.row(table, self.cell)?)))
     }
 
     /// The limit that would refuse first, by a look only; with the longest wait of all that refuse.
@@ -515,8 +561,8 @@ impl<'a> Seat<'a> {
                 None => Some(NEVER),
             };
             let before = self.before_of(rule);
-            let also = before.and_then(|(limit, row)| row.peek(limit, amount, now).err());
-            if let Some(wait) = asked.max(also) {
+            let also = before.filter_map(|(limit, row)| row.peek(limit, amount, now).err());
+            if let Some(wait) = asked.max(also.max()) {
                 breach = worse(breach, Some(self.breach(index, rule, wait, now)));
             }
         }
@@ -546,6 +592,12 @@ impl<'a> Seat<'a> {
     }
 }
 
+/// Who trips a key for what a wider scope found: the key's own surge detector, if it has one.
+fn surge_of(key: &Seat<'_>, found: &Found) -> By {
+    let own = key.rules.tally.as_ref().and_then(|tally| tally.rules().surge);
+    By::Detector(own.map_or(found.detector, |surge| surge.index))
+}
+
 /// The narrowest scope that refuses, by a look only. Its wait is the longest of all that refuse: no
 /// earlier could the same call pass.
 fn first_refusal(seats: &Seats<'_>, call: &Call, now: Mono) -> Option<(usize, Breach)> {
@@ -573,12 +625,7 @@ fn undo(seats: &mut Seats<'_>) {
         let taken = std::mem::take(&mut seat.taken);
         for (taken, rule) in taken.into_iter().zip(seat.limits) {
             let Some((taken, also)) = taken else { continue };
-            if let Some(row) = seat.row_of(rule) {
-                row.undo(rule.limit, taken);
-            }
-            if let (Some((limit, row)), Some(also)) = (seat.before_of(rule), also) {
-                row.undo(limit, also);
-            }
+            seat.undo_one(rule, taken, also);
         }
     }
 }

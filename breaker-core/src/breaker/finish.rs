@@ -1,6 +1,7 @@
 //! What the end of a call gives back and tells: places in flight, true weights, probes, counts. It refuses nothing.
 
 use super::{Breaker, count};
+use crate::charges::Row;
 use crate::counts::Count;
 use crate::detect::OnFind;
 use crate::facts::{By, Outcome};
@@ -8,7 +9,9 @@ use crate::gate::Input;
 use crate::keys::{Ordered, Table};
 use crate::limit::Limit;
 use crate::permit::{KeySeat, NO_CELL, Settlement, Ticket};
-use crate::policy::{MAX_LIMITS, Memory, NAMED, Policy, RouteRules, Rules, Unit, limit_bit};
+use crate::policy::{
+    Counting, LimitRule, MAX_LIMITS, Memory, NAMED, Policy, RouteRules, Rules, Unit, limit_bit,
+};
 use crate::tally::Finish;
 use crate::time::Mono;
 
@@ -56,6 +59,34 @@ impl Breaker {
         }
     }
 
+    /// A call was admitted and is not made after all, so whatever can be undone is; `what` became of it is counted. What
+    /// counts *offered* calls has counted it rightly.
+    #[inline(never)]
+    pub(crate) fn retract(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        ticket: Ticket,
+        what: Count,
+        now: Mono,
+    ) {
+        let ticket = &ticket;
+        route.count(what);
+        self.each_charge(policy, route, ticket, ticket.charged, |charge, rule, reserved| {
+            let (limit, row) = charge;
+            match limit {
+                Limit::InFlight(_) => row.give_back(limit, reserved),
+                _ if rule.spec.of == Counting::Admitted => {
+                    row.settle(limit, reserved, 0, ticket.at, now);
+                }
+                _ => {}
+            }
+        });
+        if ticket.probes != 0 {
+            self.settle_probes(policy, route, ticket, now, Input::ProbeAbandoned);
+        }
+    }
+
     fn give_back(
         &self,
         policy: &Policy,
@@ -65,6 +96,68 @@ impl Breaker {
         now: Mono,
     ) {
         let told = ticket.charged & route.hears;
+        self.each_charge(policy, route, ticket, told, |(limit, row), rule, reserved| {
+            match (limit, truth) {
+                (Limit::InFlight(_), _) => row.give_back(limit, reserved),
+                (_, Some(truth)) if rule.spec.by == Unit::Weight && truth != reserved => {
+                    row.settle(limit, reserved, truth, ticket.at, now);
+                }
+                _ => {}
+            }
+        });
+        if let Some(truth) = truth.filter(|truth| *truth > ticket.weight) {
+            self.charge_lost(policy, route, ticket, truth, now);
+        }
+    }
+
+    /// Charges what a call weighed above its guess where its key has its cell by now, if it lost the one that it had: its own way
+    /// out of a debt must not be to lose it.
+    fn charge_lost(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        ticket: &Ticket,
+        truth: u64,
+        now: Mono,
+    ) {
+        for (at, rules) in policy.seats(route) {
+            let rows = self.seat_rows(policy, route, ticket, usize::from(at));
+            let Some((Some(table), _, Some(seat))) = rows else { continue };
+            if !has_lost_cell(table, seat) {
+                continue;
+            }
+            for (index, rule) in (0..).zip(rules.limits_of(Some(seat.key))) {
+                let bit = limit_bit(at, index);
+                if rule.spec.by != Unit::Weight || ticket.charged & route.hears & bit == 0 {
+                    continue;
+                }
+                let selves = std::iter::once((rule.limit, &rule.memory))
+                    .chain(rule.before.iter().map(|before| (before.limit, &before.memory)));
+                for (limit, memory) in selves {
+                    let settle = |cell: usize| {
+                        if let (Memory::Keys(_), Some(row)) =
+                            (memory, memory.row(Some(table), cell))
+                        {
+                            row.settle(limit, ticket.weight, truth, ticket.at, now);
+                        }
+                    };
+                    if table.hold(seat.key, now, settle).is_none() {
+                        settle(table.overflow_cell());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The limits of `told` bits, and their earlier selves: where each was charged, and how much.
+    fn each_charge(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        ticket: &Ticket,
+        told: u64,
+        mut end: impl FnMut((Limit, Row<'_>), &LimitRule, u64),
+    ) {
         for (at, rules) in policy.seats(route) {
             if told >> (u32::from(at) * 8) & 0xff == 0 {
                 continue;
@@ -73,9 +166,7 @@ impl Breaker {
             else {
                 continue;
             };
-            // What a call weighed is its own key's, not that of the key that has the cell by now.
-            let lost = table.zip(key).filter(|(table, seat)| has_lost_cell(table, *seat));
-            let lost = lost.map(|(table, seat)| (table, seat.key));
+            let lost = table.zip(key).is_some_and(|(table, seat)| has_lost_cell(table, seat));
             for (index, rule) in (0..).zip(rules.limits_of(key.map(|seat| seat.key))) {
                 if told & limit_bit(at, index) == 0 {
                     continue;
@@ -83,32 +174,16 @@ impl Breaker {
                 let weighs = rule.spec.by == Unit::Weight;
                 let reserved = if weighs { ticket.weight } else { 1 };
                 let selves = std::iter::once((rule.limit, &rule.memory))
-                    .chain(rule.before.as_ref().map(|before| (before.limit, &before.memory)));
+                    .chain(rule.before.iter().map(|before| (before.limit, &before.memory)));
                 for (limit, memory) in selves {
-                    let settle = |cell: usize, truth: u64| {
-                        if let Some(row) = memory.row(table, cell) {
-                            row.settle(limit, reserved, truth, ticket.at, now);
-                        }
-                    };
-                    match (limit, truth, lost) {
-                        // It goes back to where it was taken, whoever has the cell by now.
-                        (Limit::InFlight(_), ..) => {
-                            if let Some(row) = memory.row(table, cell) {
-                                row.give_back(limit, reserved);
-                            }
-                        }
-                        (_, Some(truth), Some((table, key)))
-                            if weighs && matches!(memory, Memory::Keys(_)) =>
-                        {
-                            // What was too much has long been forgiven, or the cell could not have been another's.
-                            let more = truth.max(reserved);
-                            if table.hold(key, now, |cell| settle(cell, more)).is_none() {
-                                settle(table.overflow_cell(), more);
-                            }
-                        }
-                        (_, Some(truth), _) if weighs => settle(cell, truth),
-                        _ => {}
+                    // Where the slot has another tenant by now, a place in flight stayed with the slot and is given
+                    // back there; a refund would be a stranger's.
+                    let shared = lost && matches!(memory, Memory::Keys(_));
+                    if shared && !matches!(limit, Limit::InFlight(_)) {
+                        continue;
                     }
+                    let Some(row) = memory.row(table, cell) else { continue };
+                    end((limit, row), rule, reserved);
                 }
             }
         }
@@ -166,7 +241,9 @@ impl Breaker {
     ) -> bool {
         let mut moved = false;
         for (at, rules) in policy.seats(route) {
-            let Some(tally) = &rules.tally else { continue };
+            let Some(tally) = rules.tally.as_ref().filter(|_| rules.hears_ends(at)) else {
+                continue;
+            };
             let Some((table, cell, key)) = self.seat_rows(policy, route, ticket, usize::from(at))
             else {
                 continue;

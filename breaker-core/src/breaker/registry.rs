@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use super::{Breaker, MAX_TABLES, count};
 use crate::cell::Gate;
-use crate::charges::Charges;
+use crate::charges::{Charges, Row};
 use crate::counts::Counts;
 use crate::detect::Compiled;
 use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
@@ -60,25 +60,21 @@ struct Memories {
 
 /// A limit's memory.
 ///
-/// Of a limit whose arithmetic changed every policy charges the new memory, and beside it the oldest that a living policy
-/// charges alone. So that one memory sees all calls while policies overlap, and no two of them can admit
-/// more together than the largest of their bounds.
+/// Of a limit whose arithmetic changed every policy charges the new memory, and beside it that of each earlier self that
+/// a living policy still charges as its own. So the memory of the oldest self sees the calls of all policies, that of the
+/// second those of all but the oldest, and so on: no two policies admit more together than the larger of their bounds.
 #[derive(Clone)]
 struct Known {
     identity: Identity,
     limit: Limit,
     memory: Memory,
-    /// The first policy that had the memory, and the last.
+    /// The first policy that had the memory as its own, and the last.
     since: u64,
     last: u64,
     /// When it was first seen that no living policy has the limit.
     gone: Option<Mono>,
-    /// What it was before, the oldest first; the oldest is charged beside it.
+    /// What it was before, the oldest first: charged beside it.
     older: Vec<Earlier>,
-    /// The last policy that may charge an older self and not this one.
-    until: u64,
-    /// When it was first seen that no such policy lives.
-    drained: Option<Mono>,
 }
 
 /// What a limit was.
@@ -86,8 +82,13 @@ struct Known {
 struct Earlier {
     limit: Limit,
     memory: Memory,
-    /// The last policy that may charge it.
+    /// The first policy that had the memory as its own, and the last.
+    since: u64,
+    until: u64,
+    /// The last policy that may charge it at all, once no new one does.
     last: u64,
+    /// When it was first seen that no living policy has it as its own.
+    drained: Option<Mono>,
 }
 
 /// One compilation.
@@ -396,9 +397,9 @@ impl Memories {
         new: impl FnMut(Limit) -> Memory,
     ) -> Rules {
         let limits = self.limits(&draft.limits, cells, turn, new);
-        let tally = self.tally(&draft.detectors, cells.table.map(Table::cells));
         let counts = (draft.counts || cells.table.is_some())
             .then(|| Arc::clone(self.counts.get_or_insert_with(|| Arc::new(Counts::new()))));
+        let tally = self.tally(&draft.detectors, cells.table.map(Table::cells));
         let overrides = Box::default();
         let DraftRules { trip, mode, spent_after_crash, .. } = *draft;
         Rules { trip, mode, limits, overrides, tally, counts, spent_after_crash }
@@ -414,7 +415,10 @@ impl Memories {
             let rules = Arc::new(rules.clone());
             Arc::new(match cells {
                 Some(cells) => Tally::for_cells(rules, cells),
-                None => Tally::for_scope(rules),
+                None => {
+                    let counted = self.counts.as_ref().map(|counts| counts.read());
+                    Tally::for_scope(rules).counting_from(counted.unwrap_or_default())
+                }
             })
         });
         self.tally = Some(Arc::clone(&tally));
@@ -471,9 +475,7 @@ impl Memories {
                 }
                 None => shared.clone(),
             };
-            lasts |= known
-                .first_memory()
-                .is_some_and(|first| shared.first_memory().is_none_or(|shared| !first.is(shared)));
+            lasts |= known.older.len() > shared.older.len();
             rules.push(known.rule(spec, turn));
             self.limits.push(known);
         }
@@ -525,6 +527,21 @@ impl Memories {
     }
 }
 
+impl Identity {
+    /// The same as a text.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Identity::Named(name, by, healing) => format!("{name} ({by:?}, {healing:?})"),
+            Identity::Like { kind, by, of, candidate, nth } => {
+                format!(
+                    "{kind} {nth} ({by:?}, {of:?}, {})",
+                    if *candidate { "tried" } else { "live" }
+                )
+            }
+        }
+    }
+}
+
 impl Turn {
     /// Whether a policy of these lives.
     fn lives(&self, first: u64, last: u64) -> bool {
@@ -542,8 +559,6 @@ impl Known {
             last: turn.serial,
             gone: None,
             older: Vec::new(),
-            until: 0,
-            drained: None,
         }
     }
 
@@ -555,63 +570,66 @@ impl Known {
             _live: Arc::clone(&turn.token),
             before: self
                 .older
-                .first()
-                .map(|older| Before { limit: older.limit, memory: older.memory.clone() }),
+                .iter()
+                .map(|older| Before { limit: older.limit, memory: older.memory.clone() })
+                .collect(),
         }
     }
 
-    /// The memory beside its own that all living policies charge, if there is one.
-    fn first_memory(&self) -> Option<&Memory> {
-        self.older.first().map(|older| &older.memory)
-    }
-
-    fn earlier(self, turn: &Turn) -> (Vec<Earlier>, Earlier) {
-        let last = turn.serial.saturating_sub(1);
-        (self.older, Earlier { limit: self.limit, memory: self.memory, last })
-    }
-
-    /// Forgets its earlier selves once no policy that charges them alone lives, and all that was charged there alone has passed.
-    /// If no living policy has its present self, it is its oldest again: that one has seen every call.
-    fn forget_older(&mut self, cells: &Cells<'_>, turn: &Turn) -> Vec<Earlier> {
-        if self.older.is_empty() {
-            return Vec::new();
-        }
-        if !turn.lives(self.since, self.last) && turn.lives(0, self.until) {
-            let mut others = std::mem::take(&mut self.older);
-            let first = others.remove(0);
-            (self.limit, self.memory) = (first.limit, first.memory);
-            // Whoever charges it, charges it as the oldest: any policy until now may.
-            (self.since, self.drained) = (0, None);
-            return others;
-        }
-        if turn.lives(0, self.until) {
-            self.drained = None;
-            return Vec::new();
-        }
-        let since = *self.drained.get_or_insert(turn.now);
-        let limits = self.older.iter().map(|older| older.limit).chain([self.limit]);
-        let finite = limits.map(Limit::recovery).filter(|recovery| *recovery != FOREVER);
-        if turn.now < since.plus(finite.max().unwrap_or_default()) {
-            return Vec::new();
-        }
-        if self.limit.recovery() == FOREVER {
-            self.take_over(cells, turn.now);
-        }
-        self.drained = None;
-        let mut older = std::mem::take(&mut self.older);
-        older.iter_mut().for_each(|older| older.last = turn.serial.saturating_sub(1));
+    /// All its selves, this one the last.
+    fn into_earlier(self, turn: &Turn) -> Vec<Earlier> {
+        let Known { limit, memory, since, mut older, .. } = self;
+        let until = turn.serial.saturating_sub(1);
+        // A memory that came back is charged once.
+        older.retain(|older| !older.memory.is(&memory));
+        older.push(Earlier { limit, memory, since, until, last: until, drained: None });
         older
     }
 
-    /// Of what never passes: charges what the oldest self was charged alone. A call that is between its two charges just now
+    /// Forgets each earlier self once no living policy has it as its own, and all that was charged there alone has passed.
+    ///
+    /// If the present self is no living policy's (its policy was thrown away), the one before it is the present one again: it
+    /// has seen all the calls of the later one too.
+    fn forget_older(&mut self, cells: &Cells<'_>, turn: &Turn) -> Vec<Earlier> {
+        while !turn.lives(self.since, self.last)
+            && turn.lives(0, self.since.saturating_sub(1))
+            && let Some(before) = self.older.pop()
+        {
+            (self.limit, self.memory) = (before.limit, before.memory);
+            (self.since, self.last) = (before.since, before.until);
+        }
+        let limits = self.older.iter().map(|older| older.limit).chain([self.limit]);
+        let finite = limits.map(Limit::recovery).filter(|recovery| *recovery != FOREVER);
+        let recovery = finite.max().unwrap_or_default();
+        let mut forgotten = Vec::new();
+        for mut older in std::mem::take(&mut self.older) {
+            if turn.lives(older.since, older.until) {
+                older.drained = None;
+                self.older.push(older);
+                continue;
+            }
+            let since = *older.drained.get_or_insert(turn.now);
+            if turn.now < since.plus(recovery) {
+                self.older.push(older);
+                continue;
+            }
+            if self.limit.recovery() == FOREVER {
+                self.take_over(&older, cells, turn.now);
+            }
+            older.last = turn.serial.saturating_sub(1);
+            forgotten.push(older);
+        }
+        forgotten
+    }
+
+    /// Of what never passes: charges what an earlier self was charged alone. A call that is between its two charges just now
     /// is missed, which is why it is done once no policy that makes only one has lived for a while.
-    fn take_over(&self, cells: &Cells<'_>, now: Mono) {
-        let Some(oldest) = self.older.first() else { return };
+    fn take_over(&self, older: &Earlier, cells: &Cells<'_>, now: Mono) {
         for cell in cells.rows.clone() {
             let row = self.memory.row(cells.table, cell);
-            let was = oldest.memory.row(cells.table, cell);
+            let was = older.memory.row(cells.table, cell);
             let Some((row, was)) = row.zip(was) else { continue };
-            let alone = was.used(oldest.limit, now).saturating_sub(row.used(self.limit, now));
+            let alone = was.used(older.limit, now).saturating_sub(row.used(self.limit, now));
             row.settle(self.limit, 0, alone, now, now);
         }
     }
@@ -632,46 +650,48 @@ impl Known {
         let memory = new(limit);
         seed(&memory, limit, &self, cells, turn.now);
         let mut next = Known::new(self.identity.clone(), limit, memory, turn);
-        next.until = turn.serial.saturating_sub(1);
-        if turn.lives(self.since, next.until) || !self.older.is_empty() {
-            let (mut older, last) = self.earlier(turn);
-            older.push(last);
-            next.older = older;
+        if turn.lives(self.since, self.last_before(turn)) || !self.older.is_empty() {
+            next.older = self.into_earlier(turn);
         }
         next
+    }
+
+    fn last_before(&self, turn: &Turn) -> u64 {
+        self.last.min(turn.serial.saturating_sub(1))
     }
 
     /// A key's own limit becomes that of all keys of its dimension.
     fn return_to(self, shared: &Known, key: KeyHash, table: &Table, turn: &Turn) -> Known {
         let mut next = Known { last: turn.serial, gone: None, ..shared.clone() };
-        let first = self.first_memory().unwrap_or(&self.memory);
-        if first.is(&shared.memory) {
-            // What all keys charge has seen every call of this one.
-            return next;
+        let shares = |older: &Earlier| older.memory.is(&shared.memory);
+        // If what all keys charge is charged already, it has seen every call of its later selves.
+        if !self.memory.is(&shared.memory) && !self.older.iter().any(shares) {
+            self.carry_to(shared, key, table, turn.now);
         }
-        if self.memory.is(&shared.memory) {
-            return Known { older: self.older, until: self.until, drained: self.drained, ..next };
-        }
-        let idle =
-            self.memory.row(Some(table), 0).is_none_or(|row| row.is_idle(self.limit, turn.now));
-        if !idle && !matches!(self.memory, Memory::Keys(_)) {
-            let seeded = table.hold(key, turn.now, |cell| {
-                let cells = Cells { table: Some(table), rows: cell..cell + 1 };
-                seed(&shared.memory, shared.limit, &self, &cells, turn.now);
-            });
-            if seeded.is_none() {
-                table.spend_newcomers(Some(key), true, turn.now);
+        let mut older = self.into_earlier(turn);
+        older.retain(|older| !shares(older));
+        for earlier in &shared.older {
+            if older.iter().all(|known: &Earlier| !known.memory.is(&earlier.memory)) {
+                older.push(earlier.clone());
             }
         }
-        next.until = turn.serial.saturating_sub(1);
-        next.drained = None;
-        next.older = Vec::new();
-        if turn.lives(self.since, next.until) || !self.older.is_empty() {
-            let (mut older, last) = self.earlier(turn);
-            older.push(last);
-            next.older = older;
-        }
+        next.older = older;
         next
+    }
+
+    /// Fills a key's slot with what its own memory holds.
+    fn carry_to(&self, shared: &Known, key: KeyHash, table: &Table, now: Mono) {
+        let idle = |row: Row<'_>| row.is_idle(self.limit, now);
+        if matches!(self.memory, Memory::Keys(_)) || self.memory.row(None, 0).is_none_or(idle) {
+            return;
+        }
+        let seeded = table.hold(key, now, |cell| {
+            let cells = Cells { table: Some(table), rows: cell..cell + 1 };
+            seed(&shared.memory, shared.limit, self, &cells, now);
+        });
+        if seeded.is_none() {
+            table.spend_newcomers(Some(key), true, now);
+        }
     }
 }
 

@@ -14,6 +14,21 @@ use crate::scope::Level;
 use crate::time::{Mono, Span};
 
 impl Breaker {
+    /// Decides on whatever is not the plainest.
+    #[inline(never)]
+    pub(super) fn admit_other<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        call: Call,
+        now: Mono,
+    ) -> Verdict<'a> {
+        match &route.short {
+            Some(short) => self.decide_shortly(policy, route, short, &call, now),
+            None => self.decide(policy, route, &call, now),
+        }
+    }
+
     /// Decides the short way, if every gate is armed without an operator's override and every key has a slot.
     #[inline(always)]
     pub(super) fn decide_shortly<'a>(
@@ -34,29 +49,26 @@ impl Breaker {
         {
             return match row.take(lone.limit, 1, now) {
                 Ok(_) => self.allow(policy, route, call, now, words, lone.charged, NO_KEYS),
-                Err(wait) => self.refuse_lone(policy, route, short, call, now, wait),
+                Err(wait) => match lone.refusal {
+                    Some((place, limit)) => {
+                        if let Some(counts) = &lone.counts {
+                            counts.up(Count::Enforced(limit));
+                        }
+                        route.count(Count::Throttled);
+                        let [global, group, own] = words;
+                        let word = match place.level {
+                            Level::Global => global,
+                            Level::Group => group,
+                            Level::Route | Level::Key => own,
+                        };
+                        let wait = Some(wait).filter(|wait| wait.as_nanos() != u64::MAX);
+                        Verdict::Deny(denial(place, Cause::Limit(limit), wait, word.epoch()))
+                    }
+                    None => self.decide(policy, route, call, now),
+                },
             };
         }
         self.decide_few(policy, route, short, call, now, words)
-    }
-
-    #[inline(never)]
-    fn refuse_lone<'a>(
-        &'a self,
-        policy: &'a Policy,
-        route: &'a RouteRules,
-        short: &'a Short,
-        call: &Call,
-        now: Mono,
-        wait: Span,
-    ) -> Verdict<'a> {
-        match refusal(short, route, &NO_KEYS, route.words(), wait) {
-            Some(denial) => {
-                count_refusal(route, short, &denial);
-                Verdict::Deny(denial)
-            }
-            None => self.decide(policy, route, call, now),
-        }
     }
 
     #[inline(never)]
@@ -102,7 +114,7 @@ impl Breaker {
 
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "all of it goes into one ticket")]
-    fn allow<'a>(
+    pub(super) fn allow<'a>(
         &'a self,
         policy: &'a Policy,
         route: &'a RouteRules,

@@ -150,10 +150,10 @@ impl Breaker {
             if let Some(row) = rule.memory.row(table, cell) {
                 visit(index, rule.limit, row);
             }
-            if let Some(before) = &rule.before
-                && let Some(row) = before.memory.row(table, cell)
-            {
-                visit(index, before.limit, row);
+            for before in &rule.before {
+                if let Some(row) = before.memory.row(table, cell) {
+                    visit(index, before.limit, row);
+                }
             }
         }
     }

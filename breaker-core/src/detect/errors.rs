@@ -10,6 +10,8 @@ use crate::time::Span;
 /// Found in either of two decaying windows that hold enough calls, if the lower end of Wilson's interval
 /// (Wilson 1927) of the share lies above `max(least, times × base)`, or above the ceiling.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Errors {
     /// Time constants of the two windows, 1 s to 1 h. 60 s and 600 s unless said.
     pub windows: [Span; 2],

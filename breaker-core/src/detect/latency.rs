@@ -11,6 +11,8 @@ use crate::time::Span;
 /// Found if a fast moving average of d, the clipped logarithm of the latency over its usual one, lies above
 /// both `ln(times)` and `spreads` times the usual size of d; or above the ceiling.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Latency {
     /// How much slower than usual, as a factor, 1.1 to 6. 2.2 unless said.
     pub times: f64,

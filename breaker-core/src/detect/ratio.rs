@@ -7,6 +7,8 @@ use crate::time::Span;
 ///
 /// The numbers stand where resilience4j's stand: half of at least a hundred calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Ratio {
     /// Which calls are bad.
     pub of: ShareOf,
@@ -20,6 +22,8 @@ pub struct Ratio {
 
 /// Which calls are bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
 pub enum ShareOf {
     /// Those that failed.
     Faults,

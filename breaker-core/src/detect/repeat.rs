@@ -9,6 +9,8 @@ use crate::time::{Mono, Span};
 
 /// The same call over and over.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Repeat {
     /// Identical calls in the window from which on it is found, 2 to 16 000. 25 unless said.
     pub count: u32,

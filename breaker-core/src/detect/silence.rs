@@ -6,6 +6,8 @@ use crate::time::{Mono, Span};
 
 /// A rate that died. It can only warn: there is nothing to cut off.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Silence {
     /// Only scopes that had calls in this share of the last 360 minutes are judged, 0.1 to 1. 0.8 unless said.
     pub active: f64,

@@ -6,6 +6,8 @@ use crate::time::{Mono, Span};
 /// Too many children (keys of a dimension, routes of a group) tripped within a time: what ails them is wider
 /// than each of them. At least one of `children` and `share` is given.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Spread {
     /// So many children. `None` unless said.
     pub children: Option<u32>,

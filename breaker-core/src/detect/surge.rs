@@ -13,6 +13,8 @@ use crate::time::{Mono, Span};
 
 /// More calls than ever believed, in 1, 10, 60 or 300 s.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Surge {
     /// The windows of 1, 10, 60 and 300 s; `None` is not judged at all. Counts of a half window above 4.1, 16,
     /// 33 and 67 million calls stand still.
@@ -45,6 +47,8 @@ pub struct Surge {
 
 /// One window's numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct SurgeWindow {
     /// By how much a believed peak must be exceeded, above 1; `None`: only the ceiling stands.
     pub factor: Option<f64>,

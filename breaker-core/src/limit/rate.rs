@@ -43,6 +43,32 @@ pub(crate) struct Owed {
     pub(crate) paid: u64,
 }
 
+/// A rate of calls in the form that is quickest to charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plain {
+    cost: u64,
+    /// How far ahead of now the debt may be before one more call.
+    slack: u64,
+    shift: u32,
+    /// The last instant of which all sums here fit a word.
+    end: u64,
+}
+
+impl Plain {
+    /// The debt after one more call. `None` says no more than that [`Rate::take`] must be asked.
+    #[inline(always)]
+    pub(crate) const fn take(self, debt: u64, now: Mono) -> Option<u64> {
+        let nanos = now.as_nanos();
+        // Below the end a sum is less than 2⁶³ + 2⁶⁰.
+        let at = nanos << (self.shift & 63);
+        if nanos > self.end || debt > at.wrapping_add(self.slack) {
+            return None;
+        }
+        let base = if debt > at { debt } else { at };
+        Some(base.wrapping_add(self.cost))
+    }
+}
+
 impl Rate {
     /// `count` per `per`, at most `burst` at once; the error is a problem and a hint.
     pub(crate) fn new(
@@ -128,6 +154,15 @@ impl Rate {
         } else {
             Err(Span::from_nanos((due - reach).div_ceil(1 << self.shift)))
         }
+    }
+
+    /// The same rate for calls of one, as two sums, where that is all there is to it.
+    pub(crate) const fn plain(self) -> Option<Plain> {
+        if self.lot != 1 || self.cost > self.reach || !matches!(self.by, Unit::Calls) {
+            return None;
+        }
+        let (cost, slack, shift) = (self.cost, self.reach - self.cost, self.shift);
+        Some(Plain { cost, slack, shift, end: u64::MAX >> (shift + 1) })
     }
 
     /// The debt after a call that was charged `reserved` at `since` turned out to cost `truth`.
@@ -440,6 +475,25 @@ mod tests {
     }
 
     proptest! {
+        /// Goal: the plain form says what the rate says, or nothing.
+        #[test]
+        fn the_plain_form_agrees(
+            count in 1_u64..5_000_000, per in 1_u64..5_000_000_000, burst in 1_u64..1_000,
+            debt in any::<u64>(), near in 0_u64..20_000_000_000, now in any::<u64>(), far: bool,
+        ) {
+            let Ok(rate) = Rate::new(count, Span::from_nanos(per), burst, Unit::Calls) else {
+                return Ok(());
+            };
+            let Some(plain) = rate.plain() else { return Ok(()) };
+            let now = if far { now } else { now >> 20 };
+            let debt = if far { debt } else { (now << rate.shift).saturating_add(near) };
+            let whole = rate.take(debt, 1, at(now));
+            match plain.take(debt, at(now)) {
+                Some(after) => prop_assert_eq!(whole, Ok(after)),
+                None => prop_assert!(whole.is_err() || now > u64::MAX >> (rate.shift + 1)),
+            }
+        }
+
         /// Goal: in any interval at most burst + rate × t pass, also when `now` runs back;
         /// and the promised wait is exact to the nanosecond.
         #[test]
