@@ -3,7 +3,7 @@
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use breaker_core::{
-    Breaker, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec, KeyHash,
+    Breaker, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
     KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Mono, Newcomers, Outcome, Permit, Policy,
     PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State, Streak,
     Verdict,
