@@ -80,7 +80,7 @@ impl Call {
     }
 
     /// The same call with a weight, for limits that count weight: notional, bytes, tokens, in the unit of their
-    /// numbers. 1 unless said.
+    /// numbers. 1 unless said: a call that is not weighed costs a limit on notional one unit of it.
     #[must_use]
     pub const fn weighing(mut self, weight: u64) -> Call {
         self.weight = weight;

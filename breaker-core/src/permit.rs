@@ -180,7 +180,8 @@ impl Settlement {
 }
 
 impl Verdict<'_> {
-    /// Whether the call may pass.
+    /// Whether the call may pass. The permit lives no longer than the verdict: asked of a verdict that is not kept, it has
+    /// already ended unsettled when the answer is there.
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
         matches!(self, Verdict::Allow(_))

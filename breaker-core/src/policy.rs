@@ -416,6 +416,8 @@ pub(crate) struct Lone {
     pub(crate) charged: u64,
     /// What a refusal says, if it does no more: where, and which limit.
     pub(crate) refusal: Option<(Place, u8)>,
+    /// Where its refusals are counted, if they are.
+    pub(crate) counts: Option<Arc<Counts>>,
 }
 
 /// A dimension, as the short way meets it.
@@ -583,7 +585,8 @@ impl Charge {
         let index = cells.get(usize::from(self.seat)).copied()?;
         let place = Place { level: *level?, index, key: None };
         let refusal = self.refuses.then_some((place, self.index));
-        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged, refusal })
+        let counts = self.counts.clone();
+        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged, refusal, counts })
     }
 }
 

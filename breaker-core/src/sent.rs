@@ -117,7 +117,7 @@ impl SentTicket {
     /// The call again.
     ///
     /// # Errors
-    /// The ticket, if `policy` is not the one that it was admitted by.
+    /// The ticket, if `policy` is not the one that it was admitted by: keep that until its calls have ended.
     pub fn attach<'a>(
         self,
         breaker: &'a Breaker,

@@ -4,8 +4,9 @@
 
 use breaker_core::{
     Breaker, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
-    KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Mono, Outcome, Permit, Policy, PolicySpec,
-    Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State, Streak, Verdict,
+    KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Mono, Newcomers, Outcome, Permit, Policy,
+    PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State, Streak,
+    Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -354,4 +355,145 @@ fn a_second_limit_on_weight_can_act() {
     let orders = ScopeSpec { limits, ..ScopeSpec::default() };
     let breaker = Breaker::new(Capacity { scopes: 16, keys: 16 }, Seed([3, 4]));
     assert!(breaker.compile(&spec(ScopeSpec::default(), orders)).is_ok());
+}
+
+/// Goal: fresh names beyond the bounded rate of first sights cost newcomers no more than the cell they share has given away: not every newcomer
+/// an hour.
+#[test]
+#[ignore = "open: whoever is turned away spends the whole bucket"]
+fn a_flood_beyond_the_rate_of_first_sights_spends_few_newcomers() {
+    let newcomers = Some(Newcomers { count: 10, per: SECOND, burst: 10 });
+    let own = KeySpec { newcomers, ..key(vec![LimitSpec::window(3, HOUR)]) };
+    let house = House::new(&keyed(own), 4_096);
+    for number in 0..4_000 {
+        let _ = house.send(house.of(&format!("flood{number}")), at(0));
+    }
+    // Minutes later, one honest newcomer each second.
+    let passed: usize = (0..100)
+        .map(|number| {
+            house.pass(house.of(&format!("honest{number}")), 1, at(300_000 + number * 1_000))
+        })
+        .sum();
+    assert!(passed > 90, "{passed} of 100");
+}
+
+/// Goal: one second's flood beyond the rate of first sights does not end a budget's dimension for good: no newcomer was ever served again.
+#[test]
+#[ignore = "open: a budget that never forgets starts spent for ever"]
+fn a_flood_of_a_second_ends_no_dimension() {
+    let newcomers = Some(Newcomers { count: 1, per: SECOND, burst: 1 });
+    let house = House::new(&keyed(KeySpec { newcomers, ..key(vec![LimitSpec::budget(5)]) }), 4_096);
+    for number in 0..3_000 {
+        let _ = house.send(house.of(&format!("flood{number}")), at(0));
+    }
+    let year = 365 * 86_400_000_u64;
+    let honest = |number| house.of(&format!("honest{number}"));
+    let passed: usize = (0..100).map(|n| house.pass(honest(n), 1, at(year + n * 10_000))).sum();
+    assert!(passed > 90, "{passed} of 100");
+}
+
+/// Goal: who starts spent is tripped all the same by a limit that has long come back: a candidate that never forgets made a
+/// runaway untrippable for ever.
+#[test]
+#[ignore = "open: one instant stands for all limits of a cell"]
+fn who_starts_spent_is_not_above_trips_for_ever() {
+    let limits =
+        vec![LimitSpec::window(3, SECOND).tripping(), LimitSpec::budget(1_000).candidate()];
+    let house = House::new(&keyed(key(limits)), 16);
+    for number in 0..14 {
+        house.send(house.of(&format!("busy{number}")), at(0)).unwrap();
+    }
+    let _ = house.send(house.of("runaway"), at(1));
+    for number in 0..14 {
+        house
+            .breaker
+            .refill(&house.policy, &scope(&format!("/desk/account=busy{number}")), at(2))
+            .unwrap();
+    }
+    let _ = house.send(house.of("runaway"), at(2_000));
+    assert_eq!(house.pass(house.of("runaway"), 10, at(10_000)), 3);
+    assert_eq!(house.state("/desk/account=runaway", at(10_000)), State::Tripped);
+}
+
+/// Goal: a key that moves between the shared cell and one of its own is never more often in flight than its limit says.
+#[test]
+#[ignore = "open: places in flight do not move with their key"]
+fn in_flight_is_not_doubled_by_sharing() {
+    let house = House::new(&keyed(key(vec![LimitSpec::in_flight(1)])), 16);
+    let busy: Vec<_> =
+        (0..14).map(|number| house.permit(house.of(&format!("busy{number}")), at(0))).collect();
+    let shared = house.permit(house.of("mover"), at(1));
+    drop(busy);
+    assert!(house.send(house.of("mover"), at(2)).is_err(), "two at once");
+    drop(shared);
+    assert!(house.send(house.of("mover"), at(3)).is_ok());
+}
+
+/// Goal: a raised limit comes in force, however many raises came before it and however close, once the older policies are gone and
+/// what they charged has passed.
+#[test]
+fn a_limit_raised_often_comes_in_force() {
+    let breaker = Breaker::new(Capacity { scopes: 16, keys: 16 }, Seed([3, 4]));
+    let raised = |rate: u64| {
+        let limits = vec![LimitSpec::rate(rate, SECOND, rate)];
+        spec(ScopeSpec::default(), ScopeSpec { limits, ..ScopeSpec::default() })
+    };
+    let mut now = at(0);
+    let mut policy = breaker.recompile(&raised(10), now).unwrap();
+    // The last is compiled twice more, as whoever wants to be rid of its predecessors is told to.
+    for step in 1..52 {
+        now = at(step * 60_000);
+        policy = breaker.recompile(&raised(10 + step.min(49) * 10), now).unwrap();
+    }
+    let call = Call::new(policy.route(&scope("/desk/orders")).unwrap());
+    let now = now.plus(Span::from_secs(30));
+    let passed = (0..1_000)
+        .filter(|_| matches!(breaker.admit(&policy, call, now), Verdict::Allow(_)))
+        .count();
+    assert_eq!(passed, 500);
+}
+
+/// Goal: in shadow mode a limit is charged with what it would have been charged with live: what another of its scope would have refused
+/// is not on its account.
+#[test]
+#[ignore = "open: shadow charges up to the first limit that refuses"]
+fn shadow_charges_what_live_would() {
+    let limits = vec![LimitSpec::window(6, HOUR), LimitSpec::window(2, SECOND)];
+    let mut told = Vec::new();
+    for mode in [breaker_core::Mode::Enforce, breaker_core::Mode::Shadow] {
+        let orders = ScopeSpec { limits: limits.clone(), mode, ..ScopeSpec::default() };
+        let house = House::new(&spec(ScopeSpec::default(), orders), 16);
+        for second in 0..3 {
+            for _ in 0..5 {
+                let _ = house.send(house.orders(), at(second * 1_000));
+            }
+        }
+        let orders = scope("/desk/orders");
+        let usage = house.breaker.usage(&house.policy, &orders, at(2_000)).unwrap();
+        let counts = house.breaker.counts(&house.policy, &orders).unwrap();
+        let refused: Vec<u64> =
+            counts.enforced.iter().zip(counts.detected).map(|(a, b)| a + b).collect();
+        told.push((usage[0].used, usage[1].used, refused[0], refused[1]));
+    }
+    assert_eq!(told[0], told[1]);
+}
+
+/// Goal: a lift of a kill leaves the trip that stood below it: it was waiting for a person to look at it, and nobody did.
+#[test]
+#[ignore = "open: a kill forgets the trip below it"]
+fn a_lifted_kill_leaves_the_trip_below() {
+    let house = House::new(&spec(ScopeSpec::default(), ScopeSpec::default()), 16);
+    let orders = scope("/desk/orders");
+    house.breaker.trip(&house.policy, &orders, at(0)).unwrap();
+    let stamp = house.breaker.kill(&house.policy, &orders, KillLevel::Halt, at(1)).unwrap();
+    house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(2)).unwrap();
+    assert_eq!(house.state("/desk/orders", at(3)), State::Tripped);
+}
+
+/// Goal: a call without one of its declared keys is not free of that dimension's limits.
+#[test]
+#[ignore = "open: a missing key leaves its dimension out"]
+fn a_call_without_its_key_is_not_free() {
+    let house = House::new(&keyed(key(vec![LimitSpec::window(1, SECOND)])), 16);
+    assert!(house.pass(house.orders(), 10, at(0)) <= 1);
 }

@@ -72,13 +72,11 @@ impl Breaker {
     ) {
         let ticket = &ticket;
         route.count(what);
-        let charged = ticket.charged;
-        self.each_charge(policy, route, ticket, charged, now, |charge, rule, reserved, lost| {
+        self.each_charge(policy, route, ticket, ticket.charged, |charge, rule, reserved| {
             let (limit, row) = charge;
             match limit {
                 Limit::InFlight(_) => row.give_back(limit, reserved),
-                // Where the key has no longer the cell, what it was charged has long been forgiven.
-                _ if rule.spec.of == Counting::Admitted && !lost => {
+                _ if rule.spec.of == Counting::Admitted => {
                     row.settle(limit, reserved, 0, ticket.at, now);
                 }
                 _ => {}
@@ -98,9 +96,7 @@ impl Breaker {
         now: Mono,
     ) {
         let told = ticket.charged & route.hears;
-        self.each_charge(policy, route, ticket, told, now, |(limit, row), rule, reserved, lost| {
-            // What was too much has long been forgiven, or the cell could not have become another's.
-            let truth = truth.map(|truth| if lost { truth.max(reserved) } else { truth });
+        self.each_charge(policy, route, ticket, told, |(limit, row), rule, reserved| {
             match (limit, truth) {
                 (Limit::InFlight(_), _) => row.give_back(limit, reserved),
                 (_, Some(truth)) if rule.spec.by == Unit::Weight && truth != reserved => {
@@ -109,19 +105,58 @@ impl Breaker {
                 _ => {}
             }
         });
+        if let Some(truth) = truth.filter(|truth| *truth > ticket.weight) {
+            self.charge_lost(policy, route, ticket, truth, now);
+        }
     }
 
-    /// The limits of `told` bits, and their earlier selves: where each was charged, how much, and whether the key has lost
-    /// that cell to another since. A place in flight stayed with the cell and is given back there; all else is its own
-    /// key's, wherever that is now.
+    /// Charges what a call weighed above its guess where its key has its cell by now, if it lost the one that it had: its own way
+    /// out of a debt must not be to lose it.
+    fn charge_lost(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        ticket: &Ticket,
+        truth: u64,
+        now: Mono,
+    ) {
+        for (at, rules) in policy.seats(route) {
+            let rows = self.seat_rows(policy, route, ticket, usize::from(at));
+            let Some((Some(table), _, Some(seat))) = rows else { continue };
+            if !has_lost_cell(table, seat) {
+                continue;
+            }
+            for (index, rule) in (0..).zip(rules.limits_of(Some(seat.key))) {
+                let bit = limit_bit(at, index);
+                if rule.spec.by != Unit::Weight || ticket.charged & route.hears & bit == 0 {
+                    continue;
+                }
+                let selves = std::iter::once((rule.limit, &rule.memory))
+                    .chain(rule.before.iter().map(|before| (before.limit, &before.memory)));
+                for (limit, memory) in selves {
+                    let settle = |cell: usize| {
+                        if let (Memory::Keys(_), Some(row)) =
+                            (memory, memory.row(Some(table), cell))
+                        {
+                            row.settle(limit, ticket.weight, truth, ticket.at, now);
+                        }
+                    };
+                    if table.hold(seat.key, now, settle).is_none() {
+                        settle(table.overflow_cell());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The limits of `told` bits, and their earlier selves: where each was charged, and how much.
     fn each_charge(
         &self,
         policy: &Policy,
         route: &RouteRules,
         ticket: &Ticket,
         told: u64,
-        now: Mono,
-        mut end: impl FnMut((Limit, Row<'_>), &LimitRule, u64, bool),
+        mut end: impl FnMut((Limit, Row<'_>), &LimitRule, u64),
     ) {
         for (at, rules) in policy.seats(route) {
             if told >> (u32::from(at) * 8) & 0xff == 0 {
@@ -131,7 +166,7 @@ impl Breaker {
             else {
                 continue;
             };
-            let lost = table.zip(key).filter(|(table, seat)| has_lost_cell(table, *seat));
+            let lost = table.zip(key).is_some_and(|(table, seat)| has_lost_cell(table, seat));
             for (index, rule) in (0..).zip(rules.limits_of(key.map(|seat| seat.key))) {
                 if told & limit_bit(at, index) == 0 {
                     continue;
@@ -141,22 +176,14 @@ impl Breaker {
                 let selves = std::iter::once((rule.limit, &rule.memory))
                     .chain(rule.before.iter().map(|before| (before.limit, &before.memory)));
                 for (limit, memory) in selves {
-                    let own =
-                        matches!(memory, Memory::Own(_)) || matches!(limit, Limit::InFlight(_));
-                    let Some((table, seat)) = lost.filter(|_| !own) else {
-                        if let Some(row) = memory.row(table, cell) {
-                            end((limit, row), rule, reserved, false);
-                        }
+                    // Where the slot has another tenant by now, a place in flight stayed with the slot and is given
+                    // back there; a refund would be a stranger's.
+                    let shared = lost && matches!(memory, Memory::Keys(_));
+                    if shared && !matches!(limit, Limit::InFlight(_)) {
                         continue;
-                    };
-                    let mut there = |cell: usize| {
-                        if let Some(row) = memory.row(Some(table), cell) {
-                            end((limit, row), rule, reserved, true);
-                        }
-                    };
-                    if table.hold(seat.key, now, &mut there).is_none() {
-                        there(table.overflow_cell());
                     }
+                    let Some(row) = memory.row(table, cell) else { continue };
+                    end((limit, row), rule, reserved);
                 }
             }
         }
@@ -221,6 +248,12 @@ impl Breaker {
             else {
                 continue;
             };
+            // Who shared a cell is never judged by it, and who lost his is not judged by the next one's.
+            if key.is_some_and(|key| key.cell() == NO_CELL)
+                || table.zip(key).is_some_and(|(table, key)| has_lost_cell(table, key))
+            {
+                continue;
+            }
             let Settlement { outcome, latency, class, .. } = *settlement;
             let finish = Finish { outcome, latency, class };
             let Some(found) = tally.finished(cell, &finish, now) else { continue };
@@ -258,9 +291,9 @@ impl Breaker {
     }
 }
 
-const _: () = assert!(MAX_LIMITS == 8, "a byte of bits for each seat");
-
 /// Whether a key's cell is another's by now.
 fn has_lost_cell(table: &Table, seat: KeySeat) -> bool {
     seat.cell() != NO_CELL && table.tag(count(seat.cell())) != Some(seat.key)
 }
+
+const _: () = assert!(MAX_LIMITS == 8, "a byte of bits for each seat");

@@ -51,9 +51,10 @@ impl Breaker {
                 Ok(_) => self.allow(policy, route, call, now, words, lone.charged, NO_KEYS),
                 Err(wait) => match lone.refusal {
                     Some((place, limit)) => {
-                        if route.counts.is_some() {
-                            count_lone(policy, route, place, limit);
+                        if let Some(counts) = &lone.counts {
+                            counts.up(Count::Enforced(limit));
                         }
+                        route.count(Count::Throttled);
                         let [global, group, own] = words;
                         let word = match place.level {
                             Level::Global => global,
@@ -143,15 +144,6 @@ impl Breaker {
             shadowed: None,
         })
     }
-}
-
-/// Counts a refusal by an only limit of a named scope, at the limit and at the route.
-#[inline(never)]
-fn count_lone(policy: &Policy, route: &RouteRules, place: Place, limit: u8) {
-    if let Some(counts) = policy.rules_at(place).and_then(|rules| rules.counts.as_ref()) {
-        counts.up(Count::Enforced(limit));
-    }
-    route.count(Count::Throttled);
 }
 
 /// Counts a refusal at the limit, and at the route.
