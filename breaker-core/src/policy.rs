@@ -394,7 +394,7 @@ pub(crate) struct Short {
     pub(crate) keys: Box<[ShortKey]>,
     /// In the order of charging: what can be undone first, the narrower first.
     pub(crate) charges: Box<[Charge]>,
-    /// More than one of them cannot be undone: all are looked at before the first is charged.
+    /// More than one of them cannot be undone, or one moves with time: all are looked at before the first is charged.
     pub(crate) looks_first: bool,
     /// The only charge, if it counts the calls of a named scope and there are no keys.
     pub(crate) lone: Option<Lone>,
@@ -829,7 +829,10 @@ impl Policy {
             return None;
         }
         charges.sort_by_key(|charge| (!charge.limit.can_undo(), std::cmp::Reverse(charge.seat)));
-        let looks_first = charges.iter().filter(|charge| !charge.limit.can_undo()).count() > 1;
+        // A window of sub-buckets that is charged and undone has moved on to the call's instant: it is looked at first, too.
+        let buckets = charges.iter().any(|charge| matches!(charge.limit, Limit::Buckets(_)));
+        let lasting = charges.iter().filter(|charge| !charge.limit.can_undo()).count();
+        let looks_first = lasting > 1 || buckets;
         let keys = route.dimensions.iter().map(|&dimension| {
             let rules = self.dimensions.get(dimension)?;
             let (index, claims) = (rules.index, rules.claims);
@@ -838,7 +841,7 @@ impl Policy {
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {
-            [only] if route.dimensions.is_empty() => only.lone(route.cells),
+            [only] if route.dimensions.is_empty() && !looks_first => only.lone(route.cells),
             _ => None,
         };
         Some(Short { keys, charges: charges.into(), looks_first, lone })
