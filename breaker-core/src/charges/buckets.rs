@@ -724,8 +724,9 @@ mod tests {
                         }
                     }
                     _ => {
+                        let told = row.forecast(limit, amount, at(now));
                         let peeked = row.peek(limit, amount, at(now));
-                        prop_assert_eq!(row.forecast(limit, amount, at(now)), peeked);
+                        prop_assert_eq!(told, peeked);
                         match row.take(limit, amount, at(now)) {
                             Ok(taken) => {
                                 prop_assert!(peeked.is_ok());
