@@ -106,13 +106,23 @@ impl Row<'_> {
                 rate.take(self.head.load(Ordering::Relaxed), amount, now).map(drop)
             }
             Limit::Window(window) => ring::take::<SOUND>(window, self, now, false).map(drop),
-            Limit::Buckets(buckets) => buckets::peek(buckets, self, amount, now),
+            Limit::Buckets(buckets) => {
+                buckets::take::<SOUND>(buckets, self, amount, now, false).map(drop)
+            }
             Limit::Budget(budget) => budget::peek(budget, self, amount, now),
             Limit::InFlight(flight) => {
                 // ordering: relaxed, for a count stands alone.
                 let used = self.head.load(Ordering::Relaxed);
                 flight.take(used, amount).map(drop).ok_or(NEVER)
             }
+        }
+    }
+
+    /// As [`Row::peek`], at an instant that may lie ahead: not even a tick begins.
+    pub(crate) fn forecast(self, limit: Limit, amount: u64, now: Mono) -> Result<(), Span> {
+        match limit {
+            Limit::Buckets(buckets) => buckets::forecast(buckets, self, amount, now),
+            _ => self.peek(limit, amount, now),
         }
     }
 
@@ -128,7 +138,7 @@ impl Row<'_> {
             Limit::Window(window) => {
                 ring::take::<SOUND>(window, self, now, true).map(|_| Taken::default())
             }
-            Limit::Buckets(buckets) => buckets::take::<SOUND>(buckets, self, amount, now)
+            Limit::Buckets(buckets) => buckets::take::<SOUND>(buckets, self, amount, now, true)
                 .map(|tick| Taken { before: tick, after: amount }),
             Limit::Budget(budget) => budget::take::<SOUND>(budget, self, amount, now)
                 .map(|run| Taken { before: run, after: amount }),

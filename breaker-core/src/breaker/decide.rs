@@ -90,7 +90,7 @@ impl Breaker {
         for seat in seats.iter_mut().flatten() {
             seat.look(reducing, now, &mut shadowed)?;
         }
-        let refusal = if reducing { None } else { first_refusal(&seats, call, now) };
+        let refusal = if reducing { None } else { first_refusal::<true>(&seats, call, now) };
         let Some((at, breach)) = refusal else { return Ok(()) };
         let seat = seats.get(at).and_then(Option::as_ref);
         seat.map_or(Ok(()), |seat| Err(seat.refused(breach)))
@@ -159,7 +159,7 @@ impl Breaker {
         now: Mono,
         shadowed: &mut Option<Denial>,
     ) -> Result<(), Denial> {
-        let refusal = first_refusal(seats, call, now);
+        let refusal = first_refusal::<false>(seats, call, now);
         for at in (0..SEATS).rev() {
             if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
                 let seat = seats.get(tripped).and_then(Option::as_ref);
@@ -554,16 +554,20 @@ impl<'a> Seat<'a> {
     }
 
     /// The limit that would refuse first, by a look only; with the longest wait of all that refuse.
-    fn peek(&self, call: &Call, now: Mono) -> Option<Breach> {
+    fn peek<const AHEAD: bool>(&self, call: &Call, now: Mono) -> Option<Breach> {
+        let look = |row: Row<'_>, limit: Limit, amount: u64| match AHEAD {
+            true => row.forecast(limit, amount, now).err(),
+            false => row.peek(limit, amount, now).err(),
+        };
         let mut breach = None;
         for (index, rule) in (0_u8..).zip(self.limits).filter(|(_, rule)| !rule.spec.candidate) {
             let amount = amount(rule, call);
             let asked = match self.row_of(rule) {
-                Some(row) => row.peek(rule.limit, amount, now).err(),
+                Some(row) => look(row, rule.limit, amount),
                 None => Some(NEVER),
             };
             let before = self.before_of(rule);
-            let also = before.filter_map(|(limit, row)| row.peek(limit, amount, now).err());
+            let also = before.filter_map(|(limit, row)| look(row, limit, amount));
             if let Some(wait) = asked.max(also.max()) {
                 breach = worse(breach, Some(self.breach(index, rule, wait, now)));
             }
@@ -601,12 +605,16 @@ fn surge_of(key: &Seat<'_>, found: &Found) -> By {
 }
 
 /// The narrowest scope that refuses, by a look only. Its wait is the longest of all that refuse: no
-/// earlier could the same call pass.
-fn first_refusal(seats: &Seats<'_>, call: &Call, now: Mono) -> Option<(usize, Breach)> {
+/// earlier could the same call pass. `AHEAD` of a decision nothing may be moved by it.
+fn first_refusal<const AHEAD: bool>(
+    seats: &Seats<'_>,
+    call: &Call,
+    now: Mono,
+) -> Option<(usize, Breach)> {
     let mut first: Option<(usize, Breach)> = None;
     for (at, seat) in seats.iter().enumerate().rev() {
         let Some(seat) = seat.as_ref().filter(|seat| !seat.shadow) else { continue };
-        if let Some(breach) = seat.peek(call, now) {
+        if let Some(breach) = seat.peek::<AHEAD>(call, now) {
             let (_, found) = first.get_or_insert((at, breach));
             found.wait = found.wait.max(breach.wait);
         }

@@ -192,7 +192,7 @@ impl<'a, const FLAW: u8> Words<'a, FLAW> {
 }
 
 /// Would an amount pass? Else the exact wait. No tick begins for a look: it may be asked about an instant that lies ahead.
-pub(super) fn peek(buckets: Buckets, row: Row<'_>, amount: u64, now: Mono) -> Result<(), Span> {
+pub(super) fn forecast(buckets: Buckets, row: Row<'_>, amount: u64, now: Mono) -> Result<(), Span> {
     let Some(words) = Words::<SOUND>::new(buckets, row) else { return Err(NEVER) };
     if !buckets.is_possible(amount, now) {
         return Err(NEVER);
@@ -225,12 +225,13 @@ pub(super) fn peek(buckets: Buckets, row: Row<'_>, amount: u64, now: Mono) -> Re
     }
 }
 
-/// Charges an amount: the tick it counts in, or the exact wait.
+/// Charges an amount (or only looks, if not `write`): the tick it counts in, or the exact wait.
 pub(super) fn take<const FLAW: u8>(
     buckets: Buckets,
     row: Row<'_>,
     amount: u64,
     now: Mono,
+    write: bool,
 ) -> Result<u64, Span> {
     // Buckets without their words cannot say yes.
     let Some(words) = Words::<FLAW>::new(buckets, row) else { return Err(NEVER) };
@@ -248,6 +249,7 @@ pub(super) fn take<const FLAW: u8>(
         }
         match words.judge(tick, word, amount, now) {
             Some(Err(wait)) => return Err(wait),
+            Some(Ok(())) if !write => return Ok(tick),
             Some(Ok(())) if FLAW == BLIND => {
                 bucket.store(more(word, amount), Ordering::Release);
                 return Ok(tick);
@@ -428,7 +430,7 @@ mod models {
         explore(bound, move || {
             let (buckets, charges) = buckets(count);
             let call = move |charges: &Charges, now: u64| {
-                (now, take::<FLAW>(buckets, charges.row(0).unwrap(), 1, at(now)))
+                (now, take::<FLAW>(buckets, charges.row(0).unwrap(), 1, at(now), true))
             };
             let mut told: Vec<_> = past.iter().map(|&now| call(&charges, now)).collect();
             let spawned: Vec<_> = threads
@@ -722,7 +724,9 @@ mod tests {
                         }
                     }
                     _ => {
+                        let told = row.forecast(limit, amount, at(now));
                         let peeked = row.peek(limit, amount, at(now));
+                        prop_assert_eq!(told, peeked);
                         match row.take(limit, amount, at(now)) {
                             Ok(taken) => {
                                 prop_assert!(peeked.is_ok());
