@@ -103,7 +103,7 @@ fn swarm() {
                     if lived >= seeds {
                         return;
                     }
-                    if lived % 10_000 == 0 {
+                    if lived.is_multiple_of(10_000) {
                         println!("{lived} of {seeds}");
                     }
                     live(from + lived, false);

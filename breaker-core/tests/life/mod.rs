@@ -92,6 +92,7 @@ struct Held {
 }
 
 /// What one twin said of a call.
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 enum Said {
     Allowed { ticket: Ticket, pass: Pass, shadowed: Option<Denial>, probe: bool },
     Denied(Denial),
@@ -420,7 +421,7 @@ impl Life {
             None => parent.to_string(),
             Some(name) => format!("{}/{name}", parent.as_str().trim_end_matches('/')),
         };
-        seats.iter().position(|seat| seat.rules == rules).expect("a scope of the lineage")
+        seats.iter().position(|seat| seat.rules == rules).unwrap()
     }
 
     fn hint(&self, policy: &InForce, seats: &[Seat], denial: &Denial) -> oracle::Said {
@@ -547,8 +548,8 @@ impl Life {
         let route = held.seats[2].rules.clone();
         if self.dice.chance(8) {
             // Attached to another policy, a ticket is lost.
-            let others = self.earlier.iter().chain([&self.now_in_force]);
-            let other = others.filter(|other| other.number != held.under.number).last().cloned();
+            let mut others = self.earlier.iter().chain([&self.now_in_force]);
+            let other = others.rfind(|other| other.number != held.under.number).cloned();
             if let Some(other) = other {
                 for (twin, ticket) in held.tickets.into_iter().enumerate() {
                     assert!(ticket.attach(&self.twins[twin], &other.twins[twin]).is_err());

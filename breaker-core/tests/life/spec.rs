@@ -228,7 +228,9 @@ pub(crate) fn any_spec(dice: &mut Dice, style: Style) -> Vec<ScopeSpec> {
         Style::Plain => dice.pick(0, 3),
         _ => dice.pick(0, 5),
     };
-    for name in ["account", "symbol", "parent", "desk"].into_iter().take(wanted as usize) {
+    for name in
+        ["account", "symbol", "parent", "desk"].into_iter().zip(0..wanted).map(|(name, _)| name)
+    {
         let parent = ["/", "/g0", "/g0/r0"][dice.index(3)];
         let parent = if style == Style::Flood { "/" } else { parent };
         all.push(dimension(dice, style, parent, name));

@@ -521,7 +521,7 @@ impl House {
         };
         let seat = Seat { rules: rules.to_owned(), label, ..Seat::default() };
         let limits = policy.scope(&seat).limits_of(&seat).iter();
-        limits.map(|limit| limit.refill(seat.row(), now)).fold(false, |any, used| any || used)
+        limits.filter(|limit| limit.refill(seat.row(), now)).count() > 0
     }
 
     /// A block of the named scopes that no time ends.
