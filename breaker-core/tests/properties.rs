@@ -1,11 +1,6 @@
 //! Limits through the whole breaker against their arithmetic, at random and under threads. What a whole life does is the simulation's.
 
-#![expect(
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test that fails says so by a panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -548,8 +548,10 @@ impl Life {
         let route = held.seats[2].rules.clone();
         if self.dice.chance(8) {
             // Attached to another policy, a ticket is lost.
-            let mut others = self.earlier.iter().chain([&self.now_in_force]);
-            let other = others.rfind(|other| other.number != held.under.number).cloned();
+            let other = {
+                let mut others = self.earlier.iter().chain([&self.now_in_force]);
+                others.rfind(|other| other.number != held.under.number).cloned()
+            };
             if let Some(other) = other {
                 for (twin, ticket) in held.tickets.into_iter().enumerate() {
                     assert!(ticket.attach(&self.twins[twin], &other.twins[twin]).is_err());
