@@ -31,7 +31,7 @@ use crate::policy::Recover;
 use crate::scope::KeyHash;
 use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 use crate::tally::Tally;
-use crate::time::Mono;
+use crate::time::{Mono, Span};
 
 /// Where the words of one limit of a dimension stand.
 #[derive(Clone)]
@@ -65,7 +65,7 @@ pub(crate) struct Table {
     /// The last is shared by calls whose key has none.
     slots: Box<[Slot]>,
     gates: Box<[Gate]>,
-    /// Until when a slot's limits are spent for what others had, in nanoseconds.
+    /// When a slot's limits were spent for what others had, in nanoseconds; 0 for never.
     spent: Box<[AtomicU64]>,
     /// A bit for each bucket: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
@@ -228,10 +228,12 @@ impl Table {
         Some(self.gates.get(cell)?.word())
     }
 
-    /// Whether a slot's limits are still spent for what others had: such a key is refused, and never tripped for it.
-    pub(crate) fn starts_spent(&self, cell: usize, now: Mono) -> bool {
+    /// Whether a limit of a slot, which recovers so fast, is still spent for what others had: such a key is refused, and never
+    /// tripped for it.
+    pub(crate) fn starts_spent(&self, cell: usize, recovery: Span, now: Mono) -> bool {
         // ordering: relaxed, for the slot was found by its tag, with acquire.
-        self.spent.get(cell).is_some_and(|until| now.as_nanos() < until.load(Ordering::Relaxed))
+        let at = self.spent.get(cell).map_or(0, |at| at.load(Ordering::Relaxed));
+        at > 0 && now < Mono::from_nanos(at).plus(recovery)
     }
 
     /// Says that a gate of a slot's bucket is about to move.
@@ -315,7 +317,7 @@ impl Table {
 
     #[cold]
     fn claim<const COUNTS: bool>(&self, key: KeyHash, now: Mono) -> Option<usize> {
-        let mut lock = self.locks.get(self.bucket_of(key))?.lock();
+        let lock = self.locks.get(self.bucket_of(key))?.lock();
         if let Some(cell) = self.find(key) {
             return Some(cell);
         }
@@ -327,12 +329,20 @@ impl Table {
             self.turned_away.fetch_add(1, Ordering::Relaxed);
         }
         let Some(cell) = room.filter(|_| !turned_away) else {
-            // What it now takes of the shared slot, it must not have again of its own as soon as there is one.
-            lock.spend(now);
             return None;
         };
         self.give(cell, key, &lock, now);
         Some(cell)
+    }
+
+    /// A call of a key without a slot is about to be charged to the shared one: what it takes there, it must not have again
+    /// of its own as soon as there is one. A call that is refused there takes nothing, and marks nothing: a flood
+    /// spends no more buckets than the shared slot admits calls.
+    #[cold]
+    pub(crate) fn share(&self, key: KeyHash, now: Mono) {
+        if let Some(lock) = self.locks.get(self.bucket_of(key)) {
+            lock.lock().spend(now);
+        }
     }
 
     /// Whether one more key may be seen for the first time.
@@ -514,7 +524,7 @@ impl Table {
         (at, budgets_at): (Option<Mono>, Option<Mono>),
         now: Mono,
     ) {
-        let mut until = Mono::ZERO;
+        let mut spent_at = 0;
         for charged in &kept.limits {
             let budget = matches!(charged.limit, Limit::Budget(_));
             let at = if budget { budgets_at } else { at };
@@ -523,12 +533,12 @@ impl Table {
                 && let Some(row) = self.row(&charged.rows, cell)
             {
                 row.spend(charged.limit, at);
-                until = until.max(ends(&at));
+                spent_at = spent_at.max(at.as_nanos().max(1));
             }
         }
         if let Some(spent) = self.spent.get(cell) {
             // ordering: relaxed, for a newcomer's tag is stored with release after it.
-            spent.store(until.as_nanos(), Ordering::Relaxed);
+            spent.store(spent_at, Ordering::Relaxed);
         }
     }
 

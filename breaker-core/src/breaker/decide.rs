@@ -160,6 +160,14 @@ impl Breaker {
         shadowed: &mut Option<Denial>,
     ) -> Result<(), Denial> {
         let refusal = first_refusal::<false>(seats, call, now);
+        if refusal.is_none() {
+            for seat in seats.iter().flatten() {
+                let shares = seat.gate.is_none() && !seat.limits.is_empty();
+                if let Some((table, key)) = seat.table.filter(|_| shares) {
+                    table.share(key, now);
+                }
+            }
+        }
         for at in (0..SEATS).rev() {
             if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
                 let seat = seats.get(tripped).and_then(Option::as_ref);
@@ -578,7 +586,8 @@ impl<'a> Seat<'a> {
     fn breach(&self, limit: u8, rule: &LimitRule, wait: Span, now: Mono) -> Breach {
         // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
         // others: they throttle and never trip.
-        let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, now);
+        let recovery = rule.limit.recovery();
+        let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, recovery, now);
         let trips = rule.spec.on_breach == OnBreach::Trip
             && self.gate.is_some()
             && !self.table.is_some_and(answers);
