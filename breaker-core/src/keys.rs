@@ -328,9 +328,7 @@ impl Table {
             // ordering: relaxed, for a count stands alone.
             self.turned_away.fetch_add(1, Ordering::Relaxed);
         }
-        let Some(cell) = room.filter(|_| !turned_away) else {
-            return None;
-        };
+        let cell = room.filter(|_| !turned_away)?;
         self.give(cell, key, &lock, now);
         Some(cell)
     }
