@@ -618,7 +618,7 @@ const _: () = assert!(size_of::<Slot>() == 16, "four slots share a cache line");
 
 #[cfg(all(test, loom))]
 mod models {
-    use super::{Charged, Kept, Ordered, Rows, Table};
+    use super::{Charged, Kept, Ordered, Rows, Table, Which};
     use crate::facts::{KillLevel, State};
     use crate::gate::{Input, TripRule};
     use crate::limit::Limit;
