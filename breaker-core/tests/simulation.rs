@@ -69,7 +69,7 @@ fn lives_agree_with_the_oracle_4() {
 #[test]
 fn lives_are_eventful() {
     let mut seen = std::collections::BTreeMap::<&str, u64>::new();
-    for seed in 0..1_200 {
+    for seed in 0..2_000 {
         let mut life = Life::new(seed, false);
         life.live();
         for (event, times) in life.events {
