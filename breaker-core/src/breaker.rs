@@ -168,7 +168,8 @@ impl Breaker {
     #[inline]
     pub fn hash_u64(&self, label: u64) -> KeyHash {
         let Seed([first, second]) = self.seed;
-        let hasher = SipHasher13::new_with_keys(first, second);
+        // Under a key of its own: a label of eight bytes must not be the number that these bytes spell.
+        let hasher = SipHasher13::new_with_keys(!first, second);
         KeyHash::new(hasher.hash(&label.to_le_bytes()))
     }
 
@@ -177,7 +178,8 @@ impl Breaker {
     #[must_use]
     pub fn fingerprint(&self, fields: &[&[u8]]) -> KeyHash {
         let Seed([first, second]) = self.seed;
-        let mut hasher = SipHasher13::new_with_keys(first, second);
+        // Under a key of its own, as numbers are.
+        let mut hasher = SipHasher13::new_with_keys(first, !second);
         for field in fields {
             hasher.write_usize(field.len());
             hasher.write(field);
@@ -219,8 +221,8 @@ impl Breaker {
         self.peek_at(policy, route, &call, now)
     }
 
-    /// A block of the call's named scopes that no time ends: a kill, or a trip that waits for a person; shadow mode
-    /// does not let it through only if it is a kill. It needs no clock, and counts nothing unless told to.
+    /// A block of the call's named scopes that no time ends: a kill, or a trip that waits for a person and that no shadow
+    /// mode lets through. Its keys are not looked at. It needs no clock and counts nothing.
     ///
     /// For senders that ask often while they are blocked: look here first, and read the clock only if it says nothing.
     #[inline(always)]

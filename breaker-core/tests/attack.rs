@@ -494,3 +494,14 @@ fn a_call_without_its_key_is_not_free() {
     let house = House::new(&keyed(key(vec![LimitSpec::window(1, SECOND)])), 16);
     assert!(house.pass(house.orders(), 10, at(0)) <= 1);
 }
+
+/// Goal: a label of eight bytes is not the number that its bytes spell, nor is what follows a length the field of a fingerprint: whoever
+/// chooses his label cannot choose to be somebody else.
+#[test]
+fn a_label_cannot_be_chosen_to_be_a_number() {
+    let breaker = Breaker::new(Capacity { scopes: 1, keys: 16 }, Seed([1, 2]));
+    assert_ne!(breaker.hash(b"AAAAAAAA"), breaker.hash_u64(u64::from_le_bytes(*b"AAAAAAAA")));
+    let mut label = 1_usize.to_ne_bytes().to_vec();
+    label.push(b'x');
+    assert_ne!(breaker.hash(&label), breaker.fingerprint(&[b"x"]));
+}
