@@ -2,6 +2,7 @@
 
 mod decide;
 mod finish;
+mod gates;
 mod look;
 mod orders;
 mod registry;
@@ -9,6 +10,7 @@ mod restore;
 mod short;
 mod standing;
 
+pub use self::gates::Gates;
 pub use self::orders::{OrderError, Stamp};
 pub use self::restore::{
     Missed, Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
@@ -24,14 +26,11 @@ use siphasher::sip::SipHasher13;
 
 use self::registry::Registry;
 use crate::cell::{Cell, Dirty, Gate, Moved};
-use crate::counts::Count;
-use crate::facts::{Cause, Class, Denial, Mode, Place};
+use crate::facts::{Cause, Denial, Place};
 use crate::gate::{Input, TripRule, Word};
 use crate::keys::{Table, cells_for};
 use crate::permit::{KeySeat, Verdict};
-use crate::policy::{
-    MAX_DIMENSIONS, NAMED, Policy, PolicyError, PolicySpec, Room, RouteId, RouteRules, check,
-};
+use crate::policy::{MAX_DIMENSIONS, Policy, PolicyError, PolicySpec, Room, RouteId, check};
 use crate::scope::{KeyHash, Level};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::time::{Mono, Span};
@@ -259,32 +258,24 @@ impl Breaker {
         self.peek_at(policy, route, &call, now)
     }
 
-    /// A block of the call's named scopes that no time ends: a kill, or a trip that waits for a person and that no shadow
-    /// mode lets through. Its keys are not looked at. It needs no clock and counts nothing.
-    ///
-    /// For senders that ask often while they are blocked: look here first, and read the clock only if it says nothing.
+    /// A block of the call's named scopes that no time ends, as [`Gates::blocked`] sees it.
     #[inline(always)]
     #[must_use]
     pub fn blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
-        let Some(route) = policy.route_rules(call.route) else { return Some(Cause::Stale) };
-        let words = route.words();
-        if Word::are_quiet(words) {
-            return None;
+        match policy.route_rules(call.route) {
+            Some(route) => Gates::of(policy, route).blocked(),
+            None => Some(Cause::Stale),
         }
-        // A kill of the widest scope that is not quiet is the answer already.
-        let plain = Word::plain_block(words, matches!(route.class, Class::Reducing));
-        plain.or_else(|| endless_block(policy, route, words))
     }
 
     /// As [`Breaker::blocked`], and counts the call as refused if it is.
     #[inline(always)]
     #[must_use]
     pub fn refuse_blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
-        let cause = self.blocked(policy, call)?;
-        if let Some(route) = policy.route_rules(call.route) {
-            route.count(Count::Blocked);
+        match policy.route_rules(call.route) {
+            Some(route) => Gates::of(policy, route).refuse(),
+            None => Some(Cause::Stale),
         }
-        Some(cause)
     }
 
     /// Remembers an instant, if it is the newest.
@@ -366,18 +357,6 @@ impl Numbers {
             spread ^ spread >> 32
         })
     }
-}
-
-/// The block of a lineage that no time ends.
-#[inline(never)]
-fn endless_block(policy: &Policy, route: &RouteRules, words: [Word; NAMED]) -> Option<Cause> {
-    let reducing = route.class == Class::Reducing;
-    words.into_iter().zip(route.lineage).find_map(|(word, scope)| {
-        let rules = &policy.scopes.get(scope)?.rules;
-        let cause = word.endless_block(reducing, &rules.trip)?;
-        let shadow = word.mode().unwrap_or(rules.mode) == Mode::Shadow;
-        (!shadow || matches!(cause, Cause::Killed(_))).then_some(cause)
-    })
 }
 
 fn denial(place: Place, cause: Cause, wait: Option<Span>, epoch: u16) -> Denial {

@@ -372,6 +372,8 @@ pub(crate) struct RouteRules {
     /// The cells of the same, by number and as they are.
     pub(crate) cells: [u32; NAMED],
     pub(crate) gates: [Arc<Cell>; NAMED],
+    /// No named scope of the lineage is in shadow mode.
+    pub(crate) enforced: bool,
     /// Who hears the end of every call.
     pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
@@ -781,6 +783,10 @@ impl Policy {
             route.plain = route.short.as_ref().and_then(Short::plain);
             route.keyed = route.short.as_ref().and_then(Short::keyed);
             route.hears = policy.hears(route);
+            let enforces = |&scope: &usize| {
+                policy.scopes.get(scope).is_some_and(|scope| scope.rules.mode == Mode::Enforce)
+            };
+            route.enforced = route.lineage.iter().all(enforces);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
             let tallies = policy.seats(route).any(|(seat, rules)| rules.hears_ends(seat));
@@ -1035,6 +1041,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 dimensions,
                 plain: None,
                 keyed: None,
+                enforced: false,
                 short: None,
                 hears: 0,
                 counts: None,
