@@ -13,7 +13,7 @@ use crate::detect::latency::{Latencies, deviation, steps};
 use crate::detect::ratio::{Settled, ShareOf};
 use crate::detect::repeat::SLOTS;
 use crate::detect::short::Short;
-use crate::detect::surge::{FORMS, bound_of};
+use crate::detect::surge::{FORMS, bound_of, halves_at};
 use crate::detect::{Compiled, Found, OnFind, Sighting, wide};
 use crate::facts::Outcome;
 use crate::scope::KeyHash;
@@ -177,7 +177,7 @@ impl Tally {
         let (Some(repeat), Some(print)) = (&self.rules.repeat, print) else { return true };
         let first = self.layout.repeats + 1;
         let slots = std::array::from_fn(|slot| load(first + slot));
-        let done = repeat.rule.slot(slots, print.as_u64(), now);
+        let done = repeat.rule.slot(&slots, print.as_u64(), self.repeats.number(now));
         let total = self.repeats.count(load(self.layout.repeats), now) + 1;
         repeat.rule.judge(done.count, total).is_none()
     }
@@ -198,13 +198,14 @@ impl Tally {
             return None;
         }
         let words = self.hot.row(row);
+        let windows = words.get(self.layout.windows..self.layout.windows + FORMS.len())?;
         // ordering: relaxed, for a bound stands alone: a call that sees the one before is judged by that.
         let bounds = words.get(self.layout.bounds)?.load(Ordering::Relaxed);
         let bounds_now = if bounds == 0 { UNWRITTEN } else { Short::unpack(bounds) };
         let mut exceeded = None;
-        for (index, (form, bound)) in FORMS.into_iter().zip(bounds_now).enumerate() {
-            let Some(word) = words.get(self.layout.windows + index) else { continue };
-            let (count, ended) = add(form, word, now);
+        let forms = FORMS.into_iter().zip(halves_at(now)).zip(bounds_now).enumerate();
+        for ((index, ((form, half), bound)), word) in forms.zip(windows) {
+            let (count, ended) = add(form, word, half);
             if let Some(ended) = ended {
                 self.note_peak(words, index, ended);
             }
@@ -272,7 +273,8 @@ impl Tally {
     pub(crate) fn repeated(&self, row: usize, fingerprint: u64, now: Mono) -> Option<Found> {
         let repeat = self.rules.repeat.as_ref()?;
         let words = self.hot.row(row);
-        let (total, _) = add(self.repeats, words.get(self.layout.repeats)?, now);
+        let half = self.repeats.number(now);
+        let (total, _) = add(self.repeats, words.get(self.layout.repeats)?, half);
         let first = self.layout.repeats + 1;
         let slots = words.get(first..first + SLOTS)?;
         let mut seen = [0; SLOTS];
@@ -282,7 +284,7 @@ impl Tally {
         }
         // Bounded: who loses the slot so often to others was one call among many of theirs.
         for _ in 0..SLOT_TRIES {
-            let done = repeat.rule.slot(seen, fingerprint, now);
+            let done = repeat.rule.slot(&seen, fingerprint, half);
             let sighting = repeat.rule.judge(done.count, total);
             let (slot, before) = (slots.get(done.slot)?, seen.get_mut(done.slot)?);
             // A repetition that was found counts anew from nothing.
@@ -438,13 +440,14 @@ impl Tally {
         let count = votes.load(Ordering::Relaxed);
         if leader.load(Ordering::Relaxed) == key.as_u64() {
             if count < MOST_VOTES {
-                votes.fetch_add(1, Ordering::Relaxed);
+                // A vote that another thread's overwrites is one of many.
+                votes.store(count + 1, Ordering::Relaxed);
             }
-        } else if count == 0 || count > MOST_VOTES * 2 {
+        } else if count == 0 {
             leader.store(key.as_u64(), Ordering::Relaxed);
             votes.store(1, Ordering::Relaxed);
         } else {
-            votes.fetch_sub(1, Ordering::Relaxed);
+            votes.store(count - 1, Ordering::Relaxed);
         }
     }
 
@@ -879,22 +882,34 @@ impl Cap {
     }
 }
 
-/// Counts one more at `now`: the window's count, and what it was at the end of the half that this call ended.
-fn add(form: Halves, word: &AtomicU64, now: Mono) -> (u64, Option<u64>) {
-    add_with::<SOUND>(form, word, now)
+/// Counts one more in the half of this number: the window's count, and what it was at the end of the half that this call ended.
+#[inline(always)]
+fn add(form: Halves, word: &AtomicU64, half: u64) -> (u64, Option<u64>) {
+    // ordering: relaxed, for a window's word stands alone.
+    let before = word.load(Ordering::Relaxed);
+    if form.takes(before, half) {
+        // Should the half be turned just now by another, this call counts in the new one.
+        let found = word.fetch_add(1, Ordering::Relaxed);
+        return (form.sum(found) + 1, None);
+    }
+    turn_and_add::<SOUND>(form, word, before, half)
 }
 
 /// `FLAW` is [`SOUND`] in all but the negative controls, which show that the models would notice.
-fn add_with<const FLAW: u8>(form: Halves, word: &AtomicU64, now: Mono) -> (u64, Option<u64>) {
+#[inline(never)]
+fn turn_and_add<const FLAW: u8>(
+    form: Halves,
+    word: &AtomicU64,
+    mut before: u64,
+    half: u64,
+) -> (u64, Option<u64>) {
     // ordering: relaxed throughout, for a window's word stands alone.
-    let mut before = word.load(Ordering::Relaxed);
     loop {
-        if form.takes(before, now) {
-            // Should the half be turned just now by another, this call counts in the new one.
+        if form.takes(before, half) {
             let found = word.fetch_add(1, Ordering::Relaxed);
             return (form.sum(found) + 1, None);
         }
-        let after = form.added(before, now);
+        let after = form.added(before, half);
         if FLAW == STORED {
             word.store(after.word, Ordering::Relaxed);
             return (form.sum(after.word), after.ended);
@@ -952,7 +967,7 @@ const FULL: u64 = 2;
 
 #[cfg(all(test, loom))]
 mod models {
-    use super::{EMPTY, SOUND, STORED, Slip, add_with, count_streak};
+    use super::{EMPTY, SOUND, STORED, Slip, count_streak, turn_and_add};
     use crate::detect::halves::Halves;
     use crate::detect::{Found, OnFind};
     use crate::sync::{AtomicU64, Ordering};
@@ -972,7 +987,10 @@ mod models {
             let word = Arc::new(AtomicU64::new(0));
             let count = move |word: &AtomicU64, instants: &[u64]| {
                 for &now in instants {
-                    add_with::<FLAW>(form, word, Mono::from_nanos(1_000 + now));
+                    // ordering: relaxed, as in `add`.
+                    let before = word.load(Ordering::Relaxed);
+                    let half = form.number(Mono::from_nanos(1_000 + now));
+                    turn_and_add::<FLAW>(form, word, before, half);
                 }
             };
             let other = {
