@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::counts::ScopeCounts;
+use crate::counts::Ended;
 use crate::detect::halves::Halves;
 use crate::detect::judge::{Facts, Judge, Orders, Sight};
 use crate::detect::latency::{Latencies, deviation, steps};
@@ -24,7 +24,7 @@ use crate::time::{Mono, Span};
 pub(crate) struct Tally {
     rules: Arc<Compiled>,
     /// What its scope had counted when it was made.
-    since: ScopeCounts,
+    since: Ended,
     layout: Layout,
     /// What calls count in, a row after the other.
     hot: Sheet,
@@ -123,7 +123,7 @@ impl Tally {
             missed: AtomicU64::new(0),
             cap: Cap::new(),
             rules,
-            since: ScopeCounts::default(),
+            since: Ended::default(),
         }
     }
 
@@ -132,8 +132,8 @@ impl Tally {
         self.layout.windows != ABSENT || self.rules.repeat.is_some()
     }
 
-    /// The rules it was made for.
-    pub(crate) fn rules(&self) -> &Compiled {
+    /// The rules it was made for, which its judge has too.
+    pub(crate) const fn rules(&self) -> &Arc<Compiled> {
         &self.rules
     }
 
@@ -321,12 +321,12 @@ impl Tally {
     }
 
     /// The same tally for a scope that has counted this already.
-    pub(crate) fn counting_from(self, since: ScopeCounts) -> Tally {
+    pub(crate) fn counting_from(self, since: Ended) -> Tally {
         Tally { since, ..self }
     }
 
     /// What its scope had counted when it was made.
-    pub(crate) const fn since(&self) -> ScopeCounts {
+    pub(crate) const fn since(&self) -> Ended {
         self.since
     }
 
