@@ -34,6 +34,7 @@ pub struct Finding {
 
 /// What the detectors of one place learned, to be saved and restored.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LearnedAt {
     /// The named scope, or the one that declares the dimension.
     pub scope: Scope,
@@ -194,11 +195,15 @@ impl Judges {
         saved: &[LearnedAt],
         away: Span,
         now: Mono,
+        knows_keys: bool,
     ) -> Vec<(usize, LearnedError)> {
         self.plan(breaker, policy, now);
         let mut refused = Vec::new();
         for (index, saved) in saved.iter().enumerate() {
-            if let Err(error) = self.relearn_one(breaker, policy, saved, away, now) {
+            if saved.key.is_some() && !knows_keys {
+                let problem = "is of a key that was hashed under another seed".to_owned();
+                refused.push((index, LearnedError { problem }));
+            } else if let Err(error) = self.relearn_one(breaker, policy, saved, away, now) {
                 refused.push((index, error));
             }
         }

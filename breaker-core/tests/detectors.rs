@@ -4,9 +4,9 @@
 
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, DetectorKind, DetectorSpec, Errors, Finding,
-    GroupSpec, KeySpec, Level, LimitSpec, Mono, OnFind, Outcome, Policy, PolicySpec, Recover,
-    Repeat, RouteSpec, Scope, ScopeSpec, Seed, Span, Spread, State, Streak, Surge, SurgeWindow,
-    Sweeper, Transition, Verdict,
+    GroupSpec, KeySpec, KillLevel, Level, LimitSpec, Mono, OnFind, Outcome, Policy, PolicySpec,
+    Recover, Repeat, Restart, RouteSpec, SavedWhole, Scope, ScopeSpec, Seed, Span, Spread, State,
+    Streak, Surge, SurgeWindow, Sweeper, Transition, Verdict,
 };
 
 const HOLD: Span = Span::from_secs(300);
@@ -24,27 +24,8 @@ struct House {
 
 impl House {
     fn new(route: Vec<DetectorSpec>, keys: Vec<DetectorSpec>) -> House {
-        let dimension = KeySpec {
-            name: "account".into(),
-            detectors: keys,
-            recover: PROBE,
-            ..KeySpec::default()
-        };
-        let scope = ScopeSpec {
-            detectors: route,
-            recover: PROBE,
-            keys: vec![dimension],
-            ..ScopeSpec::default()
-        };
-        let orders =
-            RouteSpec { name: "orders".into(), group: "pay".into(), class: Class::Normal, scope };
-        let spec = PolicySpec {
-            global: ScopeSpec::default(),
-            groups: vec![GroupSpec { name: "pay".into(), scope: ScopeSpec::default() }],
-            routes: vec![orders],
-        };
         let breaker = Breaker::new(Capacity { scopes: 8, keys: 256 }, Seed([1, 2]));
-        let policy = breaker.compile(&spec).unwrap();
+        let policy = breaker.compile(&spec(route, keys)).unwrap();
         let sweeper = Sweeper::new();
         let (moves, findings) = (Vec::new(), Vec::new());
         House { breaker, policy, sweeper, now: Mono::ZERO, moves, findings }
@@ -87,6 +68,25 @@ impl House {
     fn tripped(&self) -> Vec<(Level, Option<Cause>)> {
         let trips = self.moves.iter().filter(|moved| moved.to == State::Tripped);
         trips.map(|moved| (moved.place.level, moved.cause)).collect()
+    }
+}
+
+/// One route and a dimension of keys.
+fn spec(route: Vec<DetectorSpec>, keys: Vec<DetectorSpec>) -> PolicySpec {
+    let dimension =
+        KeySpec { name: "account".into(), detectors: keys, recover: PROBE, ..KeySpec::default() };
+    let scope = ScopeSpec {
+        detectors: route,
+        recover: PROBE,
+        keys: vec![dimension],
+        ..ScopeSpec::default()
+    };
+    let orders =
+        RouteSpec { name: "orders".into(), group: "pay".into(), class: Class::Normal, scope };
+    PolicySpec {
+        global: ScopeSpec::default(),
+        groups: vec![GroupSpec { name: "pay".into(), scope: ScopeSpec::default() }],
+        routes: vec![orders],
     }
 }
 
@@ -266,6 +266,47 @@ fn learned_is_saved_and_taken_up() {
         second.second();
         assert_eq!(second.tripped().len(), usize::from(taken_up));
     }
+}
+
+/// Goal: one save and one restore carry all of it over a restart: a kill, a budget, and what a route and its keys had learned, so that a
+/// runaway trips the second process as it would have tripped the first; under another seed the keys' part is told and left out.
+#[test]
+fn one_restore_carries_standings_and_what_was_learned() {
+    let build = || {
+        let surge = |surge| vec![of(DetectorKind::Surge(surge))];
+        House::new(surge(Surge::of_route(6_000_000)), surge(Surge::of_keys(600_000)))
+    };
+    let calm = |house: &House, second: u64| {
+        house.good(second % 10, 1);
+    };
+    let mut first = build();
+    first.live(8 * 3_600, calm);
+    let killed = Scope::parse("/pay/orders/account=7").unwrap();
+    first.breaker.kill(&first.policy, &killed, KillLevel::Cut, first.now).unwrap();
+    first.second();
+    let saved = first.sweeper.save(&first.breaker, &first.policy, first.now);
+    assert_eq!(saved.standings, first.breaker.save(&first.policy, first.now));
+    let learned = first.sweeper.learned(&first.breaker, &first.policy, first.now);
+    assert_eq!((&saved.learned, saved.learned.len()), (&learned, 12));
+    let how = (Restart::Crash, Span::from_secs(60));
+    for whole in [false, true] {
+        let mut second = build();
+        let part = if whole { saved.learned.clone() } else { Vec::new() };
+        let saved = SavedWhole { learned: part, ..saved.clone() };
+        let told = second.sweeper.restore(&second.breaker, &second.policy, &saved, how, second.now);
+        assert!(told.unlearned.is_empty() && told.missed.is_empty(), "{told:?}");
+        assert_eq!(second.good(7, 1), 0, "the kill was lost");
+        second.live(60, calm);
+        second.moves.clear();
+        second.good(3, 500);
+        second.second();
+        assert_eq!(second.tripped().len(), usize::from(whole), "{whole}");
+    }
+    let mut other = build();
+    other.breaker = Breaker::new(Capacity { scopes: 8, keys: 256 }, Seed([1, 3]));
+    other.policy = other.breaker.compile(&spec(vec![], vec![])).unwrap();
+    let told = other.sweeper.restore(&other.breaker, &other.policy, &saved, how, other.now);
+    assert_eq!(told.unlearned.len(), 10, "the keys' part");
 }
 
 /// A route and its keys under limits and detectors that calls find something with; `long` adds a candidate that refuses nobody, so that
