@@ -378,6 +378,8 @@ pub(crate) struct RouteRules {
     pub(crate) dimensions: Box<[usize]>,
     /// Its only charge, if that is a plain rate.
     pub(crate) plain: Option<PlainRate>,
+    /// Its only charge, if that is a plain rate of its only key.
+    pub(crate) keyed: Option<KeyedRate>,
     /// What the short way through a decision needs, if this route can take it.
     pub(crate) short: Option<Short>,
     /// Bits of the limits (eight for each seat of the lineage) that hear how a call ended.
@@ -408,6 +410,15 @@ pub(crate) struct Short {
 pub(crate) struct PlainRate {
     pub(crate) rate: Plain,
     pub(crate) charges: Arc<Charges>,
+    /// Its bit.
+    pub(crate) charged: u64,
+}
+
+/// One rate of one key's calls and nothing more.
+pub(crate) struct KeyedRate {
+    pub(crate) rate: Plain,
+    pub(crate) table: Arc<Table>,
+    pub(crate) number: u8,
     /// Its bit.
     pub(crate) charged: u64,
 }
@@ -587,6 +598,15 @@ impl Short {
         let Limit::Rate(rate) = lone.limit else { return None };
         let (rate, charged) = (rate.plain()?, lone.charged);
         Some(PlainRate { rate, charges: Arc::clone(&lone.charges), charged })
+    }
+
+    fn keyed(&self) -> Option<KeyedRate> {
+        let ([key], [only]) = (&*self.keys, &*self.charges) else { return None };
+        let Charged::Key(0, Rows::Inline(0)) = only.at else { return None };
+        let Limit::Rate(rate) = only.limit else { return None };
+        let charged = limit_bit(only.seat, u32::from(only.index));
+        let (rate, table) = (rate.plain()?, Arc::clone(&key.table));
+        Some(KeyedRate { rate, table, number: key.number, charged })
     }
 }
 
@@ -772,6 +792,7 @@ impl Policy {
             route.cells = route.lineage.map(|scope| policy.scopes.get(scope).map_or(0, |s| s.cell));
             route.short = policy.short(route);
             route.plain = route.short.as_ref().and_then(Short::plain);
+            route.keyed = route.short.as_ref().and_then(Short::keyed);
             route.hears = policy.hears(route);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
@@ -1038,6 +1059,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 hears_all: Due::Nothing,
                 dimensions,
                 plain: None,
+                keyed: None,
                 short: None,
                 hears: 0,
                 counts: None,

@@ -778,7 +778,7 @@ mod tests {
         let mut seats: Seats<'_> = std::array::from_fn::<_, SEATS, _>(|_| None);
         let key = breaker.hash(b"unlucky");
         seats[NAMED] = breaker.seat_key(&policy, 0, key, late, true);
-        for number in 0..13_u8 {
+        for number in 0..29_u8 {
             let stranger = breaker.seat_key(&policy, 0, breaker.hash(&[number, 0]), late, true);
             let call = Call::new(RouteId::nowhere());
             assert!(stranger.unwrap().take(Counting::Admitted, &call, late, &mut None).is_none());
