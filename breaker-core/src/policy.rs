@@ -601,7 +601,9 @@ impl Short {
     }
 
     fn keyed(&self) -> Option<KeyedRate> {
-        let ([key], [only]) = (&*self.keys, &*self.charges) else { return None };
+        let ([key], [only], []) = (&*self.keys, &*self.charges, &*self.hearings) else {
+            return None;
+        };
         let Charged::Key(0, Rows::Inline(0)) = only.at else { return None };
         let Limit::Rate(rate) = only.limit else { return None };
         let charged = limit_bit(only.seat, u32::from(only.index));
