@@ -443,6 +443,8 @@ pub(crate) struct ShortKey {
     pub(crate) claims: bool,
     /// Its keys have detectors, so each call is a vote for its key.
     pub(crate) votes: bool,
+    /// What hears each offer to a key.
+    pub(crate) hears: Option<Arc<Tally>>,
 }
 
 /// Detectors that hear each offer to their scope.
@@ -876,7 +878,8 @@ impl Policy {
             let (index, claims) = (rules.index, rules.claims);
             let number = u8::try_from(rules.table).ok()?;
             let votes = rules.rules.tally.is_some();
-            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims, votes })
+            let hears = rules.rules.tally.clone().filter(|tally| tally.hears_offers());
+            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims, votes, hears })
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {

@@ -235,6 +235,10 @@ fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool
     for ((seat, dimension), key) in keys.iter_mut().zip(&short.keys).zip(call.keys) {
         let Some(key) = key else { continue };
         let table = &dimension.table;
+        if let Some(tally) = &dimension.hears {
+            // Before it is known where the key stands: mostly there, and then both are waited for at once.
+            tally.fetch(table.likely(key));
+        }
         let cell = if dimension.claims { table.find_or_claim(key, now) } else { table.find(key) };
         let Some(cell) = cell else {
             if dimension.claims {
