@@ -78,7 +78,9 @@ struct Layout {
     windows: usize,
     bounds: usize,
     peaks: usize,
-    repeats: usize,
+    /// All calls of the repeat rule's window, where no other word says that.
+    total: usize,
+    slots: usize,
     outcomes: usize,
     streak: usize,
     hot: usize,
@@ -175,10 +177,11 @@ impl Tally {
             }
         }
         let (Some(repeat), Some(print)) = (&self.rules.repeat, print) else { return true };
-        let first = self.layout.repeats + 1;
-        let slots = std::array::from_fn(|slot| load(first + slot));
-        let done = repeat.rule.slot(&slots, print.as_u64(), self.repeats.number(now));
-        let total = self.repeats.count(load(self.layout.repeats), now) + 1;
+        let slots = std::array::from_fn(|slot| load(self.layout.slots + slot));
+        let half = self.repeats.number(now);
+        let done = repeat.rule.slot(&slots, print.as_u64(), half);
+        let (form, at) = self.layout.total_of(self.repeats);
+        let total = form.count_in(load(at), half) + 1;
         repeat.rule.judge(done.count, total).is_none()
     }
 
@@ -274,9 +277,14 @@ impl Tally {
         let repeat = self.rules.repeat.as_ref()?;
         let words = self.hot.row(row);
         let half = self.repeats.number(now);
-        let (total, _) = add(self.repeats, words.get(self.layout.repeats)?, half);
-        let first = self.layout.repeats + 1;
-        let slots = words.get(first..first + SLOTS)?;
+        let total = if self.layout.total == ABSENT {
+            let (form, at) = self.layout.total_of(self.repeats);
+            // ordering: relaxed, for a count stands alone. This call was counted there when it was offered.
+            form.count_in(words.get(at)?.load(Ordering::Relaxed), half)
+        } else {
+            add(self.repeats, words.get(self.layout.total)?, half).0
+        };
+        let slots = words.get(self.layout.slots..self.layout.slots + SLOTS)?;
         let mut seen = [0; SLOTS];
         for (seen, slot) in seen.iter_mut().zip(slots) {
             // ordering: relaxed, for each slot stands alone.
@@ -656,11 +664,11 @@ impl Tally {
             word.store(location.saturating_add(1), Ordering::Relaxed);
         }
         if orders.begin_anew {
-            for index in 0..FORMS.len() {
-                if let Some(word) = hot.get(at.windows + index) {
-                    // ordering: relaxed, for a count stands alone.
-                    word.store(0, Ordering::Relaxed);
-                }
+            let windows = (0..FORMS.len()).map(|index| at.windows + index);
+            let slots = (0..SLOTS).map(|slot| at.slots + slot);
+            for word in windows.chain(slots).filter_map(|at| hot.get(at)) {
+                // ordering: relaxed, for a count stands alone.
+                word.store(0, Ordering::Relaxed);
             }
             if let Some(streak) = hot.get(at.streak) {
                 // ordering: relaxed, for a count stands alone.
@@ -760,12 +768,14 @@ impl Layout {
             |ruled: &crate::detect::Ruled<crate::detect::Ratio>| ruled.rule.of != ShareOf::Faults;
         let ratios = rules.ratios.iter().flatten().count() > 0;
         let slow = rules.latency.is_some() || rules.ratios.iter().flatten().any(is_slow);
+        let minute = surges && rules.repeat.is_some_and(|repeat| repeat.rule.window == MINUTE);
         let (mut hot, mut beside) = (0, 0);
         Layout {
             windows: place(&mut hot, FORMS.len(), surges),
             bounds: place(&mut hot, 1, surges),
             peaks: place(&mut hot, 1, surges),
-            repeats: place(&mut hot, 1 + SLOTS, rules.repeat.is_some()),
+            total: place(&mut hot, 1, rules.repeat.is_some() && !minute),
+            slots: place(&mut hot, SLOTS, rules.repeat.is_some()),
             outcomes: place(&mut hot, 1, rules.errors.is_some() || ratios),
             streak: place(&mut hot, 1, rules.streak.is_some()),
             mark: place(&mut beside, 1, some),
@@ -776,6 +786,13 @@ impl Layout {
             hot,
             beside,
         }
+    }
+
+    /// The word that says how many calls there were in the window of the repeat rule, and its form: its own, or that of the window of
+    /// 60 s if it looks at as much.
+    fn total_of(&self, own: Halves) -> (Halves, usize) {
+        let [_, _, minute, _] = FORMS;
+        if self.total == ABSENT { (minute, self.windows + 2) } else { (own, self.total) }
     }
 
     /// The sums of deviations stand beside the location.
@@ -946,6 +963,8 @@ const SOUND: u8 = 0;
 const STORED: u8 = 1;
 /// No rule needs this word. No row is as long.
 const ABSENT: usize = usize::MAX / 2;
+/// What a repeat rule looks at unless said, and the third of the windows too.
+const MINUTE: Span = Span::from_secs(60);
 /// Words of a pair of cache lines.
 const PAIR: usize = 16;
 /// Bounds that nobody has written.

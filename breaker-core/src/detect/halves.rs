@@ -75,7 +75,13 @@ impl Halves {
 
     /// Calls in the window at `now`.
     pub(crate) const fn count(self, word: u64, now: Mono) -> u64 {
-        self.sum(self.turned(word, now).word)
+        self.count_in(word, self.number(now))
+    }
+
+    /// Calls in the window in the half of this number.
+    #[inline]
+    pub(crate) const fn count_in(self, word: u64, number: u64) -> u64 {
+        self.sum(self.turned_to(word, number).word)
     }
 
     /// Both halves of a word, as they stand.

@@ -65,14 +65,23 @@ impl Repeat {
     pub(crate) fn slot(&self, slots: &[u64; SLOTS], fingerprint: u64, half: u64) -> Slotted {
         let stamp = half & STAMPS;
         let tag = (fingerprint >> (64 - TAG_BITS)) << (64 - TAG_BITS);
-        let turned = slots.map(|slot| turn(slot, stamp));
-        let own = turned.iter().position(|&slot| slot & TAG_MASK == tag && sum(slot) > 0);
-        if let Some(at) = own {
-            let word = turned.get(at).copied().unwrap_or(0);
-            let word = if word & MOST < MOST { word + 1 } else { word };
-            return Slotted { slot: at, word, count: sum(word) };
+        let first = usize::try_from(fingerprint & 0xffff).unwrap_or(0) % SLOTS;
+        // Its own slot, if there is one; else the one with the least count. Among equals the fingerprint chooses, so that no slot
+        // is always the one.
+        let (mut least, mut at, mut word) = (u64::MAX, 0, 0);
+        for (slot, &seen) in slots.iter().enumerate() {
+            let turned = turn(seen, stamp);
+            let count = sum(turned);
+            if turned & TAG_MASK == tag && count > 0 {
+                let word = if turned & MOST < MOST { turned + 1 } else { turned };
+                return Slotted { slot, word, count: sum(word) };
+            }
+            let behind = if slot < first { slot + SLOTS - first } else { slot - first };
+            let rank = count << 3 | behind as u64;
+            if rank < least {
+                (least, at, word) = (rank, slot, turned);
+            }
         }
-        let (at, word) = weakest(&turned, fingerprint);
         if sum(word) == 0 {
             return Slotted { slot: at, word: tag | stamp << STAMP_AT | 1, count: 1 };
         }
@@ -82,21 +91,6 @@ impl Repeat {
             return Slotted { slot: at, word: tag | stamp << STAMP_AT | 1, count: 1 };
         }
         Slotted { slot: at, word: worn, count: 0 }
-    }
-}
-
-/// The slot with the least count. Among equals the fingerprint chooses, so that no slot is always the one.
-fn weakest(slots: &[u64; SLOTS], fingerprint: u64) -> (usize, u64) {
-    let first = usize::try_from(fingerprint & 0xffff).unwrap_or(0) % SLOTS;
-    let (before, from) = slots.split_at(first);
-    let least = |slots: &[u64], start: usize| {
-        let places = (start..).zip(slots.iter().copied());
-        places.min_by_key(|&(_, slot)| sum(slot))
-    };
-    match (least(from, first), least(before, 0)) {
-        (Some(one), Some(other)) if sum(other.1) < sum(one.1) => other,
-        (Some(one), _) => one,
-        (None, other) => other.unwrap_or((0, 0)),
     }
 }
 
