@@ -14,7 +14,7 @@ pub use self::gates::Gates;
 pub use self::orders::{OrderError, Stamp};
 pub use self::restore::{
     Missed, Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
-    SavedLimit, SavedScope, SavedState, Why,
+    SavedLimit, SavedScope, SavedState, SavedWhole, Why,
 };
 pub use self::standing::{DimensionUsage, KeyUsage, LimitUsage, ScopeOrKey, Standing};
 

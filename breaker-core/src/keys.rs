@@ -546,8 +546,20 @@ impl Table {
         SCANS.get(line).into_iter().flatten().map(move |way| bucket + way)
     }
 
-    /// The first empty one among so many slots of a key's scan.
+    /// The slot that a key has if it was free when the key was first seen. Who keeps more for a slot may so ask for it before the
+    /// slot is read.
+    #[inline(always)]
+    pub(crate) fn likely(&self, key: KeyHash) -> usize {
+        let way = usize::try_from(key.as_u64() / LINES % CHOICES).unwrap_or(0);
+        self.line_of(key) * LINE + way
+    }
+
+    /// The likely slot if it is empty, else the first empty one among so many slots of a key's scan.
     fn empty(&self, key: KeyHash, among: usize) -> Option<usize> {
+        let likely = self.likely(key);
+        if !is_kept(likely % WAYS) && self.tag(likely).is_none() {
+            return Some(likely);
+        }
         self.ways(key).take(among).find(|&cell| self.tag(cell).is_none())
     }
 
@@ -723,6 +735,11 @@ const LINE: usize = 4;
 const LINE: usize = 2;
 /// Lines in a bucket.
 const LINES: u64 = (WAYS / LINE) as u64;
+/// Slots of its line among which a key's hash chooses the likely one; in models it is the first.
+#[cfg(not(loom))]
+const CHOICES: u64 = LINE as u64;
+#[cfg(loom)]
+const CHOICES: u64 = 1;
 /// Each line's scan.
 #[cfg(not(loom))]
 const SCANS: [[usize; WAYS]; WAYS / LINE] =

@@ -42,7 +42,7 @@ pub mod time;
 pub use breaker::{
     Breaker, Call, Capacity, DimensionUsage, Gates, KeyUsage, LimitUsage, Missed, OrderError,
     Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
-    SavedLimit, SavedScope, SavedState, ScopeOrKey, Seed, Stamp, Standing, Why,
+    SavedLimit, SavedScope, SavedState, SavedWhole, ScopeOrKey, Seed, Stamp, Standing, Why,
 };
 #[cfg(all(feature = "std", not(loom)))]
 pub use clock::{ClockSource, MonotonicClock};

@@ -400,6 +400,10 @@ pub(crate) struct Short {
     pub(crate) charges: Box<[Charge]>,
     /// More than one of them cannot be undone, or one moves with time: all are looked at before the first is charged.
     pub(crate) looks_first: bool,
+    /// Detectors that hear each offer, the narrower first.
+    pub(crate) hearings: Box<[Hearing]>,
+    /// A charge cannot be undone: detectors are asked before it is made whether they would find something.
+    pub(crate) asks_first: bool,
     /// The only charge, if it counts the calls of a named scope and there are no keys.
     pub(crate) lone: Option<Lone>,
 }
@@ -439,6 +443,17 @@ pub(crate) struct ShortKey {
     pub(crate) number: u8,
     pub(crate) index: u8,
     pub(crate) claims: bool,
+    /// Its keys have detectors, so each call is a vote for its key.
+    pub(crate) votes: bool,
+    /// What hears each offer to a key.
+    pub(crate) hears: Option<Arc<Tally>>,
+}
+
+/// Detectors that hear each offer to their scope.
+pub(crate) struct Hearing {
+    pub(crate) tally: Arc<Tally>,
+    /// Which seat of the lineage.
+    pub(crate) seat: u8,
 }
 
 /// One plain charge.
@@ -590,7 +605,9 @@ impl Short {
     }
 
     fn keyed(&self) -> Option<KeyedRate> {
-        let ([key], [only]) = (&*self.keys, &*self.charges) else { return None };
+        let ([key], [only], []) = (&*self.keys, &*self.charges, &*self.hearings) else {
+            return None;
+        };
         let Charged::Key(0, Rows::Inline(0)) = only.at else { return None };
         let Limit::Rate(rate) = only.limit else { return None };
         let charged = limit_bit(only.seat, u32::from(only.index));
@@ -821,13 +838,13 @@ impl Policy {
 
     /// What the short way through a decision on a route needs, if the route can take it.
     fn short(&self, route: &RouteRules) -> Option<Short> {
-        let mut charges = Vec::new();
+        let (mut charges, mut hearings) = (Vec::new(), Vec::new());
         for (seat, rules) in self.seats(route) {
-            let plain = rules.mode == Mode::Enforce
-                && rules.overrides.is_empty()
-                && rules.tally.as_ref().is_none_or(|tally| !tally.hears_offers());
-            if !plain {
+            if rules.mode != Mode::Enforce || !rules.overrides.is_empty() {
                 return None;
+            }
+            if let Some(tally) = rules.tally.as_ref().filter(|tally| tally.hears_offers()) {
+                hearings.push(Hearing { tally: Arc::clone(tally), seat });
             }
             for (index, rule) in (0..).zip(&rules.limits) {
                 let plain = rule.spec.of == Counting::Admitted
@@ -860,18 +877,31 @@ impl Policy {
         let buckets = charges.iter().any(|charge| matches!(charge.limit, Limit::Buckets(_)));
         let lasting = charges.iter().filter(|charge| !charge.limit.can_undo()).count();
         let looks_first = lasting > 1 || buckets;
+        let asks_first = lasting > 0 || buckets;
+        hearings.reverse();
         let keys = route.dimensions.iter().map(|&dimension| {
             let rules = self.dimensions.get(dimension)?;
             let (index, claims) = (rules.index, rules.claims);
             let number = u8::try_from(rules.table).ok()?;
-            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims })
+            let votes = rules.rules.tally.is_some();
+            let hears = rules.rules.tally.clone().filter(|tally| tally.hears_offers());
+            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims, votes, hears })
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {
-            [only] if route.dimensions.is_empty() && !looks_first => only.lone(route.cells),
+            [only] if route.dimensions.is_empty() && !looks_first && hearings.is_empty() => {
+                only.lone(route.cells)
+            }
             _ => None,
         };
-        Some(Short { keys, charges: charges.into(), looks_first, lone })
+        Some(Short {
+            keys,
+            charges: charges.into(),
+            looks_first,
+            hearings: hearings.into(),
+            asks_first,
+            lone,
+        })
     }
 
     /// A bit for each limit of a route's lineage that hears how a call ended: eight for each seat.

@@ -12,6 +12,8 @@ use std::str::FromStr;
 /// percent-encoded where it holds other than ASCII letters, digits and `-._~:@,+*[]()`. Each
 /// scope has exactly one spelling: parsing brings others into it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
 pub struct Scope(Box<str>);
 
 /// How wide a scope is.
@@ -37,6 +39,7 @@ pub struct ScopeError {
 
 /// The seeded hash of a key's label: all that a decision ever sees of a key. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct KeyHash(NonZeroU64);
 
 impl Scope {
@@ -157,6 +160,20 @@ impl FromStr for Scope {
 
     fn from_str(path: &str) -> Result<Scope, ScopeError> {
         Scope::parse(path)
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = ScopeError;
+
+    fn try_from(path: String) -> Result<Scope, ScopeError> {
+        Scope::parse(&path)
+    }
+}
+
+impl From<Scope> for String {
+    fn from(scope: Scope) -> String {
+        scope.0.into()
     }
 }
 
