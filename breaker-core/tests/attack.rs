@@ -5,8 +5,8 @@
 use breaker_core::{
     Breaker, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
     KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Mono, Newcomers, Outcome, Permit, Policy,
-    PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State, Streak,
-    Verdict,
+    PolicySpec, Recover, Restart, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State,
+    Streak, Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -477,7 +477,6 @@ fn shadow_charges_what_live_would() {
 
 /// Goal: a lift of a kill leaves the trip that stood below it: it was waiting for a person to look at it, and nobody did.
 #[test]
-#[ignore = "open: a kill forgets the trip below it"]
 fn a_lifted_kill_leaves_the_trip_below() {
     let house = House::new(&spec(ScopeSpec::default(), ScopeSpec::default()), 16);
     let orders = scope("/desk/orders");
@@ -485,6 +484,26 @@ fn a_lifted_kill_leaves_the_trip_below() {
     let stamp = house.breaker.kill(&house.policy, &orders, KillLevel::Halt, at(1)).unwrap();
     house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(2)).unwrap();
     assert_eq!(house.state("/desk/orders", at(3)), State::Tripped);
+}
+
+/// Goal: the same over a restart, for latched trips and for those with an end.
+#[test]
+fn a_kill_over_a_restart_leaves_the_trip_below() {
+    for recover in [Recover::default(), Recover::Probe { probes: 1, after: HOUR, at_most: HOUR }] {
+        let all = spec(ScopeSpec::default(), ScopeSpec { recover, ..ScopeSpec::default() });
+        let orders = scope("/desk/orders");
+        let house = House::new(&all, 16);
+        house.breaker.trip(&house.policy, &orders, at(0)).unwrap();
+        house.breaker.kill(&house.policy, &orders, KillLevel::Cut, at(1)).unwrap();
+        let saved = house.breaker.save(&house.policy, at(2));
+        let next = House::new(&all, 16);
+        next.breaker.restore(&next.policy, &saved, Restart::Clean, at(3));
+        let stands = next.breaker.standing(&next.policy, &orders, at(4)).unwrap();
+        assert_eq!(stands.state, State::Killed(KillLevel::Cut));
+        assert_eq!(next.breaker.save(&next.policy, at(4)), saved);
+        next.breaker.lift(&next.policy, stands.stamp(), LiftTo::Armed, at(5)).unwrap();
+        assert_eq!(next.state("/desk/orders", at(6)), State::Tripped, "{recover:?}");
+    }
 }
 
 /// Goal: a call without one of its declared keys is not free of that dimension's limits.

@@ -17,7 +17,7 @@ use crate::oracle::{self, Answer, House, Outcome, Passed, ScopeSpec, Seat};
 use spec::{Dice, Style, any_spec, mutate, translated};
 
 /// What may become of a call, and of the house.
-pub(crate) const EVENTS: [&str; 21] = [
+pub(crate) const EVENTS: [&str; 22] = [
     "passed",
     "passed in shadow",
     "probe",
@@ -33,6 +33,7 @@ pub(crate) const EVENTS: [&str; 21] = [
     "true weight",
     "stale look",
     "lift",
+    "trip below",
     "stale lift",
     "reload",
     "failed reload",
@@ -714,7 +715,7 @@ impl Life {
         let recovery = rules.recovery;
         let gate = self.house.gate_mut(&scope);
         let was = gate.clone();
-        let expected = gate.lift(saw, state, &recovery);
+        let expected = gate.lift(saw, state, &recovery, now);
         let gate = gate.clone();
         self.tell(|| format!("{now}: lift {scope} (seen after {saw}) to {to:?}: {short:?}"));
         if was.state == gate::State::Armed && self.style == Style::Flood {
@@ -739,6 +740,10 @@ impl Life {
             }
         }
         self.stamps.push((stamp, scope, gate.moves));
+        if (gate.state, to) == (gate::State::Tripped, LiftTo::Armed) {
+            self.promised.extend(gate.hold_ends(&recovery).filter(|end| *end > self.clock));
+            self.note("trip below");
+        }
         self.note("lift");
     }
 
