@@ -73,7 +73,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call without keys.
+    /// A call without keys. Where its route declares some, it is judged as [`KeySpec::missing`](crate::KeySpec::missing) says.
     #[must_use]
     pub const fn new(route: RouteId) -> Call {
         Call { route, keys: [None; MAX_DIMENSIONS], weight: 1, print: None }
@@ -160,7 +160,7 @@ impl Breaker {
             return self.hash_u64(number);
         }
         let Seed([first, second]) = self.seed;
-        KeyHash::new(SipHasher13::new_with_keys(first, second).hash(label))
+        KeyHash::of(SipHasher13::new_with_keys(first, second).hash(label))
     }
 
     /// The hash of a number, such as an account's: the hash of its label, and faster.
@@ -170,7 +170,7 @@ impl Breaker {
         let Seed([first, second]) = self.seed;
         // Under a key of its own: a label of eight bytes must not be the number that these bytes spell.
         let hasher = SipHasher13::new_with_keys(!first, second);
-        KeyHash::new(hasher.hash(&label.to_le_bytes()))
+        KeyHash::of(hasher.hash(&label.to_le_bytes()))
     }
 
     /// The hash of several fields at once, such as symbol, side, quantity and price of an order: the key of a
@@ -184,7 +184,7 @@ impl Breaker {
             hasher.write_usize(field.len());
             hasher.write(field);
         }
-        KeyHash::new(hasher.finish())
+        KeyHash::of(hasher.finish())
     }
 
     /// Decides on a call. `now` is read just before, from one monotonic clock for all calls.

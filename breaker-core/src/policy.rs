@@ -98,12 +98,27 @@ pub struct KeySpec {
     pub detectors: Vec<DetectorSpec>,
     /// Keys that have limits of their own instead.
     pub overrides: Vec<KeyOverride>,
+    /// What becomes of calls that lack the key.
+    pub missing: Missing,
     /// How many keys may be seen for the first time, if that is bounded. Keys beyond it share the dimension's overflow cell
     /// until they are seen again in calmer times: a flood of fresh keys then cannot fill the table.
     pub newcomers: Option<Newcomers>,
     /// Whether budgets start spent after a crash. Else they come from what was saved last, and what passed after that is
     /// forgotten.
     pub spent_after_crash: bool,
+}
+
+/// How a call is judged that lacks the key of a dimension.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum Missing {
+    /// All such calls are one key, with a cell of its own: to leave the key out is no way around the dimension. No label is that
+    /// key; orders name it by [`Scope::missing_key`](crate::Scope::missing_key), as in `/pay/account=!`.
+    #[default]
+    Share,
+    /// The dimension does not judge them.
+    Skip,
 }
 
 /// First sights of keys: `count` per `per`, at most `burst` at once.
@@ -309,6 +324,8 @@ pub(crate) struct KeyRules {
     pub(crate) keys: Arc<Table>,
     /// Its index among the dimensions of any route that has it.
     pub(crate) index: u8,
+    /// The key of calls that have none.
+    pub(crate) missing: Option<KeyHash>,
     /// Whether a key's first call claims a slot: it has limits or detectors.
     pub(crate) claims: bool,
     pub(crate) rules: Rules,
@@ -425,6 +442,8 @@ pub(crate) struct ShortKey {
     pub(crate) table: Arc<Table>,
     pub(crate) number: u8,
     pub(crate) index: u8,
+    /// The key of calls that have none.
+    pub(crate) missing: Option<KeyHash>,
     pub(crate) claims: bool,
 }
 
@@ -562,6 +581,7 @@ impl Default for KeySpec {
             mode: Mode::Enforce,
             detectors: Vec::new(),
             overrides: Vec::new(),
+            missing: Missing::Share,
             newcomers: None,
             spent_after_crash: false,
         }
@@ -835,9 +855,9 @@ impl Policy {
         let looks_first = lasting > 1 || buckets;
         let keys = route.dimensions.iter().map(|&dimension| {
             let rules = self.dimensions.get(dimension)?;
-            let (index, claims) = (rules.index, rules.claims);
+            let KeyRules { index, missing, claims, .. } = *rules;
             let number = u8::try_from(rules.table).ok()?;
-            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims })
+            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, missing, claims })
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {
@@ -939,6 +959,7 @@ pub(crate) struct DraftKey {
     pub(crate) parent: usize,
     pub(crate) index: u8,
     pub(crate) recover: Recover,
+    pub(crate) missing: Missing,
     pub(crate) rules: DraftRules,
     /// How many keys may be seen for the first time: a rate.
     pub(crate) newcomers: Option<Limit>,
@@ -1076,7 +1097,16 @@ impl Check {
             self.memory(&path, &rules);
             let newcomers = key.newcomers.and_then(|rate| self.newcomers(&path, rate));
             let (name, index, recover) = (key.name.clone(), u8::MAX, key.recover);
-            self.dimensions.push(DraftKey { name, parent, index, recover, rules, newcomers });
+            let missing = key.missing;
+            self.dimensions.push(DraftKey {
+                name,
+                parent,
+                index,
+                recover,
+                missing,
+                rules,
+                newcomers,
+            });
         }
         if spec.keys.len() > MAX_DIMENSIONS {
             let problem = format!("{} key dimensions", spec.keys.len());

@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use breaker_core::{
-    Class, DetectorKind, DetectorSpec, GroupSpec, KeyOverride, KeySpec, LimitSpec, Mode, Newcomers,
-    PolicySpec, Recover, RouteSpec, ScopeSpec, Span, Streak,
+    Class, DetectorKind, DetectorSpec, GroupSpec, KeyOverride, KeySpec, LimitSpec, Missing, Mode,
+    Newcomers, PolicySpec, Recover, RouteSpec, ScopeSpec, Span, Streak,
 };
 
 /// Goal: a spec with every part in it comes back as it was.
@@ -24,6 +24,7 @@ fn a_spec_comes_back_as_it_was() {
         mode: Mode::Shadow,
         detectors: vec![DetectorSpec::new(DetectorKind::Streak(Streak::default()))],
         overrides: vec![KeyOverride { label: vec![0, 255], limits: limits.clone() }],
+        missing: Missing::Skip,
         newcomers: Some(Newcomers { count: 10, per: second, burst: 10 }),
         ..KeySpec::default()
     }];

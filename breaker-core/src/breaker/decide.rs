@@ -118,7 +118,8 @@ impl Breaker {
     ) {
         let keys = seats.iter_mut().skip(NAMED).zip(&route.dimensions).zip(call.keys);
         for ((seat, &dimension), key) in keys {
-            let Some(key) = key else { continue };
+            let missing = || policy.dimensions.get(dimension)?.missing;
+            let Some(key) = key.or_else(missing) else { continue };
             *seat = self.seat_key(policy, dimension, key, now, may_claim);
         }
     }

@@ -13,7 +13,7 @@ use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
 use crate::limit::Limit;
 use crate::policy::{
     Before, Counting, Draft, DraftKey, DraftRules, KeyRules, LimitKind, LimitRule, LimitSpec,
-    Memory, Policy, PolicyError, Recover, Rules, ScopeRules, Unit,
+    Memory, Missing, Policy, PolicyError, Recover, Rules, ScopeRules, Unit,
 };
 use crate::scope::{KeyHash, Scope};
 use crate::tally::Tally;
@@ -237,6 +237,7 @@ impl Registry {
             table: entry.table,
             keys: Arc::clone(table),
             index: draft.index,
+            missing: (draft.missing == Missing::Share).then_some(KeyHash::MISSING),
             claims,
             rules,
         })

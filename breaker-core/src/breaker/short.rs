@@ -161,7 +161,7 @@ fn count_refusal(route: &RouteRules, short: &Short, denial: &Denial) {
 #[inline]
 fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool {
     for ((seat, dimension), key) in keys.iter_mut().zip(&short.keys).zip(call.keys) {
-        let Some(key) = key else { continue };
+        let Some(key) = key.or(dimension.missing) else { continue };
         let table = &dimension.table;
         let cell = if dimension.claims { table.find_or_claim(key, now) } else { table.find(key) };
         let Some(cell) = cell else {

@@ -24,6 +24,8 @@ pub(crate) struct ScopeSpec {
     pub(crate) reducing: bool,
     /// The scope that declares it, if it is a dimension.
     pub(crate) parent: Option<String>,
+    /// Of a dimension: calls without the key are not judged by it.
+    pub(crate) skips: bool,
     /// Keys with limits of their own.
     pub(crate) overrides: Vec<(String, Vec<Rule>)>,
 }
