@@ -4,9 +4,9 @@
 
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
-    KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Missing, Mono, Newcomers, Outcome, Permit,
-    Policy, PolicySpec, Recover, Restart, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span,
-    State, Streak, Verdict,
+    KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Missing, Mode, Mono, Newcomers, Outcome,
+    Permit, Policy, PolicySpec, Recover, Restart, RouteSpec, Scope, ScopeSpec, Seed, Settlement,
+    Span, State, Streak, Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -453,11 +453,10 @@ fn a_limit_raised_often_comes_in_force() {
 /// Goal: in shadow mode a limit is charged with what it would have been charged with live: what another of its scope would have refused
 /// is not on its account.
 #[test]
-#[ignore = "open: shadow charges up to the first limit that refuses"]
 fn shadow_charges_what_live_would() {
     let limits = vec![LimitSpec::window(6, HOUR), LimitSpec::window(2, SECOND)];
     let mut told = Vec::new();
-    for mode in [breaker_core::Mode::Enforce, breaker_core::Mode::Shadow] {
+    for mode in [Mode::Enforce, Mode::Shadow] {
         let orders = ScopeSpec { limits: limits.clone(), mode, ..ScopeSpec::default() };
         let house = House::new(&spec(ScopeSpec::default(), orders), 16);
         for second in 0..3 {
@@ -473,6 +472,40 @@ fn shadow_charges_what_live_would() {
         told.push((usage[0].used, usage[1].used, refused[0], refused[1]));
     }
     assert_eq!(told[0], told[1]);
+}
+
+/// Goal: the same of limits of offered calls, of those that trip, and while the gate would block.
+#[test]
+fn shadow_charges_what_live_would_also_when_it_trips() {
+    let limits = vec![
+        LimitSpec::budget(80),
+        LimitSpec::budget(90).offered(),
+        LimitSpec::window(2, SECOND).tripping(),
+        LimitSpec::budget(3).candidate(),
+        LimitSpec::window(4, SECOND).offered(),
+    ];
+    let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
+    let mut told = Vec::new();
+    for mode in [Mode::Enforce, Mode::Shadow] {
+        let orders = ScopeSpec { limits: limits.clone(), mode, recover, ..ScopeSpec::default() };
+        let house = House::new(&spec(ScopeSpec::default(), orders), 16);
+        let orders = scope("/desk/orders");
+        for step in 0..60 {
+            let _ = house.send(house.orders(), at(step * 70));
+            let now = at(step * 70);
+            let usage = house.breaker.usage(&house.policy, &orders, now).unwrap();
+            let counts = house.breaker.counts(&house.policy, &orders).unwrap();
+            let refused: Vec<u64> =
+                counts.enforced.iter().zip(counts.detected).map(|(a, b)| a + b).collect();
+            let used: Vec<u64> = usage.iter().map(|usage| usage.used).collect();
+            told.push((step, used, refused, house.state("/desk/orders", now)));
+        }
+    }
+    let (live, shadow) = told.split_at(60);
+    for (live, shadow) in live.iter().zip(shadow) {
+        assert_eq!(live, shadow);
+    }
+    assert!(live.iter().any(|told| told.3 == State::Tripped));
 }
 
 /// Goal: a lift of a kill leaves the trip that stood below it: it was waiting for a person to look at it, and nobody did.

@@ -161,14 +161,6 @@ impl Breaker {
         shadowed: &mut Option<Denial>,
     ) -> Result<(), Denial> {
         let refusal = first_refusal::<false>(seats, call, now);
-        if refusal.is_none() {
-            for seat in seats.iter().flatten() {
-                let shares = seat.gate.is_none() && !seat.limits.is_empty();
-                if let Some((table, key)) = seat.table.filter(|_| shares) {
-                    table.share(key, now);
-                }
-            }
-        }
         for at in (0..SEATS).rev() {
             if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
                 let seat = seats.get(tripped).and_then(Option::as_ref);
@@ -179,14 +171,23 @@ impl Breaker {
                 shadowed.get_or_insert(denial);
             }
             let Some(seat) = seats.get_mut(at).and_then(Option::as_mut) else { continue };
-            let mut breach = seat.take(Counting::Offered, call, now, shadowed);
-            match refusal {
-                Some((place, found)) if place == at => breach = worse(Some(found), breach),
-                Some(_) => {}
-                None if breach.is_none() || seat.shadow => {
-                    breach = worse(breach, seat.take(Counting::Admitted, call, now, shadowed));
+            if seat.blocked {
+                // Live it would have been refused by the gate, and have charged nothing.
+                continue;
+            }
+            let found = match refusal {
+                Some((place, found)) if place == at => Some(found),
+                // What would refuse live leaves the others of its scope as they would be live.
+                _ if seat.shadow => seat.peek::<false>(call, now),
+                _ => None,
+            };
+            let mut breach = worse(found, seat.take(Counting::Offered, call, now, shadowed));
+            if refusal.is_none() && breach.is_none() {
+                seat.share(now);
+                breach = seat.take(Counting::Admitted, call, now, shadowed);
+                if breach.is_some() {
+                    seat.undo();
                 }
-                None => {}
             }
             let Some(breach) = breach else { continue };
             let denial = self.breached(seat, breach, now);
@@ -514,6 +515,24 @@ impl<'a> Seat<'a> {
         breach
     }
 
+    /// Says of a key without a slot that it is about to be charged in the shared one.
+    fn share(&self, now: Mono) {
+        let shares = self.gate.is_none() && !self.limits.is_empty();
+        if let Some((table, key)) = self.table.filter(|_| shares) {
+            table.share(key, now);
+        }
+    }
+
+    /// Undoes what its *admitted* limits were charged.
+    fn undo(&mut self) {
+        let taken = std::mem::take(&mut self.taken);
+        for ((index, rule), taken) in (0_u8..).zip(self.limits).zip(taken) {
+            let Some((taken, also)) = taken else { continue };
+            self.undo_one(rule, taken, also);
+            self.charged &= !(1 << index);
+        }
+    }
+
     /// Charges one limit, and its earlier selves where it has any.
     fn take_one(
         &self,
@@ -641,13 +660,7 @@ fn worse(one: Option<Breach>, other: Option<Breach>) -> Option<Breach> {
 }
 
 fn undo(seats: &mut Seats<'_>) {
-    for seat in seats.iter_mut().flatten() {
-        let taken = std::mem::take(&mut seat.taken);
-        for (taken, rule) in taken.into_iter().zip(seat.limits) {
-            let Some((taken, also)) = taken else { continue };
-            seat.undo_one(rule, taken, also);
-        }
-    }
+    seats.iter_mut().flatten().for_each(Seat::undo);
 }
 
 fn amount(rule: &LimitRule, call: &Call) -> u64 {
