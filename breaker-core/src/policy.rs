@@ -640,6 +640,13 @@ impl RouteRules {
     }
 }
 
+impl LimitRule {
+    /// Whether it counts what is in flight in the slots of a table.
+    pub(crate) fn flies_in_table(&self) -> bool {
+        matches!((self.limit, &self.memory), (Limit::InFlight(_), Memory::Keys(_)))
+    }
+}
+
 impl Memory {
     /// Whether it is the same memory.
     pub(crate) fn is(&self, other: &Memory) -> bool {

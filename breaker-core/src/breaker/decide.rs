@@ -183,10 +183,12 @@ impl Breaker {
             };
             let mut breach = worse(found, seat.take(Counting::Offered, call, now, shadowed));
             if refusal.is_none() && breach.is_none() {
-                seat.share(now);
-                breach = seat.take(Counting::Admitted, call, now, shadowed);
-                if breach.is_some() {
-                    seat.undo();
+                match seat.take_admitted(call, now, shadowed) {
+                    Ok(found) => breach = found,
+                    Err(denial) => {
+                        undo(seats);
+                        return Err(denial);
+                    }
                 }
             }
             let Some(breach) = breach else { continue };
@@ -394,6 +396,8 @@ pub(super) struct Seat<'a> {
     probe: bool,
     /// Its gate would block, if it were not in shadow mode.
     blocked: bool,
+    /// It holds a place in flight in the slot that is shared.
+    shared_flight: bool,
     /// Bits of the limits that were charged.
     charged: u8,
     /// What its *admitted* limits were charged, and their earlier selves.
@@ -430,6 +434,7 @@ impl<'a> Seat<'a> {
             shadow: rules.mode == Mode::Shadow,
             probe: false,
             blocked: false,
+            shared_flight: false,
             charged: 0,
             taken: [None; MAX_LIMITS],
         }
@@ -515,16 +520,61 @@ impl<'a> Seat<'a> {
         breach
     }
 
-    /// Says of a key without a slot that it is about to be charged in the shared one.
-    fn share(&self, now: Mono) {
+    /// Charges its *admitted* limits, all or none.
+    ///
+    /// # Errors
+    /// The denial of the gate, if the key has got a slot of its own meanwhile.
+    fn take_admitted(
+        &mut self,
+        call: &Call,
+        now: Mono,
+        shadowed: &mut Option<Denial>,
+    ) -> Result<Option<Breach>, Denial> {
         let shares = self.gate.is_none() && !self.limits.is_empty();
         if let Some((table, key)) = self.table.filter(|_| shares) {
-            table.share(key, now);
+            let charge = || self.take_all(call, now, shadowed).map_or(Ok(self.flies()), Err);
+            match table.share(key, now, charge) {
+                Ok(charged) => {
+                    self.shared_flight = charged.is_ok_and(|flies| flies);
+                    return Ok(charged.err());
+                }
+                Err(cell) => {
+                    // What counts *offered* calls has counted it in the shared slot, and no end is told there.
+                    (self.cell, self.gate, self.charged) = (cell, table.gate(cell), 0);
+                    self.look(false, now, shadowed)?;
+                }
+            }
         }
+        Ok(self.take_all(call, now, shadowed))
+    }
+
+    /// Charges its *admitted* limits, all or none.
+    fn take_all(
+        &mut self,
+        call: &Call,
+        now: Mono,
+        shadowed: &mut Option<Denial>,
+    ) -> Option<Breach> {
+        let breach = self.take(Counting::Admitted, call, now, shadowed);
+        if breach.is_some() {
+            self.undo();
+        }
+        breach
+    }
+
+    /// Whether it was charged a place in flight in its slot.
+    fn flies(&self) -> bool {
+        (0_u8..)
+            .zip(self.limits)
+            .any(|(index, rule)| self.charged >> (index & 7) & 1 == 1 && rule.flies_in_table())
     }
 
     /// Undoes what its *admitted* limits were charged.
     fn undo(&mut self) {
+        if let Some((table, key)) = self.table.filter(|_| self.shared_flight) {
+            table.land(key);
+            self.shared_flight = false;
+        }
         let taken = std::mem::take(&mut self.taken);
         for ((index, rule), taken) in (0_u8..).zip(self.limits).zip(taken) {
             let Some((taken, also)) = taken else { continue };
