@@ -76,11 +76,12 @@ impl Call {
     /// A call without keys. Where its route declares some, it is judged as [`KeySpec::missing`](crate::KeySpec::missing) says.
     #[must_use]
     pub const fn new(route: RouteId) -> Call {
-        Call { route, keys: [None; MAX_DIMENSIONS], weight: 1, print: None }
+        Call { route, keys: [None; MAX_DIMENSIONS], weight: UNWEIGHED, print: None }
     }
 
     /// The same call with a weight, for limits that count weight: notional, bytes, tokens, in the unit of their
-    /// numbers. 1 unless said: a call that is not weighed costs a limit on notional one unit of it.
+    /// numbers. The weight of a call of which none is said is not known, so every limit on weight refuses it, without a wait and without
+    /// a trip, and is not charged. `u64::MAX` says the same.
     #[must_use]
     pub const fn weighing(mut self, weight: u64) -> Call {
         self.weight = weight;
@@ -345,6 +346,8 @@ fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// The weight of a call of which none was said: more than any limit holds.
+const UNWEIGHED: u64 = u64::MAX;
 /// The answer to a call on a route that the policy does not have.
 const NOWHERE: Denial = Denial {
     place: Place { level: Level::Global, index: 0, key: None },

@@ -214,7 +214,7 @@ pub enum Unit {
     /// Each call is one.
     #[default]
     Calls,
-    /// Each call is its weight: notional, bytes, tokens. See `Call::weighing`.
+    /// Each call is its weight: notional, bytes, tokens. One that is not weighed is refused: see `Call::weighing`.
     Weight,
 }
 

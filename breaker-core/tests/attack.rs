@@ -110,9 +110,10 @@ fn inherited<'h>(house: &'h House, permits: usize, weight: u64) -> (Vec<Permit<'
     let old = house.of("old").weighing(weight);
     let permits = (0..permits).map(|_| house.permit(old, at(0))).collect();
     for number in 0..13 {
-        house.send(house.of(&format!("stranger{number}")), at(0)).unwrap();
+        house.send(house.of(&format!("stranger{number}")).weighing(1), at(0)).unwrap();
     }
-    let newcomers: Vec<_> = (0..14).map(|number| house.of(&format!("newcomer{number}"))).collect();
+    let newcomers: Vec<_> =
+        (0..14).map(|number| house.of(&format!("newcomer{number}")).weighing(1)).collect();
     for newcomer in &newcomers {
         house.send(*newcomer, at(2_000)).unwrap();
     }
@@ -184,12 +185,13 @@ fn a_late_settlement_charges_its_own_key() {
     for newcomer in newcomers.into_iter().skip(1) {
         house.send(newcomer, at(4_000)).unwrap();
     }
-    house.send(house.of("old"), at(4_000)).unwrap();
+    let old = house.of("old").weighing(1);
+    house.send(old, at(4_000)).unwrap();
     for permit in permits {
         let truth = Settlement { weight: Some(1_000_000), ..Settlement::of(Outcome::Good) };
         permit.settle_as(truth, at(4_001));
     }
-    assert!(house.send(house.of("old"), at(4_002)).is_err());
+    assert!(house.send(old, at(4_002)).is_err());
 }
 
 /// Goal: faults of those who shared the overflow cell trip nobody, also not one of them who has a cell of his own when his call ends.
@@ -581,6 +583,38 @@ fn shadow_charges_what_live_would_also_when_it_trips() {
         assert_eq!(live, shadow);
     }
     assert!(live.iter().any(|told| told.3 == State::Tripped));
+}
+
+/// Goal: a call that was never weighed is not the lightest: every kind of limit on weight refuses it, whatever its bound, both ways through a decision,
+/// and is neither charged nor tripped by it; other routes do not ask.
+#[test]
+fn an_unweighed_call_is_not_light() {
+    let most = u64::MAX;
+    let kinds = [
+        LimitSpec::budget(1 << 40),
+        LimitSpec::budget(9).idle(SECOND),
+        LimitSpec::window(1 << 30, SECOND),
+        LimitSpec::rate(most, SECOND, most),
+        LimitSpec::rate(5, SECOND, 5).offered(),
+        LimitSpec::in_flight(most),
+    ];
+    for limit in kinds.map(LimitSpec::by_weight) {
+        for limits in [vec![limit.clone()], vec![limit.clone(), LimitSpec::budget(9).candidate()]] {
+            for limits in [limits.clone(), limits.into_iter().map(LimitSpec::tripping).collect()] {
+                let orders = ScopeSpec { limits, ..ScopeSpec::default() };
+                let house = House::new(&spec(ScopeSpec::default(), orders), 16);
+                let denial = house.send(house.orders(), at(0)).unwrap_err();
+                assert_eq!((denial.cause, denial.wait), (Cause::Limit(0), None), "{limit:?}");
+                assert_eq!(house.state("/desk/orders", at(0)), State::Armed);
+                let orders = scope("/desk/orders");
+                let usage = house.breaker.usage(&house.policy, &orders, at(0)).unwrap();
+                assert_eq!(usage[0].used, 0);
+                assert!(house.send(house.orders().weighing(1), at(0)).is_ok(), "{limit:?}");
+            }
+        }
+    }
+    let house = House::new(&spec(ScopeSpec::default(), ScopeSpec::default()), 16);
+    assert!(house.send(house.orders(), at(0)).is_ok());
 }
 
 /// Goal: a lift of a kill leaves the trip that stood below it: it was waiting for a person to look at it, and nobody did.

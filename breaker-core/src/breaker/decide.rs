@@ -1,6 +1,6 @@
 //! The decision on a call, in three passes: look, charge, probe. It takes no order and changes no rule.
 
-use super::{Breaker, Call, count, denial};
+use super::{Breaker, Call, UNWEIGHED, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
@@ -506,11 +506,11 @@ impl<'a> Seat<'a> {
                 }
                 Err(wait) if rule.spec.candidate => {
                     self.count_breach(index, true);
-                    let breach = self.breach(index, rule, wait, now);
+                    let breach = self.breach(index, rule, call, wait, now);
                     shadowed.get_or_insert(self.refused(breach));
                 }
                 Err(wait) => {
-                    breach = worse(breach, Some(self.breach(index, rule, wait, now)));
+                    breach = worse(breach, Some(self.breach(index, rule, call, wait, now)));
                     if of == Counting::Admitted {
                         break;
                     }
@@ -647,18 +647,21 @@ impl<'a> Seat<'a> {
             let before = self.before_of(rule);
             let also = before.filter_map(|(limit, row)| look(row, limit, amount));
             if let Some(wait) = asked.max(also.max()) {
-                breach = worse(breach, Some(self.breach(index, rule, wait, now)));
+                breach = worse(breach, Some(self.breach(index, rule, call, wait, now)));
             }
         }
         breach
     }
 
-    fn breach(&self, limit: u8, rule: &LimitRule, wait: Span, now: Mono) -> Breach {
+    fn breach(&self, limit: u8, rule: &LimitRule, call: &Call, wait: Span, now: Mono) -> Breach {
         // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
         // others: they throttle and never trip.
         let recovery = rule.limit.recovery();
         let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, recovery, now);
+        // That a weight is not known proves no breach.
+        let known = rule.spec.by == Unit::Calls || call.weight != UNWEIGHED;
         let trips = rule.spec.on_breach == OnBreach::Trip
+            && known
             && self.gate.is_some()
             && !self.table.is_some_and(answers);
         Breach { limit, wait, trips }

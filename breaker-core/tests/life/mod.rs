@@ -351,12 +351,19 @@ impl Life {
                 self.note("no key");
             }
         }
-        let weight = if self.dice.chance(40) { self.dice.pick(0, 14) } else { 1 };
+        let weight = match self.dice.pick(0, 100) {
+            0..40 => self.dice.pick(0, 14),
+            40..43 => oracle::UNWEIGHED,
+            _ => 1,
+        };
         let overflowed = self.twins[0].key_usage().overflowed;
         let said = [0, 1].map(|twin| {
             let breaker = &self.twins[twin];
             let compiled = &policy.twins[twin];
-            let mut call = Call::new(compiled.route(&path(route)).unwrap()).weighing(weight);
+            let mut call = Call::new(compiled.route(&path(route)).unwrap());
+            if weight != oracle::UNWEIGHED {
+                call = call.weighing(weight);
+            }
             for (number, label) in &keys {
                 call = call.with_key(*number, breaker.hash(label.as_bytes()));
             }
@@ -575,7 +582,7 @@ impl Life {
             7 => Some(Outcome::Fault),
             _ => None,
         };
-        let truth = self.dice.chance(30).then(|| self.dice.pick(0, 2 * held.weight + 3));
+        let truth = self.dice.chance(30).then(|| self.dice.pick(0, 2 * held.weight.min(20) + 3));
         let how = how.map(|outcome| (outcome, truth));
         let moved = {
             let mut tickets = held.tickets.into_iter();

@@ -427,7 +427,10 @@ impl House {
             }
             // Who starts spent answers for others, and is not tripped for it.
             let spared = seat.pressed && !said.is_some_and(|(.., tripped)| tripped);
-            let may_trip = |&number: &usize| limits[number].rule.trips && !seat.shares && !spared;
+            let known = |number: usize| weight != UNWEIGHED || !limits[number].rule.weighs;
+            let may_trip = |&number: &usize| {
+                limits[number].rule.trips && !seat.shares && !spared && known(number)
+            };
             let trips = breaching.iter().any(may_trip);
             // The one that trips leads, then the one that waits longest, then the first.
             let leads = |number: &usize| trips == may_trip(number);
@@ -574,5 +577,7 @@ fn identity(rule: &Rule, before: &mut Vec<String>) -> String {
     format!("{like} {nth}")
 }
 
+/// The weight of a call that says none.
+pub(crate) const UNWEIGHED: u64 = u64::MAX;
 /// The row that keys without a cell share.
 const OVERFLOW: &str = "*";
