@@ -33,7 +33,7 @@ use crate::policy::{
     MAX_DIMENSIONS, NAMED, Policy, PolicyError, PolicySpec, Room, RouteId, RouteRules, check,
 };
 use crate::scope::{KeyHash, Level};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering, unique};
 use crate::time::{Mono, Span};
 
 /// What there is room for, set at start.
@@ -52,6 +52,8 @@ pub struct Seed(pub [u64; 2]);
 
 /// Every cell there will ever be. Policies come and go; this stays.
 pub struct Breaker {
+    /// Its number among all of this process, for the policies that it compiles.
+    number: u32,
     /// `/` is the first.
     cells: Box<[Arc<Cell>]>,
     dirty: Dirty,
@@ -115,6 +117,7 @@ impl Breaker {
     pub fn new(capacity: Capacity, seed: Seed) -> Breaker {
         let cells = count(capacity.scopes).saturating_add(1);
         Breaker {
+            number: unique(),
             cells: (0..cells).map(|_| Arc::default()).collect(),
             dirty: Dirty::new(cells),
             tables: (0..MAX_TABLES).map(|_| OnceLock::new()).collect(),
@@ -218,7 +221,7 @@ impl Breaker {
     /// # Errors
     /// The denial.
     pub fn peek(&self, policy: &Policy, call: Call, now: Mono) -> Result<(), Denial> {
-        let route = policy.route_rules(call.route).ok_or(NOWHERE)?;
+        let route = policy.route_rules(call.route).filter(|_| self.owns(policy)).ok_or(NOWHERE)?;
         self.peek_at(policy, route, &call, now)
     }
 
@@ -248,6 +251,11 @@ impl Breaker {
             route.count(Count::Blocked);
         }
         Some(cause)
+    }
+
+    /// Whether it compiled this policy: another's names cells that are not ours.
+    pub(crate) const fn owns(&self, policy: &Policy) -> bool {
+        policy.breaker == self.number
     }
 
     /// Remembers an instant, if it is the newest.

@@ -15,6 +15,7 @@ use crate::limit::rate::Plain;
 use crate::limit::{Limit, makes_idle};
 use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope, check_name};
+use crate::sync::unique;
 use crate::tally::Tally;
 use crate::time::Span;
 
@@ -274,10 +275,13 @@ pub struct PolicyError {
     pub hint: String,
 }
 
-/// All rules, compiled; belongs to the breaker that compiled it.
+/// All rules, compiled; belongs to the breaker that compiled it. Another takes no orders by it: what a decision by it
+/// lets pass there is charged to the policy's own memory, and no last look lets it out.
 pub struct Policy {
-    /// Its number among all that its breaker compiled.
+    /// Its number among all of this process.
     pub(crate) number: u32,
+    /// The number of the breaker that compiled it.
+    pub(crate) breaker: u32,
     /// `/`, then the groups, then the routes, in the order of the spec.
     pub(crate) scopes: Box<[ScopeRules]>,
     pub(crate) dimensions: Box<[KeyRules]>,
@@ -762,7 +766,7 @@ impl Policy {
     }
 
     pub(crate) fn new(
-        number: u32,
+        breaker: u32,
         scopes: Vec<ScopeRules>,
         dimensions: Vec<KeyRules>,
         routes: Vec<RouteRules>,
@@ -773,7 +777,8 @@ impl Policy {
         let by_table =
             dimensions.iter().enumerate().map(|(index, rules)| (rules.table, index)).collect();
         let mut policy = Policy {
-            number,
+            number: unique(),
+            breaker,
             scopes: scopes.into(),
             dimensions: dimensions.into(),
             routes: routes.into(),

@@ -4,9 +4,9 @@
 
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
-    KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Missing, Mode, Mono, Newcomers, Outcome,
-    Permit, Policy, PolicySpec, Recover, Restart, RouteSpec, Scope, ScopeSpec, Seed, Settlement,
-    Span, State, Streak, Verdict,
+    KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Missing, Mode, Mono, Newcomers, OrderError,
+    Outcome, Permit, Policy, PolicySpec, Recover, Restart, RouteSpec, Scope, ScopeSpec, Seed,
+    Settlement, Span, State, Streak, Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -104,6 +104,10 @@ impl House {
     }
 }
 
+fn is_stale(verdict: &Verdict<'_>) -> bool {
+    matches!(verdict, Verdict::Deny(denial) if denial.cause == Cause::Stale)
+}
+
 /// A house whose table is one bucket: `old` has a cell and permits that are still out, the rest is strangers'; then, all having
 /// gone quiet, fourteen newcomers take all the cells.
 fn inherited<'h>(house: &'h House, permits: usize, weight: u64) -> (Vec<Permit<'h>>, Vec<Call>) {
@@ -131,6 +135,60 @@ fn a_route_number_of_an_older_policy_is_stale() {
     let newer = house.breaker.compile(&reordered).unwrap();
     house.breaker.kill(&newer, &scope("/desk/orders"), KillLevel::Halt, at(0)).unwrap();
     assert!(matches!(house.breaker.admit(&newer, orders, at(1)), Verdict::Deny(_)));
+}
+
+/// Goal: a policy moves nothing in a breaker that did not compile it, though its cells have the same numbers there: orders, sweeps and the long way
+/// refuse it, and what the short way lets through ends in the policy's own memory, past no last look.
+#[test]
+fn a_policy_of_another_breaker_moves_nothing() {
+    let own = KeySpec { missing: Missing::Skip, ..key(vec![LimitSpec::in_flight(1)]) };
+    let orders = ScopeSpec { detectors: vec![streak(2)], ..ScopeSpec::default() };
+    let group = ScopeSpec { keys: vec![own], ..ScopeSpec::default() };
+    let all = spec(group.clone(), orders.clone());
+    let (ours, theirs) = (House::new(&all, 16), House::new(&all, 16));
+    let path = scope("/desk/orders");
+    let foreign = Some(OrderError::Foreign);
+    let kill = ours.breaker.kill(&theirs.policy, &path, KillLevel::Halt, at(0));
+    assert_eq!(kill.err(), foreign);
+    assert_eq!(ours.breaker.trip(&theirs.policy, &path, at(0)).err(), foreign);
+    assert_eq!(ours.breaker.reset(&theirs.policy, &path, at(0)).err(), foreign);
+    let shadow = ours.breaker.set_mode(&theirs.policy, &path, Some(Mode::Shadow), at(0));
+    assert_eq!(shadow.err(), foreign);
+    let stamp = ours.breaker.kill(&ours.policy, &path, KillLevel::Halt, at(0)).unwrap();
+    let lift = ours.breaker.lift(&theirs.policy, stamp, LiftTo::Armed, at(0));
+    assert_eq!(lift.err(), foreign);
+    ours.breaker.lift(&ours.policy, stamp, LiftTo::Armed, at(0)).unwrap();
+    let mut moved = Vec::new();
+    breaker_core::Sweeper::new().sweep(&ours.breaker, &theirs.policy, at(0), &mut moved);
+    assert!(moved.is_empty());
+    assert!(is_stale(&ours.breaker.admit(&ours.policy, theirs.orders(), at(0))));
+
+    // The short way: by the other's memory.
+    let call = theirs.of("a");
+    let Verdict::Allow(permit) = ours.breaker.admit(&theirs.policy, call, at(1)) else { panic!() };
+    assert_eq!(ours.breaker.look(&permit.pass(), at(1)).unwrap_err().cause, Cause::Stale);
+    assert!(theirs.send(call, at(1)).is_err(), "its place is taken there");
+    assert!(!permit.settle(Outcome::Fault, at(1)));
+    let Verdict::Allow(permit) = ours.breaker.admit(&theirs.policy, call, at(1)) else { panic!() };
+    assert!(!permit.settle(Outcome::Fault, at(1)));
+    assert_eq!(ours.state("/desk/orders", at(1)), State::Armed);
+    assert!(theirs.send(call, at(1)).is_ok(), "and given back there");
+    let ticket = theirs.permit(call, at(2)).detach();
+    drop(
+        ticket
+            .attach(&ours.breaker, &theirs.policy)
+            .unwrap_err()
+            .attach(&ours.breaker, &ours.policy)
+            .unwrap_err(),
+    );
+
+    // The long way: not at all.
+    let long = ScopeSpec { mode: Mode::Shadow, ..orders };
+    let theirs = House::new(&spec(group, long), 16);
+    let call = theirs.of("b");
+    assert!(is_stale(&ours.breaker.admit(&theirs.policy, call, at(3))));
+    let peeked = ours.breaker.peek(&theirs.policy, call, at(3)).unwrap_err();
+    assert_eq!(peeked.cause, Cause::Stale);
 }
 
 /// Goal: a ticket that is shown to the wrong policy still gives its place in flight back.

@@ -1,6 +1,6 @@
 //! The decision on a call, in three passes: look, charge, probe. It takes no order and changes no rule.
 
-use super::{Breaker, Call, UNWEIGHED, count, denial};
+use super::{Breaker, Call, NOWHERE, UNWEIGHED, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
@@ -29,6 +29,10 @@ impl Breaker {
         call: &Call,
         now: Mono,
     ) -> Verdict<'a> {
+        if !self.owns(policy) {
+            route.count_denial(&NOWHERE);
+            return Verdict::Deny(NOWHERE);
+        }
         let mut seats: Seats<'a> = std::array::from_fn(|_| None);
         let mut shadowed = None;
         let decided = self.pass_through(policy, route, call, now, &mut seats, &mut shadowed);

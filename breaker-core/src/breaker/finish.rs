@@ -40,7 +40,8 @@ impl Breaker {
                     Outcome::Slow | Outcome::Fault => Input::ProbeFailed(epoch),
                 });
         }
-        if route.tallies {
+        // Another breaker's policy lets a call pass by its own memory alone; its gates are not ours to trip.
+        if route.tallies && self.owns(policy) {
             moved |= self.tell_tallies(policy, route, ticket, settlement, now);
         }
         moved
@@ -186,8 +187,8 @@ impl Breaker {
 
     /// Where the limits of a seat keep their words: table and slot of a key.
     fn seat_rows<'a>(
-        &'a self,
-        policy: &Policy,
+        &self,
+        policy: &'a Policy,
         route: &RouteRules,
         ticket: &Ticket,
         at: usize,
@@ -195,7 +196,8 @@ impl Breaker {
         let Some(position) = at.checked_sub(NAMED) else { return Some((None, 0, None)) };
         let seat = ticket.keys.get(position).copied().flatten()?;
         let rules = policy.dimensions.get(*route.dimensions.get(position)?)?;
-        let table = self.table(count(rules.table))?;
+        // The policy's own, as when it was charged.
+        let table = &*rules.keys;
         let cell = usize::try_from(seat.cell()).ok().filter(|cell| *cell < table.cells());
         Some((Some(table), cell.unwrap_or(table.overflow_cell()), Some(seat)))
     }

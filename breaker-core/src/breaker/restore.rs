@@ -204,6 +204,8 @@ pub struct Missed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Why {
+    /// The policy is another breaker's: nothing was put back, and nothing spent.
+    Foreign,
     /// The save is of another version.
     Version,
     /// The policy has no such scope or dimension.
@@ -229,7 +231,7 @@ impl Breaker {
     pub fn save(&self, policy: &Policy, now: Mono) -> Saved {
         let scopes = policy.scopes.iter().map(|rules| SavedScope {
             path: rules.scope.as_str().to_owned(),
-            gate: saved_gate(self.named_gate(rules.cell), &rules.rules.trip, now),
+            gate: saved_gate(Some(&rules.gate.gate), &rules.rules.trip, now),
             limits: saved_limits(&rules.rules.limits, None, 0, MAX_PASSED, now),
         });
         let dimensions = policy.dimensions.iter().filter_map(|rules| {
@@ -256,6 +258,10 @@ impl Breaker {
     /// [`Restart::Crash`] rates and windows start spent, of keys seen and unseen.
     pub fn restore(&self, policy: &Policy, saved: &Saved, restart: Restart, now: Mono) -> Restored {
         let mut work = Work { breaker: self, restart, now, told: Restored::default() };
+        if !self.owns(policy) {
+            work.miss("/", None, None, Why::Foreign);
+            return work.told;
+        }
         if saved.version != VERSION {
             work.miss("/", None, None, Why::Version);
             self.spend(policy, now);
