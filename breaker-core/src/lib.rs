@@ -58,7 +58,7 @@ pub use gate::LiftTo;
 pub use judges::{Finding, LearnedAt};
 pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{
-    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, Newcomers,
+    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, Missing, Newcomers,
     OnBreach, Policy, PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
 };
 pub use scope::{KeyHash, Level, Scope, ScopeError};
