@@ -243,7 +243,7 @@ impl Breaker {
             count.is_some_and(|(own, window)| own.count(key.cell, window, now) > found.count / 2)
         });
         if let Some((at, Some(key))) = culprit {
-            return Some((at, self.tripped(key, surge_of(key, &found), None, now)));
+            return Some((at, self.tripped(key, By::Wider, None, now)));
         }
         if window.is_some_and(|window| self.trip_leader(tally, seat, voter, &found, window, now)) {
             // Somebody else's calls were too many: this one is not to blame.
@@ -270,7 +270,7 @@ impl Breaker {
         if own.count(cell, window, now) <= found.count / 2 {
             return false;
         }
-        let input = Input::Trip(surge_of(voter, found));
+        let input = Input::Trip(By::Wider);
         let done = table.order(leader, input, &voter.rules.trip, now, Which::Known);
         matches!(done, Ordered::Done(_, Some(_)))
     }
@@ -682,12 +682,6 @@ impl<'a> Seat<'a> {
             counts.up(what);
         }
     }
-}
-
-/// Who trips a key for what a wider scope found: the key's own surge detector, if it has one.
-fn surge_of(key: &Seat<'_>, found: &Found) -> By {
-    let own = key.rules.tally.as_ref().and_then(|tally| tally.rules().surge);
-    By::Detector(own.map_or(found.detector, |surge| surge.index))
 }
 
 /// The narrowest scope that refuses, by a look only. Its wait is the longest of all that refuse: no
