@@ -387,6 +387,43 @@ fn a_hanging_probe_ends_no_probation() {
     }
 }
 
+/// Goal: that a forgotten key's trip is over is told of that key, and not of whoever has its cell by now.
+#[test]
+fn a_transition_of_the_forgotten_names_no_heir() {
+    let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
+    let own = KeySpec { recover, ..key(vec![LimitSpec::window(3, SECOND).tripping()]) };
+    let house = House::new(&keyed(own), 16);
+    let mut sweeper = breaker_core::Sweeper::new();
+    let mut told = Vec::new();
+    let mut sweep = |now| sweeper.sweep(&house.breaker, &house.policy, now, &mut told);
+    assert_eq!(house.pass(house.of("culprit"), 4, at(0)), 3);
+    sweep(at(1));
+    sweep(at(2_000));
+    let late = 2 * 3_600_000;
+    for number in 0..14 {
+        let newcomer = house.of(&format!("newcomer{number}"));
+        // Every other one trips itself.
+        let calls = if number % 2 == 1 { 6 } else { 3 };
+        assert_eq!(house.pass(newcomer, calls, at(late)), 3);
+    }
+    sweep(at(late + 1));
+    let culprit = house.breaker.hash(b"culprit");
+    let of = |hash| told.iter().filter(move |fact| fact.place.key.unwrap().1 == hash);
+    let states: Vec<_> = of(culprit).map(|fact| (fact.from, fact.to)).collect();
+    let whole = [
+        (State::Armed, State::Tripped),
+        (State::Tripped, State::HalfOpen),
+        (State::HalfOpen, State::Armed),
+    ];
+    assert_eq!(states, whole);
+    for number in 0..14 {
+        let hash = house.breaker.hash(format!("newcomer{number}").as_bytes());
+        let states: Vec<_> = of(hash).map(|fact| (fact.from, fact.to)).collect();
+        let tripped: &[_] = if number % 2 == 1 { &whole[..1] } else { &[] };
+        assert_eq!(states, tripped, "newcomer {number}");
+    }
+}
+
 /// Goal: an order that was admitted before its key was killed for the first time does not go out after the lift, though the key
 /// had no cell yet when it was admitted.
 #[test]
