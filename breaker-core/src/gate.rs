@@ -63,6 +63,26 @@ pub enum LiftTo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TripRule(NonZeroU64);
 
+/// Which words refuse a call by themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refuses {
+    /// What a word shows of a trip that was made to last.
+    trip: u64,
+    /// Of all words those of killed gates are the greatest.
+    from: u64,
+}
+
+impl Refuses {
+    /// Those of trips that last and of kills, or none.
+    pub(crate) const fn new(any: bool) -> Refuses {
+        if any {
+            Refuses { trip: TRIPPED | 1 << OWED_AT, from: KILLED }
+        } else {
+            Refuses { trip: u64::MAX, from: u64::MAX }
+        }
+    }
+}
+
 /// What a gate says to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
@@ -274,29 +294,20 @@ impl Word {
         self.0 & LOUD == 0
     }
 
-    /// A kill of any of them, or a trip that was made to last; the widest first. Nothing but the words is asked: a trip
-    /// that only the rule at hand makes endless is not seen, nor is a mode.
+    /// As [`Word::endless_block`], from the word alone: what only the rule at hand makes endless
+    /// is not seen, nor what is under an operator's override.
     #[inline(always)]
-    pub(crate) const fn plain_block(words: [Word; 3], reducing: bool) -> Option<Cause> {
-        let [a, b, c] = words;
-        let word = if a.0 & LOUD != 0 {
-            a
-        } else if b.0 & LOUD != 0 {
-            b
+    pub(crate) const fn lasting_block(self, refuses: Refuses) -> Option<Cause> {
+        let shown = bits(PHASE) << PHASE_AT | bits(MODE) << MODE_AT | 1 << OWED_AT;
+        if self.0 & shown == refuses.trip {
+            Some(self.fields().trip_cause())
+        } else if self.0 < refuses.from {
+            None
+        } else if (self.0 >> CUT_AT) & 1 == 1 {
+            Some(Cause::Killed(KillLevel::Cut))
         } else {
-            c
-        };
-        let phase = word.0 >> PHASE_AT;
-        if phase == 3 {
-            let cut = (word.0 >> CUT_AT) & 1 == 1;
-            if cut {
-                return Some(Cause::Killed(KillLevel::Cut));
-            }
-            if !reducing {
-                return Some(Cause::Killed(KillLevel::Halt));
-            }
+            Some(Cause::Killed(KillLevel::Halt))
         }
-        None
     }
 
     /// A block that no time ends: a kill, or a trip that waits for a person.
@@ -643,6 +654,9 @@ const MODE_AT: u32 = CAUSE_AT + CAUSE;
 const CUT_AT: u32 = MODE_AT + MODE;
 const PHASE_AT: u32 = CUT_AT + CUT;
 const _: () = assert!(PHASE_AT + PHASE == 64, "the fields fill the word");
+/// The phase of a tripped gate, and of a killed one.
+const TRIPPED: u64 = 1 << PHASE_AT;
+const KILLED: u64 = 3 << PHASE_AT;
 
 /// Any bit of these: not armed, or a mode overridden.
 const LOUD: u64 = bits(PHASE) << PHASE_AT | bits(MODE) << MODE_AT;

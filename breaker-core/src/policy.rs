@@ -393,12 +393,16 @@ pub(crate) struct RouteRules {
     /// The cells of the same, by number and as they are.
     pub(crate) cells: [u32; NAMED],
     pub(crate) gates: [Arc<Cell>; NAMED],
+    /// No named scope of the lineage is in shadow mode.
+    pub(crate) enforced: bool,
     /// Who hears the end of every call.
     pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
     pub(crate) dimensions: Box<[usize]>,
     /// Its only charge, if that is a plain rate.
     pub(crate) plain: Option<PlainRate>,
+    /// Its only charge, if that is a plain rate of its only key.
+    pub(crate) keyed: Option<KeyedRate>,
     /// What the short way through a decision needs, if this route can take it.
     pub(crate) short: Option<Short>,
     /// Bits of the limits (eight for each seat of the lineage) that hear how a call ended.
@@ -417,6 +421,10 @@ pub(crate) struct Short {
     pub(crate) charges: Box<[Charge]>,
     /// More than one of them cannot be undone, or one moves with time: all are looked at before the first is charged.
     pub(crate) looks_first: bool,
+    /// Detectors that hear each offer, the narrower first.
+    pub(crate) hearings: Box<[Hearing]>,
+    /// A charge cannot be undone: detectors are asked before it is made whether they would find something.
+    pub(crate) asks_first: bool,
     /// The only charge, if it counts the calls of a named scope and there are no keys.
     pub(crate) lone: Option<Lone>,
 }
@@ -425,6 +433,15 @@ pub(crate) struct Short {
 pub(crate) struct PlainRate {
     pub(crate) rate: Plain,
     pub(crate) charges: Arc<Charges>,
+    /// Its bit.
+    pub(crate) charged: u64,
+}
+
+/// One rate of one key's calls and nothing more.
+pub(crate) struct KeyedRate {
+    pub(crate) rate: Plain,
+    pub(crate) table: Arc<Table>,
+    pub(crate) number: u8,
     /// Its bit.
     pub(crate) charged: u64,
 }
@@ -449,6 +466,17 @@ pub(crate) struct ShortKey {
     /// The key of calls that have none.
     pub(crate) missing: Option<KeyHash>,
     pub(crate) claims: bool,
+    /// Its keys have detectors, so each call is a vote for its key.
+    pub(crate) votes: bool,
+    /// What hears each offer to a key.
+    pub(crate) hears: Option<Arc<Tally>>,
+}
+
+/// Detectors that hear each offer to their scope.
+pub(crate) struct Hearing {
+    pub(crate) tally: Arc<Tally>,
+    /// Which seat of the lineage.
+    pub(crate) seat: u8,
 }
 
 /// One plain charge.
@@ -598,6 +626,17 @@ impl Short {
         let Limit::Rate(rate) = lone.limit else { return None };
         let (rate, charged) = (rate.plain()?, lone.charged);
         Some(PlainRate { rate, charges: Arc::clone(&lone.charges), charged })
+    }
+
+    fn keyed(&self) -> Option<KeyedRate> {
+        let ([key], [only], []) = (&*self.keys, &*self.charges, &*self.hearings) else {
+            return None;
+        };
+        let Charged::Key(0, Rows::Inline(0)) = only.at else { return None };
+        let Limit::Rate(rate) = only.limit else { return None };
+        let charged = limit_bit(only.seat, u32::from(only.index));
+        let (rate, table) = (rate.plain()?, Arc::clone(&key.table));
+        Some(KeyedRate { rate, table, number: key.number, charged })
     }
 }
 
@@ -791,7 +830,12 @@ impl Policy {
             route.cells = route.lineage.map(|scope| policy.scopes.get(scope).map_or(0, |s| s.cell));
             route.short = policy.short(route);
             route.plain = route.short.as_ref().and_then(Short::plain);
+            route.keyed = route.short.as_ref().and_then(Short::keyed);
             route.hears = policy.hears(route);
+            let enforces = |&scope: &usize| {
+                policy.scopes.get(scope).is_some_and(|scope| scope.rules.mode == Mode::Enforce)
+            };
+            route.enforced = route.lineage.iter().all(enforces);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
             let tallies = policy.seats(route).any(|(seat, rules)| rules.hears_ends(seat));
@@ -826,13 +870,13 @@ impl Policy {
 
     /// What the short way through a decision on a route needs, if the route can take it.
     fn short(&self, route: &RouteRules) -> Option<Short> {
-        let mut charges = Vec::new();
+        let (mut charges, mut hearings) = (Vec::new(), Vec::new());
         for (seat, rules) in self.seats(route) {
-            let plain = rules.mode == Mode::Enforce
-                && rules.overrides.is_empty()
-                && rules.tally.as_ref().is_none_or(|tally| !tally.hears_offers());
-            if !plain {
+            if rules.mode != Mode::Enforce || !rules.overrides.is_empty() {
                 return None;
+            }
+            if let Some(tally) = rules.tally.as_ref().filter(|tally| tally.hears_offers()) {
+                hearings.push(Hearing { tally: Arc::clone(tally), seat });
             }
             for (index, rule) in (0..).zip(&rules.limits) {
                 let plain = rule.spec.of == Counting::Admitted
@@ -865,18 +909,32 @@ impl Policy {
         let buckets = charges.iter().any(|charge| matches!(charge.limit, Limit::Buckets(_)));
         let lasting = charges.iter().filter(|charge| !charge.limit.can_undo()).count();
         let looks_first = lasting > 1 || buckets;
+        let asks_first = lasting > 0 || buckets;
+        hearings.reverse();
         let keys = route.dimensions.iter().map(|&dimension| {
             let rules = self.dimensions.get(dimension)?;
             let KeyRules { index, missing, claims, .. } = *rules;
             let number = u8::try_from(rules.table).ok()?;
-            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, missing, claims })
+            let votes = rules.rules.tally.is_some();
+            let hears = rules.rules.tally.clone().filter(|tally| tally.hears_offers());
+            let table = Arc::clone(&rules.keys);
+            Some(ShortKey { table, number, index, missing, claims, votes, hears })
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {
-            [only] if route.dimensions.is_empty() && !looks_first => only.lone(route.cells),
+            [only] if route.dimensions.is_empty() && !looks_first && hearings.is_empty() => {
+                only.lone(route.cells)
+            }
             _ => None,
         };
-        Some(Short { keys, charges: charges.into(), looks_first, lone })
+        Some(Short {
+            keys,
+            charges: charges.into(),
+            looks_first,
+            hearings: hearings.into(),
+            asks_first,
+            lone,
+        })
     }
 
     /// A bit for each limit of a route's lineage that hears how a call ended: eight for each seat.
@@ -1046,6 +1104,8 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 hears_all: Due::Nothing,
                 dimensions,
                 plain: None,
+                keyed: None,
+                enforced: false,
                 short: None,
                 hears: 0,
                 counts: None,

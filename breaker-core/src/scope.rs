@@ -13,6 +13,8 @@ use std::str::FromStr;
 /// names the calls that lack the key: see [`Missing::Share`](crate::Missing::Share). Each
 /// scope has exactly one spelling: parsing brings others into it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
 pub struct Scope(Box<str>);
 
 /// How wide a scope is.
@@ -39,6 +41,7 @@ pub struct ScopeError {
 /// The seeded hash of a key's label: all that a decision ever sees of a key. Never zero, and never that of
 /// [`KeyHash::MISSING`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct KeyHash(NonZeroU64);
 
 impl Scope {
@@ -179,6 +182,20 @@ impl FromStr for Scope {
     }
 }
 
+impl TryFrom<String> for Scope {
+    type Error = ScopeError;
+
+    fn try_from(path: String) -> Result<Scope, ScopeError> {
+        Scope::parse(&path)
+    }
+}
+
+impl From<Scope> for String {
+    fn from(scope: Scope) -> String {
+        scope.0.into()
+    }
+}
+
 impl ScopeError {
     fn new(problem: impl Into<String>) -> ScopeError {
         ScopeError { problem: problem.into() }
@@ -199,7 +216,8 @@ impl KeyHash {
 
     /// The hash of something that a call can carry: never [`KeyHash::MISSING`].
     pub(crate) const fn of(hash: u64) -> KeyHash {
-        KeyHash::new(if hash == u64::MAX { 1 } else { hash })
+        // Both ends of the range in one comparison.
+        KeyHash::new(if hash.wrapping_add(1) < 2 { 1 } else { hash })
     }
 
     /// The hash, with zero (which marks an empty cell) moved to one.

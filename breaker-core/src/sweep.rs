@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::breaker::Breaker;
+use crate::breaker::{Breaker, Restart, Restored, SavedWhole};
 use crate::cell::Gate;
 use crate::detect::LearnedError;
 use crate::facts::{Place, State, Transition};
@@ -83,6 +83,36 @@ impl Sweeper {
         self.judges.accept(breaker, place, now)
     }
 
+    /// All that a restart must keep, in one: where the breaker stands, as [`Breaker::save`] says it, and what the detectors
+    /// learned, as [`Sweeper::learned`] does. It allocates, and reads while calls pass.
+    #[must_use]
+    pub fn save(&self, breaker: &Breaker, policy: &Policy, now: Mono) -> SavedWhole {
+        let standings = breaker.save(policy, now);
+        SavedWhole { standings, learned: self.learned(breaker, policy, now) }
+    }
+
+    /// Puts all of it back before the first call is admitted: [`Breaker::restore`] and [`Sweeper::relearn`] in one. `away` is the
+    /// time between the save and now by a clock that went on, such as the wall's: what was learned ages by it, holds and
+    /// charges do not. It is the same after a crash: what a save says was learned was believed by then. What keys learned under
+    /// another seed is not taken up.
+    pub fn restore(
+        &mut self,
+        breaker: &Breaker,
+        policy: &Policy,
+        saved: &SavedWhole,
+        (restart, away): (Restart, Span),
+        now: Mono,
+    ) -> Restored {
+        let mut told = breaker.restore(policy, &saved.standings, restart, now);
+        let known = breaker.has_seed_of(&saved.standings);
+        let mut unlearned = self.judges.relearn(breaker, policy, &saved.learned, away, now, known);
+        let beyond = unlearned.len().saturating_sub(MAX_UNLEARNED);
+        told.more = told.more.saturating_add(u64::try_from(beyond).unwrap_or(u64::MAX));
+        unlearned.truncate(MAX_UNLEARNED);
+        told.unlearned = unlearned;
+        told
+    }
+
     /// All that the detectors learned and believe: of named scopes, of dimensions, and of their keys.
     #[must_use]
     pub fn learned(&self, breaker: &Breaker, policy: &Policy, now: Mono) -> Vec<LearnedAt> {
@@ -90,7 +120,7 @@ impl Sweeper {
     }
 
     /// Takes up what was learned before a restart, `away` ago. What has no place in this policy is left out;
-    /// what no life could have learned is refused, by its index.
+    /// what no life could have learned is refused, by its index. Keys must have been hashed under this breaker's seed.
     pub fn relearn(
         &mut self,
         breaker: &Breaker,
@@ -99,7 +129,7 @@ impl Sweeper {
         away: Span,
         now: Mono,
     ) -> Vec<(usize, LearnedError)> {
-        self.judges.relearn(breaker, policy, saved, away, now)
+        self.judges.relearn(breaker, policy, saved, away, now, true)
     }
 
     fn sweep_dirty(
@@ -267,5 +297,7 @@ fn placed(
 
 /// Cells known to have moved or to wait that one sweep looks at.
 const MOVED_CELLS: usize = 4_096;
+/// What a restore could not take up is told so often.
+const MAX_UNLEARNED: usize = 1_000;
 /// Other cells that one sweep looks at.
 const OTHER_CELLS: usize = 512;

@@ -117,7 +117,7 @@ fn inherited<'h>(house: &'h House, permits: usize, weight: u64) -> (Vec<Permit<'
         house.send(house.of(&format!("stranger{number}")).weighing(1), at(0)).unwrap();
     }
     let newcomers: Vec<_> =
-        (0..14).map(|number| house.of(&format!("newcomer{number}")).weighing(1)).collect();
+        (0..30).map(|number| house.of(&format!("newcomer{number}")).weighing(1)).collect();
     for newcomer in &newcomers {
         house.send(*newcomer, at(2_000)).unwrap();
     }
@@ -257,7 +257,7 @@ fn a_late_settlement_charges_its_own_key() {
 fn faults_of_the_shared_cell_trip_nobody() {
     let own = KeySpec { detectors: vec![streak(5)], ..key(vec![LimitSpec::window(9, SECOND)]) };
     let house = House::new(&keyed(own), 16);
-    for number in 0..14 {
+    for number in 0..30 {
         house.send(house.of(&format!("busy{number}")), at(0)).unwrap();
     }
     let innocent = house.permit(house.of("innocent"), at(1));
@@ -494,11 +494,11 @@ fn who_starts_spent_is_not_above_trips_for_ever() {
     let limits =
         vec![LimitSpec::window(3, SECOND).tripping(), LimitSpec::budget(1_000).candidate()];
     let house = House::new(&keyed(key(limits)), 16);
-    for number in 0..14 {
+    for number in 0..30 {
         house.send(house.of(&format!("busy{number}")), at(0)).unwrap();
     }
     let _ = house.send(house.of("runaway"), at(1));
-    for number in 0..14 {
+    for number in 0..30 {
         house
             .breaker
             .refill(&house.policy, &scope(&format!("/desk/account=busy{number}")), at(2))
@@ -514,7 +514,7 @@ fn who_starts_spent_is_not_above_trips_for_ever() {
 fn in_flight_is_not_doubled_by_sharing() {
     let house = House::new(&keyed(key(vec![LimitSpec::in_flight(1)])), 16);
     let busy: Vec<_> =
-        (0..14).map(|number| house.permit(house.of(&format!("busy{number}")), at(0))).collect();
+        (0..30).map(|number| house.permit(house.of(&format!("busy{number}")), at(0))).collect();
     let shared = house.permit(house.of("mover"), at(1));
     drop(busy);
     assert!(house.send(house.of("mover"), at(2)).is_err(), "two at once");

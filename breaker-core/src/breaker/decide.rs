@@ -4,7 +4,7 @@ use super::{Breaker, Call, NOWHERE, UNWEIGHED, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
-use crate::detect::{Found, OnFind};
+use crate::detect::Found;
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table, Which};
@@ -219,20 +219,46 @@ impl Breaker {
         let seat = seats.get(at)?.as_ref()?;
         // What is blocked counts nowhere, and who shares a slot is never judged by it.
         let tally = seat.rules.tally.as_ref().filter(|_| seat.gate.is_some() && !seat.blocked)?;
-        let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
-        // One dimension votes, the first that is counted: votes of several would only outvote each other.
-        let voter = keys().find_map(|(_, key)| {
-            key.as_ref().filter(|key| at < NAMED && key.gate.is_some() && key.rules.tally.is_some())
-        });
-        if let Some((_, key)) = voter.and_then(|key| key.place.key) {
+        if let Some((_, key)) = voter(seats, at).and_then(|key| key.place.key) {
             tally.voted(seat.cell, key);
         }
-        let surged = tally.offered(seat.cell, now);
-        let repeated = call.print.and_then(|print| tally.repeated(seat.cell, print.as_u64(), now));
-        let found = repeated.or(surged)?;
-        if found.on_find != OnFind::Trip {
-            return None;
+        let found = tally.hears(seat.cell, call.print, now)?;
+        self.act_on(seats, at, &found, now)
+    }
+
+    /// What a finding of the calls offered to the keys and scopes of a lineage leads to, met the short way.
+    #[cold]
+    pub(super) fn found_shortly(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        call: &Call,
+        (at, found): (usize, &Found),
+        now: Mono,
+    ) -> Option<Denial> {
+        let mut seats: Seats<'_> = std::array::from_fn(|_| None);
+        self.sit(policy, route, &mut seats);
+        self.sit_keys(policy, route, call, now, true, &mut seats);
+        for seat in seats.iter_mut().flatten() {
+            // What blocks since the short way looked was not there when this call passed.
+            let _ = seat.look(false, now, &mut None);
         }
+        let (tripped, denial) = self.act_on(&seats, at, found, now)?;
+        let seat = seats.get(tripped).and_then(Option::as_ref);
+        seat.is_none_or(|seat| !seat.shadow).then_some(denial)
+    }
+
+    /// Trips whom a finding names: the seat that found it, or a key that makes most of what was found.
+    fn act_on(
+        &self,
+        seats: &Seats<'_>,
+        at: usize,
+        found: &Found,
+        now: Mono,
+    ) -> Option<(usize, Denial)> {
+        let seat = seats.get(at)?.as_ref()?;
+        let tally = seat.rules.tally.as_ref()?;
+        let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
         // If one key makes more than half of it, the key is tripped and not those it shares with.
         let window = WINDOWS.iter().position(|window| *window == found.window);
         let culprit = keys().find(|(_, key)| {
@@ -245,7 +271,8 @@ impl Breaker {
         if let Some((at, Some(key))) = culprit {
             return Some((at, self.tripped(key, By::Wider, None, now)));
         }
-        if window.is_some_and(|window| self.trip_leader(tally, seat, voter, &found, window, now)) {
+        let voter = voter(seats, at);
+        if window.is_some_and(|window| self.trip_leader(tally, seat, voter, found, window, now)) {
             // Somebody else's calls were too many: this one is not to blame.
             return None;
         }
@@ -684,6 +711,13 @@ impl<'a> Seat<'a> {
     }
 }
 
+/// The key that votes on who leads a scope: that of the first dimension that is counted, for votes of several would only
+/// outvote each other.
+fn voter<'s, 'a>(seats: &'s Seats<'a>, at: usize) -> Option<&'s Seat<'a>> {
+    let counted = |key: &&Seat<'_>| key.gate.is_some() && key.rules.tally.is_some();
+    seats.iter().skip(NAMED).flatten().find(|key| at < NAMED && counted(key))
+}
+
 /// The narrowest scope that refuses, by a look only. Its wait is the longest of all that refuse: no
 /// earlier could the same call pass. `AHEAD` of a decision nothing may be moved by it.
 fn first_refusal<const AHEAD: bool>(
@@ -809,7 +843,7 @@ mod tests {
         let mut seats: Seats<'_> = std::array::from_fn::<_, SEATS, _>(|_| None);
         let key = breaker.hash(b"unlucky");
         seats[NAMED] = breaker.seat_key(&policy, 0, key, late, true);
-        for number in 0..13_u8 {
+        for number in 0..29_u8 {
             let stranger = breaker.seat_key(&policy, 0, breaker.hash(&[number, 0]), late, true);
             let call = Call::new(RouteId::nowhere());
             assert!(stranger.unwrap().take(Counting::Admitted, &call, late, &mut None).is_none());

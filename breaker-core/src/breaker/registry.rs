@@ -407,13 +407,13 @@ impl Memories {
         if rules.is_empty() {
             return None;
         }
-        let known = self.tally.take().filter(|known| known.rules() == rules);
+        let known = self.tally.take().filter(|known| **known.rules() == *rules);
         let tally = known.unwrap_or_else(|| {
             let rules = Arc::new(rules.clone());
             Arc::new(match cells {
                 Some(cells) => Tally::for_cells(rules, cells),
                 None => {
-                    let counted = self.counts.as_ref().map(|counts| counts.read());
+                    let counted = self.counts.as_ref().map(|counts| counts.read().ended());
                     Tally::for_scope(rules).counting_from(counted.unwrap_or_default())
                 }
             })

@@ -5,8 +5,10 @@ use super::Breaker;
 use super::registry::{Identity, identities};
 use crate::cell::{Gate, Moved};
 use crate::charges::{self, Past, Row};
+use crate::detect::LearnedError;
 use crate::facts::{By, Cause, KillLevel, Mode, State};
 use crate::gate::{Input, LiftTo, TripRule, Word};
+use crate::judges::LearnedAt;
 use crate::keys::{Table, Which};
 use crate::limit::Limit;
 use crate::limit::rate::Owed;
@@ -30,6 +32,17 @@ pub struct Saved {
     pub scopes: Vec<SavedScope>,
     /// The key dimensions, in the order of the policy.
     pub dimensions: Vec<SavedDimension>,
+}
+
+/// All that a restart must keep: where a breaker stood, and what its detectors learned. [`Sweeper::save`](crate::Sweeper::save)
+/// makes it, and [`Sweeper::restore`](crate::Sweeper::restore) takes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SavedWhole {
+    /// Gates and charges.
+    pub standings: Saved,
+    /// What is believed of scopes, dimensions and keys.
+    pub learned: Vec<LearnedAt>,
 }
 
 /// A named scope.
@@ -187,6 +200,9 @@ pub struct Restored {
     pub missed: Vec<Missed>,
     /// How many more.
     pub more: u64,
+    /// What detectors had learned and could not be taken up, 1 000 at most: its index in [`SavedWhole::learned`], and why. The
+    /// rest is among `more`.
+    pub unlearned: Vec<(usize, LearnedError)>,
 }
 
 /// Something that could not be put back.
@@ -229,6 +245,9 @@ pub enum Why {
 impl Breaker {
     /// Where all scopes of a policy stand, and all keys with something to lose. It allocates, and reads while calls pass:
     /// a save after the last call is exact, one beside traffic is as good as a moment's look.
+    ///
+    /// These are the standings alone. Where there are detectors, what they learned must be saved too:
+    /// [`Sweeper::save`](crate::Sweeper::save) saves both.
     #[must_use]
     pub fn save(&self, policy: &Policy, now: Mono) -> Saved {
         let scopes = policy.scopes.iter().map(|rules| SavedScope {
@@ -258,6 +277,8 @@ impl Breaker {
     /// It only ever blocks: a gate that stands blocked already stays so, a kill comes back as a kill. A hold starts again in
     /// full, a probation with all its probes. Whatever cannot be put back starts spent, and is reported. After
     /// [`Restart::Crash`] rates and windows start spent, of keys seen and unseen.
+    ///
+    /// Where there are detectors, [`Sweeper::restore`](crate::Sweeper::restore) restores what they learned as well.
     pub fn restore(&self, policy: &Policy, saved: &Saved, restart: Restart, now: Mono) -> Restored {
         let mut work = Work { breaker: self, restart, now, told: Restored::default() };
         if !self.owns(policy) {
@@ -272,6 +293,11 @@ impl Breaker {
         work.scopes(policy, saved);
         work.dimensions(policy, saved);
         work.told
+    }
+
+    /// Whether keys were hashed here as they are in this save.
+    pub(crate) fn has_seed_of(&self, saved: &Saved) -> bool {
+        saved.seed == self.hash(SEED_LABEL).as_u64()
     }
 
     /// Starts all limits of a policy spent, as if all had just been used: for a start after a crash without a save. What is
@@ -340,7 +366,7 @@ impl Work<'_> {
                 self.miss(&known.parent, key, None, Why::Unknown);
             }
         }
-        let same_seed = saved.seed == self.breaker.hash(SEED_LABEL).as_u64();
+        let same_seed = self.breaker.has_seed_of(saved);
         for rules in &policy.dimensions {
             let Some(parent) = policy.scopes.get(rules.parent) else { continue };
             let path = parent.scope.as_str();

@@ -83,7 +83,7 @@ pub struct DimensionUsage {
     pub busy: u64,
     /// Cells that belong to a key, quiet or not.
     pub held: u64,
-    /// Cells. Two of each sixteen are kept for orders.
+    /// Cells. Two of each thirty-two are kept for orders.
     pub cells: u64,
     /// Calls that had to share the overflow cell.
     pub overflowed: u64,

@@ -252,7 +252,7 @@ impl Life {
         match self.dice.pick(0, 100) {
             0..53 => {
                 let calls = match (self.style, self.dice.pick(0, 100)) {
-                    (Style::Flood, 0..30) => self.dice.pick(10, 30),
+                    (Style::Flood, 0..30) => self.dice.pick(20, 50),
                     (_, 0..20) => self.dice.pick(2, 7),
                     _ => 1,
                 };
@@ -699,7 +699,7 @@ impl Life {
                 let blocked = self.house.gates().filter(|(path, gate)| {
                     path.starts_with(&prefix) && gate.state != gate::State::Armed
                 });
-                assert!(blocked.count() >= 16, "no room, and not all are blocked");
+                assert!(blocked.count() >= 32, "no room, and not all are blocked");
                 self.note("no room");
                 None
             }
@@ -962,7 +962,7 @@ impl Life {
         }
         for twin in &self.twins {
             let usage = twin.key_usage();
-            assert!(usage.held <= usage.cells && usage.cells <= 16 * 16);
+            assert!(usage.held <= usage.cells && usage.cells <= 16 * 32);
         }
     }
 

@@ -95,7 +95,7 @@ impl Style {
     }
 
     pub(crate) fn keys(self) -> u64 {
-        if self == Style::Flood { 40 } else { 3 }
+        if self == Style::Flood { 70 } else { 3 }
     }
 }
 
