@@ -538,14 +538,14 @@ fn nobody_is_in_flight_more_often_than_allowed() {
         let house = House::new(&keyed(key(limits)), 16);
         let mut held: Vec<(u64, Permit<'_>)> = Vec::new();
         for step in 0..400 {
-            let label = roll(30);
+            let label = roll(60);
             if let Verdict::Allow(permit) = house.admit(house.of(&label.to_string()), at(step * 9))
             {
                 held.push((label, permit));
                 let own = held.iter().filter(|(other, _)| *other == label).count();
                 assert!(own <= 2, "{own} at once of one, seed {seed}");
             }
-            while !held.is_empty() && roll(100) < 45 {
+            while !held.is_empty() && roll(100) < 35 {
                 let (_, permit) =
                     held.swap_remove(usize::try_from(roll(held.len() as u64)).unwrap());
                 match roll(3) {
@@ -559,7 +559,7 @@ fn nobody_is_in_flight_more_often_than_allowed() {
         held.clear();
         let late = at(100_000);
         let before = house.breaker.key_usage().overflowed;
-        for label in 0..14 {
+        for label in 0..30 {
             let call = house.of(&format!("later{label}"));
             let both = [(); 2].map(|()| house.permit(call, late));
             assert!(house.send(call, late).is_err());
@@ -575,7 +575,7 @@ fn nobody_is_in_flight_more_often_than_allowed() {
 fn places_of_the_evicted_are_neither_given_nor_lost() {
     let house = House::new(&keyed(key(vec![LimitSpec::in_flight(2)])), 16);
     let mut busy: Vec<_> =
-        (0..14).map(|number| house.permit(house.of(&format!("busy{number}")), at(0))).collect();
+        (0..30).map(|number| house.permit(house.of(&format!("busy{number}")), at(0))).collect();
     for number in 0..2 {
         let path = scope(&format!("/desk/account=killed{number}"));
         house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(1)).unwrap();
