@@ -232,7 +232,7 @@ impl Breaker {
                 {
                     return self.allow(policy, route, &call, now, words, plain.charged, keys);
                 }
-                self.admit_other(policy, route, call, now)
+                self.admit_other(policy, route, &call, now)
             }
             Plainest::Window(plain) => {
                 let now = clock();
@@ -244,11 +244,11 @@ impl Breaker {
                         Err(wait) => Verdict::Deny(route.refuse(&plain.refusal, words, wait)),
                     };
                 }
-                self.admit_other(policy, route, call, now)
+                self.admit_other(policy, route, &call, now)
             }
             Plainest::Keyed(keyed) => {
                 let [Some(key), ..] = call.keys else {
-                    return self.admit_other(policy, route, call, clock());
+                    return self.admit_other(policy, route, &call, clock());
                 };
                 let reached = keyed.table.reach(key);
                 let now = clock();
@@ -262,9 +262,9 @@ impl Breaker {
                     let keys = [seat, None, None, None];
                     return self.allow(policy, route, &call, now, words, keyed.charged, keys);
                 }
-                self.admit_other(policy, route, call, now)
+                self.admit_other(policy, route, &call, now)
             }
-            _ => self.admit_other(policy, route, call, clock()),
+            _ => self.admit_other(policy, route, &call, clock()),
         }
     }
 

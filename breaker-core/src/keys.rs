@@ -577,11 +577,14 @@ impl Table {
         usize::try_from(wide >> 64).unwrap_or(0)
     }
 
-    /// The slots of a key's bucket, in the order of its scan.
+    /// The slots of a key's bucket, in the order of its scan: line by line, a neighbour first, since the processor fetches lines by
+    /// twos. The slots kept for orders, each the last of every fourth line, come when all others have.
     fn ways(&self, key: KeyHash) -> impl DoubleEndedIterator<Item = usize> {
         let line = self.line_of(key);
         let (bucket, line) = (line / (WAYS / LINE) * WAYS, line % (WAYS / LINE));
-        SCANS.get(line).into_iter().flatten().map(move |way| bucket + way)
+        let ways = (0..WAYS).map(move |step| ((step / LINE) ^ line) * LINE + step % LINE);
+        let open = ways.clone().filter(|&way| !is_kept(way));
+        open.chain(ways.filter(|&way| is_kept(way))).map(move |way| bucket + way)
     }
 
     /// The slot that a key has if it was free when the key was first seen. Who keeps more for a slot may so ask for it before the
@@ -731,26 +734,6 @@ impl Slot {
     }
 }
 
-/// The slots of a bucket in the order of a scan that begins in this line: line by line, a neighbour first, since the processor
-/// fetches lines by twos. The slots kept for orders, each the last of every fourth line, come when all others have.
-const fn scan(line: usize) -> [usize; WAYS] {
-    let mut ways = [0; WAYS];
-    let (mut open, mut kept) = (0, OPEN);
-    let mut step = 0;
-    while step < WAYS {
-        let way = (step / LINE ^ line) * LINE + step % LINE;
-        if is_kept(way) {
-            ways[kept] = way;
-            kept += 1;
-        } else {
-            ways[open] = way;
-            open += 1;
-        }
-        step += 1;
-    }
-    ways
-}
-
 /// Whether a slot of a bucket is kept for orders.
 const fn is_kept(way: usize) -> bool {
     OPEN < WAYS && way % (4 * LINE) == 4 * LINE - 1
@@ -789,16 +772,11 @@ const LINES: u64 = (WAYS / LINE) as u64;
 const CHOICES: u64 = LINE as u64;
 #[cfg(loom)]
 const CHOICES: u64 = 1;
-/// Each line's scan.
-#[cfg(not(loom))]
-const SCANS: [[usize; WAYS]; WAYS / LINE] =
-    [scan(0), scan(1), scan(2), scan(3), scan(4), scan(5), scan(6), scan(7)];
-#[cfg(loom)]
-const SCANS: [[usize; WAYS]; WAYS / LINE] = [scan(0)];
 const EMPTY: u64 = 0;
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Line>() == 64 && WAYS % LINE == 0, "four slots fill a line");
+const _: () =
+    assert!(size_of::<Line>() == 64 && WAYS.is_multiple_of(LINE), "four slots fill a line");
 
 #[cfg(all(test, loom))]
 mod models {

@@ -48,12 +48,12 @@ impl Breaker {
         &'a self,
         policy: &'a Policy,
         route: &'a RouteRules,
-        call: Call,
+        call: &Call,
         now: Mono,
     ) -> Verdict<'a> {
         match &route.short {
-            Some(short) => self.decide_shortly(policy, route, short, &call, now),
-            None => self.decide(policy, route, &call, now),
+            Some(short) => self.decide_shortly(policy, route, short, call, now),
+            None => self.decide(policy, route, call, now),
         }
     }
 
