@@ -200,24 +200,25 @@ impl Tally {
         if self.layout.windows == ABSENT {
             return None;
         }
-        let words = self.hot.row(row);
-        let windows = words.get(self.layout.windows..self.layout.windows + FORMS.len())?;
+        // They stand first in each row that has them.
+        let [one, ten, minute, five, bounds, peaks, ..] = self.hot.row(row) else { return None };
         // ordering: relaxed, for a bound stands alone: a call that sees the one before is judged by that.
-        let bounds = words.get(self.layout.bounds)?.load(Ordering::Relaxed);
-        let bounds_now = if bounds == 0 { UNWRITTEN } else { Short::unpack(bounds) };
-        let mut exceeded = None;
-        let forms = FORMS.into_iter().zip(halves_at(now)).zip(bounds_now).enumerate();
-        for ((index, ((form, half), bound)), word) in forms.zip(windows) {
-            let (count, ended) = add(form, word, half);
-            if let Some(ended) = ended {
-                self.note_peak(words, index, ended);
-            }
-            if count > bound.floor() && exceeded.is_none() {
-                exceeded = Some((index, count, bound));
-            }
-        }
+        let bounds = bounds.load(Ordering::Relaxed);
+        let halves = halves_at(now);
+        // Each by itself, so that each length is known where it is divided by.
+        let counts = [
+            add_noting::<0>(one, peaks, halves),
+            add_noting::<1>(ten, peaks, halves),
+            add_noting::<2>(minute, peaks, halves),
+            add_noting::<3>(five, peaks, halves),
+        ];
         self.touch(row);
-        let (index, count, bound) = exceeded?;
+        if bounds == 0 {
+            // Nobody has written any.
+            return None;
+        }
+        let mut windows = counts.into_iter().zip(Short::unpack(bounds)).enumerate();
+        let (index, (count, bound)) = windows.find(|(_, (count, bound))| *count > bound.floor())?;
         self.surged(row, bounds, (index, count, bound))
     }
 
@@ -703,29 +704,6 @@ impl Tally {
         }
     }
 
-    fn note_peak(&self, words: &[AtomicU64], index: usize, ended: u64) {
-        let Some(word) = words.get(self.layout.peaks) else { return };
-        let ended = Short::up(wide(ended));
-        // ordering: relaxed, for peaks stand alone.
-        let mut before = word.load(Ordering::Relaxed);
-        loop {
-            let mut peaks = Short::unpack(before);
-            let Some(peak) = peaks.get_mut(index).filter(|peak| **peak < ended) else { return };
-            *peak = ended;
-            // ordering: relaxed, for peaks stand alone.
-            match word.compare_exchange_weak(
-                before,
-                Short::pack(peaks),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                // Each retry means that another half ended, or the sweeper came: both are rare.
-                Err(seen) => before = seen,
-            }
-        }
-    }
-
     fn tell(&self, row: usize, found: &Found) {
         if !self.found.iter().any(|slip| slip.fill(row, found)) {
             // ordering: relaxed, for a count stands alone.
@@ -899,6 +877,41 @@ impl Cap {
     }
 }
 
+/// Counts one more in the window of this index: its count. What it was at the end of a half that ended is noted.
+#[inline(always)]
+fn add_noting<const INDEX: usize>(word: &AtomicU64, peaks: &AtomicU64, halves: [u64; 4]) -> u64 {
+    let (form, half) = (FORMS[INDEX], halves[INDEX]);
+    let (count, ended) = add(form, word, half);
+    if let Some(ended) = ended {
+        note_peak(peaks, INDEX, ended);
+    }
+    count
+}
+
+/// Raises a window's peak to what it counted at the end of a half.
+#[inline(never)]
+fn note_peak(word: &AtomicU64, index: usize, ended: u64) {
+    // ordering: relaxed, for peaks stand alone.
+    let mut before = word.load(Ordering::Relaxed);
+    loop {
+        let mut peaks = Short::unpack(before);
+        // A peak is at least as large as what it was raised to.
+        let Some(peak) = peaks.get_mut(index).filter(|peak| peak.floor() < ended) else { return };
+        *peak = Short::up(wide(ended));
+        // ordering: relaxed, for peaks stand alone.
+        match word.compare_exchange_weak(
+            before,
+            Short::pack(peaks),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => return,
+            // Each retry means that another half ended, or the sweeper came: both are rare.
+            Err(seen) => before = seen,
+        }
+    }
+}
+
 /// Counts one more in the half of this number: the window's count, and what it was at the end of the half that this call ended.
 #[inline(always)]
 fn add(form: Halves, word: &AtomicU64, half: u64) -> (u64, Option<u64>) {
@@ -967,8 +980,6 @@ const ABSENT: usize = usize::MAX / 2;
 const MINUTE: Span = Span::from_secs(60);
 /// Words of a pair of cache lines.
 const PAIR: usize = 16;
-/// Bounds that nobody has written.
-const UNWRITTEN: [Short; 4] = [Short::NONE; 4];
 /// Outcomes: calls above, faults below.
 const HALF_WORD: u32 = 32;
 /// The most of one look: what fits beside what is there.
