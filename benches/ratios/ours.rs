@@ -5,8 +5,8 @@ use std::hint::black_box;
 use breaker_benches::World;
 use breaker_benches::rounds::Case;
 use breaker_core::{
-    Call, DetectorKind, DetectorSpec, Errors, KeySpec, KillLevel, Latency, LimitSpec, Mono, Novel,
-    Outcome, Ratio, Repeat, ScopeSpec, Settlement, Silence, Span, Streak, Surge, Verdict,
+    Call, DetectorKind, DetectorSpec, Errors, Gates, KeySpec, KillLevel, Latency, LimitSpec, Mono,
+    Novel, Outcome, Ratio, Repeat, ScopeSpec, Settlement, Silence, Span, Streak, Surge, Verdict,
 };
 
 use crate::keys::{WARM, labels, numbers, still};
@@ -324,21 +324,20 @@ fn blocked(by_kill: bool) -> &'static World {
     world
 }
 
+fn gates_of(world: &'static World) -> &'static Gates<'static> {
+    let gates = world.policy.route(&world.route).and_then(|route| world.policy.gates(route));
+    still(gates.expect("the world has this route"))
+}
+
 fn look(name: &'static str, by_kill: bool) -> Case {
-    let world = blocked(by_kill);
-    assert!(world.breaker.blocked(&world.policy, &world.call).is_some());
-    Case::new(name, move || {
-        let world = black_box(world);
-        world.breaker.blocked(&world.policy, &world.call).is_some()
-    })
+    let gates = gates_of(blocked(by_kill));
+    assert!(gates.blocked().is_some());
+    Case::new(name, move || black_box(gates).blocked().is_some())
 }
 
 fn counted(name: &'static str, by_kill: bool) -> Case {
-    let world = blocked(by_kill);
-    Case::new(name, move || {
-        let world = black_box(world);
-        world.breaker.refuse_blocked(&world.policy, &world.call).is_some()
-    })
+    let gates = gates_of(blocked(by_kill));
+    Case::new(name, move || black_box(gates).refuse().is_some())
 }
 
 pub(crate) fn killed_look() -> Case {

@@ -2,6 +2,7 @@
 
 mod decide;
 mod finish;
+mod gates;
 mod look;
 mod orders;
 mod registry;
@@ -9,6 +10,7 @@ mod restore;
 mod short;
 mod standing;
 
+pub use self::gates::Gates;
 pub use self::orders::{OrderError, Stamp};
 pub use self::restore::{
     Missed, Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
@@ -24,16 +26,13 @@ use siphasher::sip::SipHasher13;
 
 use self::registry::Registry;
 use crate::cell::{Cell, Dirty, Gate, Moved};
-use crate::counts::Count;
-use crate::facts::{Cause, Class, Denial, Mode, Place};
+use crate::facts::{Cause, Denial, Place};
 use crate::gate::{Input, TripRule, Word};
 use crate::keys::{Table, cells_for};
 use crate::permit::{KeySeat, Verdict};
-use crate::policy::{
-    MAX_DIMENSIONS, NAMED, Policy, PolicyError, PolicySpec, Room, RouteId, RouteRules, check,
-};
+use crate::policy::{MAX_DIMENSIONS, Policy, PolicyError, PolicySpec, Room, RouteId, check};
 use crate::scope::{KeyHash, Level};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering, unique};
 use crate::time::{Mono, Span};
 
 /// What there is room for, set at start.
@@ -52,6 +51,8 @@ pub struct Seed(pub [u64; 2]);
 
 /// Every cell there will ever be. Policies come and go; this stays.
 pub struct Breaker {
+    /// Its number among all of this process, for the policies that it compiles.
+    number: u32,
     /// `/` is the first.
     cells: Box<[Arc<Cell>]>,
     dirty: Dirty,
@@ -79,14 +80,15 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call without keys.
+    /// A call without keys. Where its route declares some, it is judged as [`KeySpec::missing`](crate::KeySpec::missing) says.
     #[must_use]
     pub const fn new(route: RouteId) -> Call {
-        Call { route, keys: [None; MAX_DIMENSIONS], weight: 1, print: None }
+        Call { route, keys: [None; MAX_DIMENSIONS], weight: UNWEIGHED, print: None }
     }
 
     /// The same call with a weight, for limits that count weight: notional, bytes, tokens, in the unit of their
-    /// numbers. 1 unless said: a call that is not weighed costs a limit on notional one unit of it.
+    /// numbers. The weight of a call of which none is said is not known, so every limit on weight refuses it, without a wait and without
+    /// a trip, and is not charged. `u64::MAX` says the same.
     #[must_use]
     pub const fn weighing(mut self, weight: u64) -> Call {
         self.weight = weight;
@@ -120,6 +122,7 @@ impl Breaker {
     pub fn new(capacity: Capacity, seed: Seed) -> Breaker {
         let cells = count(capacity.scopes).saturating_add(1);
         Breaker {
+            number: unique(),
             cells: (0..cells).map(|_| Arc::default()).collect(),
             dirty: Dirty::new(cells),
             tables: (0..MAX_TABLES).map(|_| OnceLock::new()).collect(),
@@ -167,15 +170,15 @@ impl Breaker {
             return self.hash_u64(number);
         }
         let Seed([first, second]) = self.seed;
-        KeyHash::new(SipHasher13::new_with_keys(first, second).hash(label))
+        KeyHash::of(SipHasher13::new_with_keys(first, second).hash(label))
     }
 
-    /// The hash of a number, such as an account's: the hash of its label, and faster. No two numbers have the same, but for one
-    /// pair under each seed.
+    /// The hash of a number, such as an account's: the hash of its label, and faster. No two numbers have the same, but for
+    /// three of all there are.
     #[must_use]
     #[inline(always)]
     pub fn hash_u64(&self, label: u64) -> KeyHash {
-        KeyHash::new(self.numbers.permuted(label))
+        KeyHash::of(self.numbers.permuted(label))
     }
 
     /// The hash of several fields at once, such as symbol, side, quantity and price of an order: the key of a
@@ -189,7 +192,7 @@ impl Breaker {
             hasher.write_usize(field.len());
             hasher.write(field);
         }
-        KeyHash::new(hasher.finish())
+        KeyHash::of(hasher.finish())
     }
 
     /// Decides on a call. `now` is read just before, from one monotonic clock for all calls.
@@ -255,36 +258,33 @@ impl Breaker {
     /// # Errors
     /// The denial.
     pub fn peek(&self, policy: &Policy, call: Call, now: Mono) -> Result<(), Denial> {
-        let route = policy.route_rules(call.route).ok_or(NOWHERE)?;
+        let route = policy.route_rules(call.route).filter(|_| self.owns(policy)).ok_or(NOWHERE)?;
         self.peek_at(policy, route, &call, now)
     }
 
-    /// A block of the call's named scopes that no time ends: a kill, or a trip that waits for a person and that no shadow
-    /// mode lets through. Its keys are not looked at. It needs no clock and counts nothing.
-    ///
-    /// For senders that ask often while they are blocked: look here first, and read the clock only if it says nothing.
+    /// A block of the call's named scopes that no time ends, as [`Gates::blocked`] sees it.
     #[inline(always)]
     #[must_use]
     pub fn blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
-        let Some(route) = policy.route_rules(call.route) else { return Some(Cause::Stale) };
-        let words = route.words();
-        if Word::are_quiet(words) {
-            return None;
+        match policy.route_rules(call.route) {
+            Some(route) => Gates::of(policy, route).blocked(),
+            None => Some(Cause::Stale),
         }
-        // A kill of the widest scope that is not quiet is the answer already.
-        let plain = Word::plain_block(words, matches!(route.class, Class::Reducing));
-        plain.or_else(|| endless_block(policy, route, words))
     }
 
     /// As [`Breaker::blocked`], and counts the call as refused if it is.
     #[inline(always)]
     #[must_use]
     pub fn refuse_blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
-        let cause = self.blocked(policy, call)?;
-        if let Some(route) = policy.route_rules(call.route) {
-            route.count(Count::Blocked);
+        match policy.route_rules(call.route) {
+            Some(route) => Gates::of(policy, route).refuse(),
+            None => Some(Cause::Stale),
         }
-        Some(cause)
+    }
+
+    /// Whether it compiled this policy: another's names cells that are not ours.
+    pub(crate) const fn owns(&self, policy: &Policy) -> bool {
+        policy.breaker == self.number
     }
 
     /// Remembers an instant, if it is the newest.
@@ -368,18 +368,6 @@ impl Numbers {
     }
 }
 
-/// The block of a lineage that no time ends.
-#[inline(never)]
-fn endless_block(policy: &Policy, route: &RouteRules, words: [Word; NAMED]) -> Option<Cause> {
-    let reducing = route.class == Class::Reducing;
-    words.into_iter().zip(route.lineage).find_map(|(word, scope)| {
-        let rules = &policy.scopes.get(scope)?.rules;
-        let cause = word.endless_block(reducing, &rules.trip)?;
-        let shadow = word.mode().unwrap_or(rules.mode) == Mode::Shadow;
-        (!shadow || matches!(cause, Cause::Killed(_))).then_some(cause)
-    })
-}
-
 fn denial(place: Place, cause: Cause, wait: Option<Span>, epoch: u16) -> Denial {
     Denial { place, cause, wait, moved: false, epoch }
 }
@@ -400,6 +388,8 @@ fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// The weight of a call of which none was said: more than any limit holds.
+const UNWEIGHED: u64 = u64::MAX;
 /// The answer to a call on a route that the policy does not have.
 const NOWHERE: Denial = Denial {
     place: Place { level: Level::Global, index: 0, key: None },

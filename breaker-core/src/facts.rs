@@ -30,7 +30,7 @@ pub enum KillLevel {
 pub enum Mode {
     /// They deny.
     Enforce,
-    /// They are recorded: limits charge, gates trip, calls go on.
+    /// They are recorded: limits are charged what they would have been charged live, gates trip, calls go on.
     Shadow,
 }
 

@@ -78,6 +78,8 @@ pub(crate) struct Table {
     turned_away: AtomicU64,
     /// What the rate of first sights is charged to.
     sights: AtomicU64,
+    /// For each bucket: calls of its keys that hold a place in flight in the shared slot.
+    flying: Box<[AtomicU64]>,
 }
 
 /// Slots that one line of the processor's memory holds.
@@ -160,6 +162,7 @@ impl Table {
             evicted: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
             sights: AtomicU64::new(0),
+            flying: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -390,8 +393,7 @@ impl Table {
         if let Some(cell) = self.find(key) {
             return Some(cell);
         }
-        let idle = || self.idle(key, OPEN, &lock.kept, now);
-        let room = self.empty(key, OPEN).or_else(idle);
+        let room = self.room(key, &lock, now);
         let turned_away = room.is_some() && !self.welcomes(&lock.kept, now);
         if COUNTS && turned_away {
             // ordering: relaxed, for a count stands alone.
@@ -402,14 +404,51 @@ impl Table {
         Some(cell)
     }
 
-    /// A call of a key without a slot is about to be charged to the shared one: what it takes there, it must not have again
-    /// of its own as soon as there is one. A call that is refused there takes nothing, and marks nothing: a flood
-    /// spends no more buckets than the shared slot admits calls.
+    /// Charges a call of a key without a slot to the shared one; `charge` says whether it took a place in flight there. What the
+    /// call takes, its key must not have again of its own as soon as there is a slot. A call that is refused takes
+    /// nothing, and marks nothing: a flood spends no more buckets than the shared slot admits calls.
+    ///
+    /// # Errors
+    /// The key's slot, if it has one by now; then nothing was charged.
     #[cold]
-    pub(crate) fn share(&self, key: KeyHash, now: Mono) {
-        if let Some(lock) = self.locks.get(self.bucket_of(key)) {
-            lock.lock().spend(now);
+    pub(crate) fn share<B>(
+        &self,
+        key: KeyHash,
+        now: Mono,
+        charge: impl FnOnce() -> Result<bool, B>,
+    ) -> Result<Result<bool, B>, usize> {
+        let bucket = self.bucket_of(key);
+        let (Some(lock), Some(flying)) = (self.locks.get(bucket), self.flying.get(bucket)) else {
+            return Ok(charge());
+        };
+        let mut lock = lock.lock();
+        if let Some(cell) = self.find(key) {
+            return Err(cell);
         }
+        let charged = charge();
+        if let Ok(flies) = charged {
+            lock.spend(now);
+            // ordering: relaxed, for whoever gives slots away holds this lock.
+            flying.fetch_add(u64::from(flies), Ordering::Relaxed);
+        }
+        Ok(charged)
+    }
+
+    /// A call that took a place in flight in the shared slot gave it back.
+    pub(crate) fn land(&self, key: KeyHash) {
+        if let Some(flying) = self.flying.get(self.bucket_of(key)) {
+            // ordering: release, so that who sees none in flight sees their places given back.
+            flying.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// A slot that a key without one may have: an empty one or an idle one. While calls of its bucket hold places in flight
+    /// in the shared slot there is none: some of them may be the key's own, which it would have twice.
+    fn room(&self, key: KeyHash, lock: &Lock, now: Mono) -> Option<usize> {
+        // ordering: acquire, to pair with the release of the call that ended last.
+        let flying = self.flying.get(self.bucket_of(key))?.load(Ordering::Acquire);
+        let idle = || self.idle(key, OPEN, &lock.kept, now);
+        if flying > 0 { None } else { self.empty(key, OPEN).or_else(idle) }
     }
 
     /// Whether one more key may be seen for the first time.
@@ -428,8 +467,7 @@ impl Table {
     ) -> Option<T> {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         let cell = self.find(key).or_else(|| {
-            let idle = || self.idle(key, OPEN, &lock.kept, now);
-            let cell = self.empty(key, OPEN).or_else(idle)?;
+            let cell = self.room(key, &lock, now)?;
             self.give(cell, key, &lock, now);
             Some(cell)
         })?;
@@ -586,7 +624,18 @@ impl Table {
     /// Takes the slot of a busy key that is neither blocked nor on probation.
     fn evict(&self, key: KeyHash, lock: &mut Lock, rule: &TripRule, now: Mono) -> Option<usize> {
         let armed = |cell: usize| self.gate(cell).filter(|gate| gate.word().is_armed());
-        let (cell, gate) = self.ways(key).find_map(|cell| Some((cell, armed(cell)?)))?;
+        let all = || self.ways(key).filter_map(|cell| Some((cell, armed(cell)?)));
+        // Rather one that has nothing in flight: places stay with the slot in which they were taken, and its key could take as many
+        // again elsewhere.
+        let flies = |cell: usize| {
+            lock.kept.limits.iter().any(|charged| {
+                matches!(charged.limit, Limit::InFlight(_))
+                    && self
+                        .row(&charged.rows, cell)
+                        .is_none_or(|row| !row.is_idle(charged.limit, now))
+            })
+        };
+        let (cell, gate) = all().find(|(cell, _)| !flies(*cell)).or_else(|| all().next())?;
         // Strikes and overrides of the key that is evicted are not the newcomer's; its debts stay, which is
         // stricter.
         let _ = gate.step(Input::Reset, rule, now);

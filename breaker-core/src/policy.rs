@@ -15,6 +15,7 @@ use crate::limit::rate::Plain;
 use crate::limit::{Limit, makes_idle};
 use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope, check_name};
+use crate::sync::unique;
 use crate::tally::Tally;
 use crate::time::Span;
 
@@ -98,12 +99,27 @@ pub struct KeySpec {
     pub detectors: Vec<DetectorSpec>,
     /// Keys that have limits of their own instead.
     pub overrides: Vec<KeyOverride>,
+    /// What becomes of calls that lack the key.
+    pub missing: Missing,
     /// How many keys may be seen for the first time, if that is bounded. Keys beyond it share the dimension's overflow cell
     /// until they are seen again in calmer times: a flood of fresh keys then cannot fill the table.
     pub newcomers: Option<Newcomers>,
     /// Whether budgets start spent after a crash. Else they come from what was saved last, and what passed after that is
     /// forgotten.
     pub spent_after_crash: bool,
+}
+
+/// How a call is judged that lacks the key of a dimension.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum Missing {
+    /// All such calls are one key, with a cell of its own: to leave the key out is no way around the dimension. No label is that
+    /// key; orders name it by [`Scope::missing_key`](crate::Scope::missing_key), as in `/pay/account=!`.
+    #[default]
+    Share,
+    /// The dimension does not judge them.
+    Skip,
 }
 
 /// First sights of keys: `count` per `per`, at most `burst` at once.
@@ -199,7 +215,7 @@ pub enum Unit {
     /// Each call is one.
     #[default]
     Calls,
-    /// Each call is its weight: notional, bytes, tokens. See `Call::weighing`.
+    /// Each call is its weight: notional, bytes, tokens. One that is not weighed is refused: see `Call::weighing`.
     Weight,
 }
 
@@ -259,10 +275,13 @@ pub struct PolicyError {
     pub hint: String,
 }
 
-/// All rules, compiled; belongs to the breaker that compiled it.
+/// All rules, compiled; belongs to the breaker that compiled it. Another takes no orders by it: what a decision by it
+/// lets pass there is charged to the policy's own memory, and no last look lets it out.
 pub struct Policy {
-    /// Its number among all that its breaker compiled.
+    /// Its number among all of this process.
     pub(crate) number: u32,
+    /// The number of the breaker that compiled it.
+    pub(crate) breaker: u32,
     /// `/`, then the groups, then the routes, in the order of the spec.
     pub(crate) scopes: Box<[ScopeRules]>,
     pub(crate) dimensions: Box<[KeyRules]>,
@@ -309,6 +328,8 @@ pub(crate) struct KeyRules {
     pub(crate) keys: Arc<Table>,
     /// Its index among the dimensions of any route that has it.
     pub(crate) index: u8,
+    /// The key of calls that have none.
+    pub(crate) missing: Option<KeyHash>,
     /// Whether a key's first call claims a slot: it has limits or detectors.
     pub(crate) claims: bool,
     pub(crate) rules: Rules,
@@ -372,6 +393,8 @@ pub(crate) struct RouteRules {
     /// The cells of the same, by number and as they are.
     pub(crate) cells: [u32; NAMED],
     pub(crate) gates: [Arc<Cell>; NAMED],
+    /// No named scope of the lineage is in shadow mode.
+    pub(crate) enforced: bool,
     /// Who hears the end of every call.
     pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
@@ -440,6 +463,8 @@ pub(crate) struct ShortKey {
     pub(crate) table: Arc<Table>,
     pub(crate) number: u8,
     pub(crate) index: u8,
+    /// The key of calls that have none.
+    pub(crate) missing: Option<KeyHash>,
     pub(crate) claims: bool,
     /// Its keys have detectors, so each call is a vote for its key.
     pub(crate) votes: bool,
@@ -588,6 +613,7 @@ impl Default for KeySpec {
             mode: Mode::Enforce,
             detectors: Vec::new(),
             overrides: Vec::new(),
+            missing: Missing::Share,
             newcomers: None,
             spent_after_crash: false,
         }
@@ -654,6 +680,13 @@ impl RouteRules {
     pub(crate) fn count_denial(&self, denial: &Denial) {
         let throttled = matches!(denial.cause, Cause::Limit(_));
         self.count(if throttled { Count::Throttled } else { Count::Blocked });
+    }
+}
+
+impl LimitRule {
+    /// Whether it counts what is in flight in the slots of a table.
+    pub(crate) fn flies_in_table(&self) -> bool {
+        matches!((self.limit, &self.memory), (Limit::InFlight(_), Memory::Keys(_)))
     }
 }
 
@@ -772,7 +805,7 @@ impl Policy {
     }
 
     pub(crate) fn new(
-        number: u32,
+        breaker: u32,
         scopes: Vec<ScopeRules>,
         dimensions: Vec<KeyRules>,
         routes: Vec<RouteRules>,
@@ -783,7 +816,8 @@ impl Policy {
         let by_table =
             dimensions.iter().enumerate().map(|(index, rules)| (rules.table, index)).collect();
         let mut policy = Policy {
-            number,
+            number: unique(),
+            breaker,
             scopes: scopes.into(),
             dimensions: dimensions.into(),
             routes: routes.into(),
@@ -798,6 +832,10 @@ impl Policy {
             route.plain = route.short.as_ref().and_then(Short::plain);
             route.keyed = route.short.as_ref().and_then(Short::keyed);
             route.hears = policy.hears(route);
+            let enforces = |&scope: &usize| {
+                policy.scopes.get(scope).is_some_and(|scope| scope.rules.mode == Mode::Enforce)
+            };
+            route.enforced = route.lineage.iter().all(enforces);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
             let tallies = policy.seats(route).any(|(seat, rules)| rules.hears_ends(seat));
@@ -875,11 +913,12 @@ impl Policy {
         hearings.reverse();
         let keys = route.dimensions.iter().map(|&dimension| {
             let rules = self.dimensions.get(dimension)?;
-            let (index, claims) = (rules.index, rules.claims);
+            let KeyRules { index, missing, claims, .. } = *rules;
             let number = u8::try_from(rules.table).ok()?;
             let votes = rules.rules.tally.is_some();
             let hears = rules.rules.tally.clone().filter(|tally| tally.hears_offers());
-            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims, votes, hears })
+            let table = Arc::clone(&rules.keys);
+            Some(ShortKey { table, number, index, missing, claims, votes, hears })
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {
@@ -990,6 +1029,7 @@ pub(crate) struct DraftKey {
     pub(crate) parent: usize,
     pub(crate) index: u8,
     pub(crate) recover: Recover,
+    pub(crate) missing: Missing,
     pub(crate) rules: DraftRules,
     /// How many keys may be seen for the first time: a rate.
     pub(crate) newcomers: Option<Limit>,
@@ -1065,6 +1105,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 dimensions,
                 plain: None,
                 keyed: None,
+                enforced: false,
                 short: None,
                 hears: 0,
                 counts: None,
@@ -1128,7 +1169,16 @@ impl Check {
             self.memory(&path, &rules);
             let newcomers = key.newcomers.and_then(|rate| self.newcomers(&path, rate));
             let (name, index, recover) = (key.name.clone(), u8::MAX, key.recover);
-            self.dimensions.push(DraftKey { name, parent, index, recover, rules, newcomers });
+            let missing = key.missing;
+            self.dimensions.push(DraftKey {
+                name,
+                parent,
+                index,
+                recover,
+                missing,
+                rules,
+                newcomers,
+            });
         }
         if spec.keys.len() > MAX_DIMENSIONS {
             let problem = format!("{} key dimensions", spec.keys.len());

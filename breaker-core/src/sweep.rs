@@ -33,6 +33,8 @@ impl Sweeper {
     /// Steps elapsed holds to half-open, forgives strikes, and appends what moved since the last
     /// sweep. Call it every 20 ms, or when nudged.
     ///
+    /// By a policy of another breaker it does nothing.
+    ///
     /// Its work is bounded: at most 4 096 cells that are known to have moved or to wait, round
     /// robin, and 512 others, so that nothing is overlooked for ever.
     pub fn sweep(
@@ -42,6 +44,9 @@ impl Sweeper {
         now: Mono,
         out: &mut Vec<Transition>,
     ) {
+        if !breaker.owns(policy) {
+            return;
+        }
         breaker.note(now);
         let areas = breaker.areas();
         self.seen.resize_with(areas, Vec::new);

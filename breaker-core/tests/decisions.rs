@@ -4,9 +4,9 @@
 
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Counting, GroupSpec, KeyOverride, KeySpec,
-    KillLevel, Level, LiftTo, LimitKind, LimitSpec, Mode, Mono, OrderError, Outcome, Permit,
-    Policy, PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State,
-    Sweeper, Verdict,
+    KillLevel, Level, LiftTo, LimitKind, LimitSpec, Missing, Mode, Mono, OrderError, Outcome,
+    Permit, Policy, PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span,
+    State, Sweeper, Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -348,7 +348,8 @@ fn an_operators_mode_lasts_until_reset() {
 fn keys_are_apart() {
     let breaker = breaker();
     let mut group = limits(vec![]);
-    group.keys.push(key("account", vec![LimitSpec::window(1, SECOND)]));
+    let account = key("account", vec![LimitSpec::window(1, SECOND)]);
+    group.keys.push(KeySpec { missing: Missing::Skip, ..account });
     let mut route = limits(vec![]);
     route.keys.push(key("symbol", vec![]));
     let mut spec = spec(group, route);

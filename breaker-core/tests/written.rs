@@ -4,8 +4,8 @@
 
 use breaker_core::{
     Breaker, Call, Capacity, Class, DetectorKind, DetectorSpec, Errors, GroupSpec, KeyOverride,
-    KeySpec, LimitSpec, Mode, Mono, Newcomers, Outcome, PolicySpec, Recover, RouteSpec, SavedWhole,
-    Scope, ScopeSpec, Seed, Span, Streak, Surge, Sweeper, Verdict,
+    KeySpec, LimitSpec, Missing, Mode, Mono, Newcomers, Outcome, PolicySpec, Recover, RouteSpec,
+    SavedWhole, Scope, ScopeSpec, Seed, Span, Streak, Surge, Sweeper, Verdict,
 };
 
 /// Goal: a spec with every part in it comes back as it was.
@@ -25,6 +25,7 @@ fn a_spec_comes_back_as_it_was() {
         mode: Mode::Shadow,
         detectors: vec![DetectorSpec::new(DetectorKind::Streak(Streak::default()))],
         overrides: vec![KeyOverride { label: vec![0, 255], limits: limits.clone() }],
+        missing: Missing::Skip,
         newcomers: Some(Newcomers { count: 10, per: second, burst: 10 }),
         ..KeySpec::default()
     }];

@@ -1,6 +1,6 @@
 //! The decision on a call, in three passes: look, charge, probe. It takes no order and changes no rule.
 
-use super::{Breaker, Call, count, denial};
+use super::{Breaker, Call, NOWHERE, UNWEIGHED, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
@@ -29,6 +29,10 @@ impl Breaker {
         call: &Call,
         now: Mono,
     ) -> Verdict<'a> {
+        if !self.owns(policy) {
+            route.count_denial(&NOWHERE);
+            return Verdict::Deny(NOWHERE);
+        }
         let mut seats: Seats<'a> = std::array::from_fn(|_| None);
         let mut shadowed = None;
         let decided = self.pass_through(policy, route, call, now, &mut seats, &mut shadowed);
@@ -118,7 +122,8 @@ impl Breaker {
     ) {
         let keys = seats.iter_mut().skip(NAMED).zip(&route.dimensions).zip(call.keys);
         for ((seat, &dimension), key) in keys {
-            let Some(key) = key else { continue };
+            let missing = || policy.dimensions.get(dimension)?.missing;
+            let Some(key) = key.or_else(missing) else { continue };
             *seat = self.seat_key(policy, dimension, key, now, may_claim);
         }
     }
@@ -160,14 +165,6 @@ impl Breaker {
         shadowed: &mut Option<Denial>,
     ) -> Result<(), Denial> {
         let refusal = first_refusal::<false>(seats, call, now);
-        if refusal.is_none() {
-            for seat in seats.iter().flatten() {
-                let shares = seat.gate.is_none() && !seat.limits.is_empty();
-                if let Some((table, key)) = seat.table.filter(|_| shares) {
-                    table.share(key, now);
-                }
-            }
-        }
         for at in (0..SEATS).rev() {
             if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
                 let seat = seats.get(tripped).and_then(Option::as_ref);
@@ -178,14 +175,25 @@ impl Breaker {
                 shadowed.get_or_insert(denial);
             }
             let Some(seat) = seats.get_mut(at).and_then(Option::as_mut) else { continue };
-            let mut breach = seat.take(Counting::Offered, call, now, shadowed);
-            match refusal {
-                Some((place, found)) if place == at => breach = worse(Some(found), breach),
-                Some(_) => {}
-                None if breach.is_none() || seat.shadow => {
-                    breach = worse(breach, seat.take(Counting::Admitted, call, now, shadowed));
+            if seat.blocked {
+                // Live it would have been refused by the gate, and have charged nothing.
+                continue;
+            }
+            let found = match refusal {
+                Some((place, found)) if place == at => Some(found),
+                // What would refuse live leaves the others of its scope as they would be live.
+                _ if seat.shadow => seat.peek::<false>(call, now),
+                _ => None,
+            };
+            let mut breach = worse(found, seat.take(Counting::Offered, call, now, shadowed));
+            if refusal.is_none() && breach.is_none() {
+                match seat.take_admitted(call, now, shadowed) {
+                    Ok(found) => breach = found,
+                    Err(denial) => {
+                        undo(seats);
+                        return Err(denial);
+                    }
                 }
-                None => {}
             }
             let Some(breach) = breach else { continue };
             let denial = self.breached(seat, breach, now);
@@ -419,6 +427,8 @@ pub(super) struct Seat<'a> {
     probe: bool,
     /// Its gate would block, if it were not in shadow mode.
     blocked: bool,
+    /// It holds a place in flight in the slot that is shared.
+    shared_flight: bool,
     /// Bits of the limits that were charged.
     charged: u8,
     /// What its *admitted* limits were charged, and their earlier selves.
@@ -455,6 +465,7 @@ impl<'a> Seat<'a> {
             shadow: rules.mode == Mode::Shadow,
             probe: false,
             blocked: false,
+            shared_flight: false,
             charged: 0,
             taken: [None; MAX_LIMITS],
         }
@@ -526,11 +537,11 @@ impl<'a> Seat<'a> {
                 }
                 Err(wait) if rule.spec.candidate => {
                     self.count_breach(index, true);
-                    let breach = self.breach(index, rule, wait, now);
+                    let breach = self.breach(index, rule, call, wait, now);
                     shadowed.get_or_insert(self.refused(breach));
                 }
                 Err(wait) => {
-                    breach = worse(breach, Some(self.breach(index, rule, wait, now)));
+                    breach = worse(breach, Some(self.breach(index, rule, call, wait, now)));
                     if of == Counting::Admitted {
                         break;
                     }
@@ -538,6 +549,69 @@ impl<'a> Seat<'a> {
             }
         }
         breach
+    }
+
+    /// Charges its *admitted* limits, all or none.
+    ///
+    /// # Errors
+    /// The denial of the gate, if the key has got a slot of its own meanwhile.
+    fn take_admitted(
+        &mut self,
+        call: &Call,
+        now: Mono,
+        shadowed: &mut Option<Denial>,
+    ) -> Result<Option<Breach>, Denial> {
+        let shares = self.gate.is_none() && !self.limits.is_empty();
+        if let Some((table, key)) = self.table.filter(|_| shares) {
+            let charge = || self.take_all(call, now, shadowed).map_or(Ok(self.flies()), Err);
+            match table.share(key, now, charge) {
+                Ok(charged) => {
+                    self.shared_flight = charged.is_ok_and(|flies| flies);
+                    return Ok(charged.err());
+                }
+                Err(cell) => {
+                    // What counts *offered* calls has counted it in the shared slot, and no end is told there.
+                    (self.cell, self.gate, self.charged) = (cell, table.gate(cell), 0);
+                    self.look(false, now, shadowed)?;
+                }
+            }
+        }
+        Ok(self.take_all(call, now, shadowed))
+    }
+
+    /// Charges its *admitted* limits, all or none.
+    fn take_all(
+        &mut self,
+        call: &Call,
+        now: Mono,
+        shadowed: &mut Option<Denial>,
+    ) -> Option<Breach> {
+        let breach = self.take(Counting::Admitted, call, now, shadowed);
+        if breach.is_some() {
+            self.undo();
+        }
+        breach
+    }
+
+    /// Whether it was charged a place in flight in its slot.
+    fn flies(&self) -> bool {
+        (0_u8..)
+            .zip(self.limits)
+            .any(|(index, rule)| self.charged >> (index & 7) & 1 == 1 && rule.flies_in_table())
+    }
+
+    /// Undoes what its *admitted* limits were charged.
+    fn undo(&mut self) {
+        if let Some((table, key)) = self.table.filter(|_| self.shared_flight) {
+            table.land(key);
+            self.shared_flight = false;
+        }
+        let taken = std::mem::take(&mut self.taken);
+        for ((index, rule), taken) in (0_u8..).zip(self.limits).zip(taken) {
+            let Some((taken, also)) = taken else { continue };
+            self.undo_one(rule, taken, also);
+            self.charged &= !(1 << index);
+        }
     }
 
     /// Charges one limit, and its earlier selves where it has any.
@@ -604,18 +678,21 @@ impl<'a> Seat<'a> {
             let before = self.before_of(rule);
             let also = before.filter_map(|(limit, row)| look(row, limit, amount));
             if let Some(wait) = asked.max(also.max()) {
-                breach = worse(breach, Some(self.breach(index, rule, wait, now)));
+                breach = worse(breach, Some(self.breach(index, rule, call, wait, now)));
             }
         }
         breach
     }
 
-    fn breach(&self, limit: u8, rule: &LimitRule, wait: Span, now: Mono) -> Breach {
+    fn breach(&self, limit: u8, rule: &LimitRule, call: &Call, wait: Span, now: Mono) -> Breach {
         // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
         // others: they throttle and never trip.
         let recovery = rule.limit.recovery();
         let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, recovery, now);
+        // That a weight is not known proves no breach.
+        let known = rule.spec.by == Unit::Calls || call.weight != UNWEIGHED;
         let trips = rule.spec.on_breach == OnBreach::Trip
+            && known
             && self.gate.is_some()
             && !self.table.is_some_and(answers);
         Breach { limit, wait, trips }
@@ -674,13 +751,7 @@ fn worse(one: Option<Breach>, other: Option<Breach>) -> Option<Breach> {
 }
 
 fn undo(seats: &mut Seats<'_>) {
-    for seat in seats.iter_mut().flatten() {
-        let taken = std::mem::take(&mut seat.taken);
-        for (taken, rule) in taken.into_iter().zip(seat.limits) {
-            let Some((taken, also)) = taken else { continue };
-            seat.undo_one(rule, taken, also);
-        }
-    }
+    seats.iter_mut().flatten().for_each(Seat::undo);
 }
 
 fn amount(rule: &LimitRule, call: &Call) -> u64 {

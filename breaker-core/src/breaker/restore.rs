@@ -7,7 +7,7 @@ use crate::cell::{Gate, Moved};
 use crate::charges::{self, Past, Row};
 use crate::detect::LearnedError;
 use crate::facts::{By, Cause, KillLevel, Mode, State};
-use crate::gate::{Input, LiftTo, Word};
+use crate::gate::{Input, LiftTo, TripRule, Word};
 use crate::judges::LearnedAt;
 use crate::keys::{Table, Which};
 use crate::limit::Limit;
@@ -91,8 +91,11 @@ pub struct SavedGate {
     pub shadow: Option<bool>,
     /// Trips in the bad spell.
     pub strikes: u8,
-    /// What tripped it, if it was tripped or on probation.
+    /// What tripped it, if it was tripped, on probation, or killed while it was tripped.
     pub cause: SavedCause,
+    /// Whether it was tripped when it was killed, and that trip still held: a lift leads back to it.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub tripped_below: bool,
 }
 
 /// Where a gate stood.
@@ -217,6 +220,8 @@ pub struct Missed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Why {
+    /// The policy is another breaker's: nothing was put back, and nothing spent.
+    Foreign,
     /// The save is of another version.
     Version,
     /// The policy has no such scope or dimension.
@@ -245,7 +250,7 @@ impl Breaker {
     pub fn save(&self, policy: &Policy, now: Mono) -> Saved {
         let scopes = policy.scopes.iter().map(|rules| SavedScope {
             path: rules.scope.as_str().to_owned(),
-            gate: self.named_gate(rules.cell).map(Gate::word).map(saved_gate).unwrap_or_default(),
+            gate: saved_gate(Some(&rules.gate.gate), &rules.rules.trip, now),
             limits: saved_limits(&rules.rules.limits, None, 0, MAX_PASSED, now),
         });
         let dimensions = policy.dimensions.iter().filter_map(|rules| {
@@ -274,6 +279,10 @@ impl Breaker {
     /// Where there are detectors, [`Sweeper::restore`](crate::Sweeper::restore) restores what they learned as well.
     pub fn restore(&self, policy: &Policy, saved: &Saved, restart: Restart, now: Mono) -> Restored {
         let mut work = Work { breaker: self, restart, now, told: Restored::default() };
+        if !self.owns(policy) {
+            work.miss("/", None, None, Why::Foreign);
+            return work.told;
+        }
         if saved.version != VERSION {
             work.miss("/", None, None, Why::Version);
             self.spend(policy, now);
@@ -460,7 +469,10 @@ impl Work<'_> {
                 SavedCause::Limit(index) => By::Limit(index),
                 SavedCause::Detector(index) => By::Detector(index),
             };
-            let tripped = matches!(saved.state, SavedState::Tripped | SavedState::HalfOpen);
+            let killed = matches!(saved.state, SavedState::Halted | SavedState::Cut);
+            let below = saved.tripped_below && killed;
+            let tripped =
+                matches!(saved.state, SavedState::Tripped | SavedState::HalfOpen) || below;
             let strikes = saved.strikes.min(MAX_STRIKES).max(u8::from(tripped));
             for strike in 0..strikes {
                 if strike > 0 {
@@ -468,7 +480,7 @@ impl Work<'_> {
                 }
                 step(Input::Trip(by));
             }
-            if strikes > 0 && saved.state != SavedState::Tripped {
+            if strikes > 0 && saved.state != SavedState::Tripped && !below {
                 step(Input::Lift(word().epoch(), LiftTo::HalfOpen));
             }
             if strikes > 0 && saved.state == SavedState::Armed {
@@ -561,10 +573,10 @@ fn saved_keys(rules: &KeyRules, now: Mono) -> Vec<SavedKey> {
     let mut keys = Vec::new();
     for cell in 0..table.cells() {
         let Some(key) = table.tag(cell) else { continue };
-        let word = table.gate(cell).map(Gate::word).unwrap_or_default();
+        let gate = saved_gate(table.gate(cell), &rules.rules.trip, now);
         let limits =
             saved_limits(rules.rules.limits_of(Some(key)), Some(table), cell, MAX_KEY_PASSED, now);
-        keys.push(SavedKey { hash: key.as_u64(), gate: saved_gate(word), limits });
+        keys.push(SavedKey { hash: key.as_u64(), gate, limits });
     }
     for (key, limits) in &rules.rules.overrides {
         if table.find(*key).is_none() {
@@ -612,7 +624,9 @@ fn names(rules: &[LimitRule]) -> Vec<String> {
     all.iter().map(Identity::text).collect()
 }
 
-fn saved_gate(word: Word) -> SavedGate {
+fn saved_gate(gate: Option<&Gate>, rule: &TripRule, now: Mono) -> SavedGate {
+    let word = gate.map(Gate::word).unwrap_or_default();
+    let below = word.trip_below(rule, now);
     let state = match word.state() {
         State::Armed => SavedState::Armed,
         State::Tripped => SavedState::Tripped,
@@ -620,13 +634,13 @@ fn saved_gate(word: Word) -> SavedGate {
         State::Killed(KillLevel::Halt) => SavedState::Halted,
         State::Killed(KillLevel::Cut) => SavedState::Cut,
     };
-    let cause = match word.cause() {
+    let cause = match below.or(word.cause()) {
         Some(Cause::Tripped(By::Limit(index))) => SavedCause::Limit(index),
         Some(Cause::Tripped(By::Detector(index))) => SavedCause::Detector(index),
         _ => SavedCause::Hand,
     };
     let shadow = word.mode().map(|mode| mode == Mode::Shadow);
-    SavedGate { state, shadow, strikes: word.strikes(), cause }
+    SavedGate { state, shadow, strikes: word.strikes(), cause, tripped_below: below.is_some() }
 }
 
 fn plain(saved: charges::Saved, most: usize) -> SavedCharge {

@@ -233,7 +233,7 @@ fn count_refusal(route: &RouteRules, short: &Short, denial: &Denial) {
 #[inline]
 fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool {
     for ((seat, dimension), key) in keys.iter_mut().zip(&short.keys).zip(call.keys) {
-        let Some(key) = key else { continue };
+        let Some(key) = key.or(dimension.missing) else { continue };
         let table = &dimension.table;
         if let Some(tally) = &dimension.hears {
             // Before it is known where the key stands: mostly there, and then both are waited for at once.
