@@ -189,7 +189,13 @@ impl Tally {
     #[inline]
     pub(crate) fn hears(&self, row: usize, print: Option<KeyHash>, now: Mono) -> Option<Found> {
         let surged = self.offered(row, now);
-        let repeated = print.and_then(|print| self.repeated(row, print.as_u64(), now));
+        let repeated = match print {
+            Some(print) => self.repeated(row, print.as_u64(), now),
+            None => {
+                self.unprinted(row, now);
+                None
+            }
+        };
         // One that only warns hides none that trips.
         let trips = |found: &Found| found.on_find == OnFind::Trip;
         repeated.filter(trips).or(surged.filter(trips))
@@ -270,6 +276,13 @@ impl Tally {
             // ordering: relaxed, for a count stands alone.
             (Some(form), Some(word)) => form.count(word.load(Ordering::Relaxed), now),
             _ => 0,
+        }
+    }
+
+    /// Counts one call of which nobody said what it says: it is one of those that a share is a share of.
+    fn unprinted(&self, row: usize, now: Mono) {
+        if let Some(total) = self.hot.row(row).get(self.layout.total) {
+            add(self.repeats, total, self.repeats.number(now));
         }
     }
 
@@ -1281,6 +1294,42 @@ mod tests {
             })
             .collect();
         assert_eq!(found, [24, 49]);
+    }
+
+    /// Goal: a repetition that only warns hides no surge that trips at the same call: that surge's bound was gone, and nothing tripped.
+    #[test]
+    fn a_warning_repetition_hides_no_surge() {
+        let repeat = Repeat { count: 10, ..Repeat::default() };
+        let specs = [
+            DetectorSpec::new(DetectorKind::Repeat(repeat)).warning(),
+            DetectorSpec::new(DetectorKind::Surge(Surge::of_keys(36))),
+        ];
+        let tally = Tally::for_scope(Arc::new(Compiled::new(&specs, false).unwrap()));
+        bound(&tally, 0, [9, 0, 0, 0]);
+        let print = Some(KeyHash::new(0xfeed_5678_9abc_def0));
+        let found: Vec<_> = (0..10).filter_map(|call| tally.hears(0, print, at(call))).collect();
+        assert_eq!((found.len(), found[0].detector, found[0].count), (1, 1, 10));
+        let mut told = Vec::new();
+        tally.take_found(&mut told);
+        assert_eq!(told.len(), 2, "both are told");
+    }
+
+    /// Goal: a repetition's share is one of all calls, printed or not, whether the calls are counted for it alone or by the window of a
+    /// minute that the surge rule has anyway.
+    #[test]
+    fn a_share_is_one_of_all_calls() {
+        for surges in [false, true] {
+            let repeat = Repeat { count: 10, share: 0.5, ..Repeat::default() };
+            let mut kinds = vec![DetectorKind::Repeat(repeat)];
+            kinds.extend(surges.then(|| DetectorKind::Surge(Surge::of_keys(40_000))));
+            let found = |others: u64| {
+                let tally = Tally::for_scope(rules(kinds.clone()));
+                (0..others).for_each(|call| assert!(tally.hears(0, None, at(call)).is_none()));
+                let print = Some(KeyHash::new(0xfeed_5678_9abc_def0));
+                (0..10).filter_map(|call| tally.hears(0, print, at(call))).count()
+            };
+            assert_eq!((found(10), found(11)), (1, 0), "surges: {surges}");
+        }
     }
 
     /// Goal: outcomes and latencies are taken whole, once.
