@@ -74,6 +74,8 @@ pub enum By {
     Limit(u8),
     /// A detector: its index among the detectors of the scope.
     Detector(u8),
+    /// A detector of a wider scope: of what that found too much this key had made the larger part.
+    Wider,
 }
 
 /// The place of one gate. Two places are the same gate only within one breaker.

@@ -327,6 +327,11 @@ impl Word {
         self.0 & !(bits(EPOCH) << EPOCH_AT) == 0
     }
 
+    /// The word that a newcomer finds after its cell's last key was forgotten: armed, a move later.
+    pub(crate) const fn freed(self) -> Word {
+        self.fields().armed().cleared()
+    }
+
     /// Whether its trip is long over and nobody came to prove anything: an hour after its hold ended, or
     /// its probation began, with no probe out. The key that it belonged to may be forgotten.
     pub(crate) const fn is_forgotten(self, now: Mono) -> bool {
@@ -516,6 +521,10 @@ impl Fields {
         Fields { owed: self.owed, until: self.until, ..self.moved(Phase::Tripped) }
     }
 
+    const fn cleared(self) -> Word {
+        Fields { mode: 0, ..self }.word()
+    }
+
     const fn armed(self) -> Fields {
         Fields { cause: 0, strikes: 0, ..self.moved(Phase::Armed) }
     }
@@ -563,19 +572,22 @@ impl Fields {
             Cause::Tripped(By::Hand)
         } else if self.cause < FIRST_DETECTOR {
             Cause::Tripped(By::Limit(self.cause - FIRST_LIMIT))
+        } else if self.cause == WIDER {
+            Cause::Tripped(By::Wider)
         } else {
             Cause::Tripped(By::Detector(self.cause - FIRST_DETECTOR))
         }
     }
 }
 
-/// 1 is by hand, then come the limits, then the detectors; 0 is nothing. Numbers out of range are the compiler's to
+/// 1 is by hand, then come the limits, then the detectors, and last those of wider scopes; 0 is nothing. Numbers out of range are the compiler's to
 /// refuse; here they saturate.
 const fn trip_code(by: By) -> u8 {
     let (first, last, index) = match by {
         By::Hand => return 1,
+        By::Wider => return WIDER,
         By::Limit(index) => (FIRST_LIMIT, FIRST_DETECTOR - 1, index),
-        By::Detector(index) => (FIRST_DETECTOR, (1 << CAUSE) - 1, index),
+        By::Detector(index) => (FIRST_DETECTOR, WIDER - 1, index),
     };
     if index < last - first { first + index } else { last }
 }
@@ -658,8 +670,10 @@ const FORGOTTEN: u32 = units(Span::from_secs(3_600));
 const MIN_PATIENCE: u32 = units(Span::from_secs(60));
 const MAX_STRIKES: u8 = 15;
 const FIRST_LIMIT: u8 = 2;
-/// Eight limits before it, twenty-two detectors from it on.
+/// Eight limits before it, twenty-one detectors from it on.
 const FIRST_DETECTOR: u8 = 10;
+/// The last code there is.
+const WIDER: u8 = (1 << CAUSE) - 1;
 const MODE_ENFORCE: u8 = 1;
 const MODE_SHADOW: u8 = 2;
 
@@ -687,6 +701,7 @@ mod tests {
         let mut all = vec![
             Input::Trip(By::Hand),
             Input::Trip(By::Limit(3)),
+            Input::Trip(By::Wider),
             Input::Elapsed,
             Input::ProbeTaken,
             Input::Kill(KillLevel::Halt),
@@ -1009,6 +1024,19 @@ mod tests {
             assert!(word.step(Input::Elapsed, &then, late).is_none());
             assert_eq!(word.until(&then, late), None);
         }
+    }
+
+    /// Goal: who tripped a gate is told as it was, up to the last of each kind.
+    #[test]
+    fn every_tripper_is_told() {
+        let all = (0..8).flat_map(|index| [By::Limit(index), By::Detector(index)]);
+        for by in all.chain([By::Hand, By::Detector(20), By::Wider]) {
+            let word = Word::default().step(Input::Trip(by), &rules()[0], Mono::ZERO).unwrap();
+            assert_eq!(word.cause(), Some(Cause::Tripped(by)));
+        }
+        let beyond = Input::Trip(By::Detector(u8::MAX));
+        let word = Word::default().step(beyond, &rules()[0], Mono::ZERO).unwrap();
+        assert_eq!(word.cause(), Some(Cause::Tripped(By::Detector(20))));
     }
 
     /// Goal: a trip with an end that lies below a kill ends then, and does not come back when its end comes round as one ahead, though the

@@ -20,7 +20,8 @@ use crate::scope::{KeyHash, Level, Scope};
 use crate::tally::Tally;
 use crate::time::{Mono, Span};
 
-/// What a detector found, and where. One that tripped a gate comes with the transition of the same place whose cause names it.
+/// What a detector found, and where. One that tripped a gate comes with the transition of the same place whose cause names it,
+/// or of a key of that scope whose cause is [`By::Wider`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Finding {
     /// Whose detector it is: its index among the detectors of this scope, or of the keys of this dimension.
@@ -114,7 +115,7 @@ impl Judges {
         for moved in moves {
             let Some((area, cell)) = found_at(breaker, moved.place) else { continue };
             match (moved.to, moved.cause) {
-                (State::Tripped, Some(Cause::Tripped(By::Detector(_)))) => {
+                (State::Tripped, Some(Cause::Tripped(By::Detector(_) | By::Wider))) => {
                     self.cut_off.insert((area, cell));
                 }
                 (State::Tripped, _) => {}
@@ -132,6 +133,11 @@ impl Judges {
                 named.seat.child_tripped((area, cell), moved.at);
             }
         }
+    }
+
+    /// Hears that a cell has another key by now: it cuts nobody off any more.
+    pub(crate) fn forget(&mut self, cell: (usize, usize)) {
+        self.cut_off.remove(&cell);
     }
 
     /// Takes what was found.

@@ -1,5 +1,7 @@
 //! Timers, the detectors' judges, and the facts of what moved: it compares each gate with what it saw last.
 
+use std::collections::BTreeMap;
+
 use crate::breaker::{Breaker, Restart, Restored, SavedWhole};
 use crate::cell::Gate;
 use crate::detect::LearnedError;
@@ -7,7 +9,7 @@ use crate::facts::{Place, State, Transition};
 use crate::gate::{Input, TripRule, Word};
 use crate::judges::{Finding, Judges, LearnedAt};
 use crate::policy::Policy;
-use crate::scope::Level;
+use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
 
 /// One reader of all gates. A breaker has one sweeper; a second one would take half of its news,
@@ -16,6 +18,8 @@ use crate::time::{Mono, Span};
 pub struct Sweeper {
     /// The last word seen of each cell: the named ones first, then a list for each table.
     seen: Vec<Vec<Word>>,
+    /// Whose words those are that were not armed, by area and cell.
+    blocked: BTreeMap<(usize, usize), KeyHash>,
     /// Where the next walk over the dirty words begins: area and word.
     next_word: (usize, usize),
     /// Where the slow walk over all cells goes on: area and cell.
@@ -185,28 +189,38 @@ impl Sweeper {
         (area, cell): (usize, usize),
     ) {
         let Some(gate) = breaker.gate_of(area, cell) else { return };
+        let key = key_of(breaker, area, cell);
         let word = gate.word();
+        if key_of(breaker, area, cell) != key {
+            // It changed hands just now, and whose word this is nobody knows.
+            breaker.mark(area, cell);
+            return;
+        }
         let Some(seen) = self.seen.get_mut(area).and_then(|cells| cells.get_mut(cell)) else {
             return;
         };
         if word.is_fresh() && word.epoch() == seen.epoch() {
             return;
         }
-        let Some((place, rule)) = placed(breaker, policy, area, cell) else { return };
-        let fact = |from: Word, to: Word| Transition {
-            place,
-            from: from.state(),
-            to: to.state(),
-            cause: to.cause(),
-            at: now,
-            until: rule.as_ref().and_then(|rule| to.until(rule, now)),
-            epoch: to.epoch(),
-            skipped: moves(from, to).saturating_sub(1),
-        };
+        let Some((place, rule)) = placed(policy, area, cell, key) else { return };
+        let before = self.blocked.get(&(area, cell)).copied();
+        if let Some(forgotten) = before.filter(|before| Some(*before) != key) {
+            let freed = Word::freed(*seen);
+            let place = Place { key: place.key.map(|(at, _)| (at, forgotten)), ..place };
+            out.push(fact_of(place, None, *seen, freed, now));
+            *seen = freed;
+            self.blocked.remove(&(area, cell));
+            self.judges.forget((area, cell));
+        }
+        let fact = |from, to| fact_of(place, rule.as_ref(), from, to, now);
         if moves(*seen, word) > 0 && told(*seen, word) {
             out.push(fact(*seen, word));
         }
         *seen = word;
+        match key.filter(|_| !word.is_armed()) {
+            Some(key) => self.blocked.insert((area, cell), key),
+            None => self.blocked.remove(&(area, cell)),
+        };
         // Without a rule (its scope is in this policy no more) a gate stays as it is.
         let Some(trip) = &rule else { return };
         if let Some(moved) = step_elapsed(gate, trip, now) {
@@ -241,12 +255,30 @@ fn step_elapsed(gate: &Gate, rule: &TripRule, now: Mono) -> Option<Word> {
     gate.step(Input::Elapsed, rule, now).map(|moved| moved.after)
 }
 
+fn fact_of(place: Place, rule: Option<&TripRule>, from: Word, to: Word, now: Mono) -> Transition {
+    Transition {
+        place,
+        from: from.state(),
+        to: to.state(),
+        cause: to.cause(),
+        at: now,
+        until: rule.and_then(|rule| to.until(rule, now)),
+        epoch: to.epoch(),
+        skipped: moves(from, to).saturating_sub(1),
+    }
+}
+
+/// Whose cell it is, if it is a key's.
+fn key_of(breaker: &Breaker, area: usize, cell: usize) -> Option<KeyHash> {
+    breaker.table(area.checked_sub(1)?)?.tag(cell)
+}
+
 /// Whose cell it is, and the rule of its gate if this policy has one.
 fn placed(
-    breaker: &Breaker,
     policy: &Policy,
     area: usize,
     cell: usize,
+    key: Option<KeyHash>,
 ) -> Option<(Place, Option<TripRule>)> {
     let number = |index: usize| u32::try_from(index).ok();
     let Some(table) = area.checked_sub(1) else {
@@ -255,7 +287,7 @@ fn placed(
         let level = rules.map_or(Level::Route, |rules| rules.scope.level());
         return Some((Place { level, index, key: None }, rules.map(|rules| rules.rules.trip)));
     };
-    let key = breaker.table(table)?.tag(cell)?;
+    let key = key?;
     let index = number(table)?;
     let rules = policy.key_rules(index);
     let position = rules.map_or(u8::MAX, |rules| rules.index);

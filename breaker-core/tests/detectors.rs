@@ -154,7 +154,11 @@ fn the_hog_is_cut_and_not_the_route() {
             house.second();
         }
         house.second();
-        assert_eq!(house.tripped(), [(Level::Key, BY_DETECTOR)], "unlucky: {unlucky}");
+        assert_eq!(
+            house.tripped(),
+            [(Level::Key, Some(Cause::Tripped(By::Wider)))],
+            "unlucky: {unlucky}"
+        );
         assert_eq!(house.moves[0].place.key.unwrap().1, house.breaker.hash_u64(7));
         assert_eq!(house.findings[0].place.level, Level::Route);
         assert_eq!(house.good(9, 1), 1);

@@ -269,7 +269,7 @@ impl Breaker {
             count.is_some_and(|(own, window)| own.count(key.cell, window, now) > found.count / 2)
         });
         if let Some((at, Some(key))) = culprit {
-            return Some((at, self.tripped(key, surge_of(key, found), None, now)));
+            return Some((at, self.tripped(key, By::Wider, None, now)));
         }
         let voter = voter(seats, at);
         if window.is_some_and(|window| self.trip_leader(tally, seat, voter, found, window, now)) {
@@ -297,7 +297,7 @@ impl Breaker {
         if own.count(cell, window, now) <= found.count / 2 {
             return false;
         }
-        let input = Input::Trip(surge_of(voter, found));
+        let input = Input::Trip(By::Wider);
         let done = table.order(leader, input, &voter.rules.trip, now, Which::Known);
         matches!(done, Ordered::Done(_, Some(_)))
     }
@@ -716,12 +716,6 @@ impl<'a> Seat<'a> {
 fn voter<'s, 'a>(seats: &'s Seats<'a>, at: usize) -> Option<&'s Seat<'a>> {
     let counted = |key: &&Seat<'_>| key.gate.is_some() && key.rules.tally.is_some();
     seats.iter().skip(NAMED).flatten().find(|key| at < NAMED && counted(key))
-}
-
-/// Who trips a key for what a wider scope found: the key's own surge detector, if it has one.
-fn surge_of(key: &Seat<'_>, found: &Found) -> By {
-    let own = key.rules.tally.as_ref().and_then(|tally| tally.rules().surge);
-    By::Detector(own.map_or(found.detector, |surge| surge.index))
 }
 
 /// The narrowest scope that refuses, by a look only. Its wait is the longest of all that refuse: no

@@ -126,6 +126,8 @@ pub enum SavedCause {
     Limit(u8),
     /// A detector, by its index.
     Detector(u8),
+    /// A detector of a wider scope.
+    Wider,
 }
 
 /// A limit.
@@ -468,6 +470,7 @@ impl Work<'_> {
                 SavedCause::Hand => By::Hand,
                 SavedCause::Limit(index) => By::Limit(index),
                 SavedCause::Detector(index) => By::Detector(index),
+                SavedCause::Wider => By::Wider,
             };
             let killed = matches!(saved.state, SavedState::Halted | SavedState::Cut);
             let below = saved.tripped_below && killed;
@@ -637,6 +640,7 @@ fn saved_gate(gate: Option<&Gate>, rule: &TripRule, now: Mono) -> SavedGate {
     let cause = match below.or(word.cause()) {
         Some(Cause::Tripped(By::Limit(index))) => SavedCause::Limit(index),
         Some(Cause::Tripped(By::Detector(index))) => SavedCause::Detector(index),
+        Some(Cause::Tripped(By::Wider)) => SavedCause::Wider,
         _ => SavedCause::Hand,
     };
     let shadow = word.mode().map(|mode| mode == Mode::Shadow);
