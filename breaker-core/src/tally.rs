@@ -210,13 +210,13 @@ impl Tally {
         let [one, ten, minute, five, bounds, peaks, ..] = self.hot.row(row) else { return None };
         // ordering: relaxed, for a bound stands alone: a call that sees the one before is judged by that.
         let bounds = bounds.load(Ordering::Relaxed);
-        let halves = halves_at(now);
-        // Each by itself, so that each length is known where it is divided by.
+        let ([a, b, c, d], [at_a, at_b, at_c, at_d]) = (FORMS, halves_at(now));
+        // Each by itself, so that its form is known when this is compiled.
         let counts = [
-            add_noting::<0>(one, peaks, halves),
-            add_noting::<1>(ten, peaks, halves),
-            add_noting::<2>(minute, peaks, halves),
-            add_noting::<3>(five, peaks, halves),
+            add_noting(a, one, at_a, peaks, 0),
+            add_noting(b, ten, at_b, peaks, 1),
+            add_noting(c, minute, at_c, peaks, 2),
+            add_noting(d, five, at_d, peaks, 3),
         ];
         self.touch(row);
         if bounds == 0 {
@@ -890,13 +890,12 @@ impl Cap {
     }
 }
 
-/// Counts one more in the window of this index: its count. What it was at the end of a half that ended is noted.
+/// Counts one more in a window: its count. What it was at the end of a half that ended is noted among the peaks.
 #[inline(always)]
-fn add_noting<const INDEX: usize>(word: &AtomicU64, peaks: &AtomicU64, halves: [u64; 4]) -> u64 {
-    let (form, half) = (FORMS[INDEX], halves[INDEX]);
+fn add_noting(form: Halves, word: &AtomicU64, half: u64, peaks: &AtomicU64, index: usize) -> u64 {
     let (count, ended) = add(form, word, half);
     if let Some(ended) = ended {
-        note_peak(peaks, INDEX, ended);
+        note_peak(peaks, index, ended);
     }
     count
 }
