@@ -30,7 +30,9 @@ use crate::facts::{Cause, Denial, Place};
 use crate::gate::{Input, TripRule, Word};
 use crate::keys::{Table, cells_for};
 use crate::permit::{KeySeat, Verdict};
-use crate::policy::{MAX_DIMENSIONS, Policy, PolicyError, PolicySpec, Room, RouteId, check};
+use crate::policy::{
+    MAX_DIMENSIONS, Plainest, Policy, PolicyError, PolicySpec, Room, RouteId, check,
+};
 use crate::scope::{KeyHash, Level};
 use crate::sync::{AtomicU64, Mutex, Ordering, unique};
 use crate::time::{Mono, Span};
@@ -220,36 +222,50 @@ impl Breaker {
         clock: impl FnOnce() -> Mono,
     ) -> Verdict<'a> {
         let Some(route) = policy.route_rules(call.route) else { return Verdict::Deny(NOWHERE) };
-        // The commonest route first: gates that let all pass, one rate, no key.
-        if let Some(plain) = &route.plain {
-            let words = route.words();
-            let now = clock();
-            if Word::are_quiet(words)
-                && plain.charges.row(0).is_some_and(|row| row.take_plain(plain.rate, now))
-            {
-                let keys = [None; MAX_DIMENSIONS];
-                return self.allow(policy, route, &call, now, words, plain.charged, keys);
+        let words = route.words();
+        let keys = [None; MAX_DIMENSIONS];
+        match &route.plainest {
+            Plainest::Rate(plain) => {
+                let now = clock();
+                if Word::are_quiet(words)
+                    && plain.charges.row(0).is_some_and(|row| row.take_plain(plain.rate, now))
+                {
+                    return self.allow(policy, route, &call, now, words, plain.charged, keys);
+                }
+                self.admit_other(policy, route, call, now)
             }
-            return self.admit_other(policy, route, call, now);
-        }
-        // The commonest with a key.
-        if let (Some(keyed), [Some(key), ..]) = (&route.keyed, &call.keys) {
-            let words = route.words();
-            let reached = keyed.table.reach(*key);
-            let now = clock();
-            if Word::are_quiet(words)
-                && let Some(reached) = reached
-                && let Some((cell, row)) = keyed.table.quiet(*key, &reached)
-                && let Ok(cell) = u32::try_from(cell)
-                && row.take_plain(keyed.rate, now)
-            {
-                let seat = Some(KeySeat::new(*key, cell, keyed.number, 0, false));
-                let keys = [seat, None, None, None];
-                return self.allow(policy, route, &call, now, words, keyed.charged, keys);
+            Plainest::Window(plain) => {
+                let now = clock();
+                if Word::are_quiet(words)
+                    && let Some(row) = plain.charges.row(0)
+                {
+                    return match row.take_ring(plain.window, now) {
+                        Ok(()) => self.allow(policy, route, &call, now, words, plain.charged, keys),
+                        Err(wait) => Verdict::Deny(route.refuse(&plain.refusal, words, wait)),
+                    };
+                }
+                self.admit_other(policy, route, call, now)
             }
-            return self.admit_other(policy, route, call, now);
+            Plainest::Keyed(keyed) => {
+                let [Some(key), ..] = call.keys else {
+                    return self.admit_other(policy, route, call, clock());
+                };
+                let reached = keyed.table.reach(key);
+                let now = clock();
+                if Word::are_quiet(words)
+                    && let Some(reached) = reached
+                    && let Some((cell, row)) = keyed.table.quiet(key, &reached)
+                    && let Ok(cell) = u32::try_from(cell)
+                    && row.take_plain(keyed.rate, now)
+                {
+                    let seat = Some(KeySeat::new(key, cell, keyed.number, 0, false));
+                    let keys = [seat, None, None, None];
+                    return self.allow(policy, route, &call, now, words, keyed.charged, keys);
+                }
+                self.admit_other(policy, route, call, now)
+            }
+            _ => self.admit_other(policy, route, call, clock()),
         }
-        self.admit_other(policy, route, call, clock())
     }
 
     /// What [`Breaker::admit`] would say, by a look: nothing is charged, claimed, counted or moved. A gate on

@@ -5,6 +5,7 @@ mod budget;
 mod ring;
 
 use crate::limit::rate::{Owed, Plain};
+use crate::limit::window::Window;
 use crate::limit::{Limit, NEVER};
 use crate::sync::{AtomicU64, Ordering, pause};
 use crate::time::{Mono, Span};
@@ -159,6 +160,12 @@ impl Row<'_> {
             let order = Ordering::Relaxed;
             self.head.compare_exchange(debt, after, order, order).is_ok()
         })
+    }
+
+    /// As [`Row::take`], of a ring.
+    #[inline(always)]
+    pub(crate) fn take_ring(self, window: Window, now: Mono) -> Result<(), Span> {
+        ring::take::<SOUND>(window, self, now, true).map(drop)
     }
 
     /// Undoes a charge exactly or not at all.

@@ -1,5 +1,8 @@
 //! What became of calls, counted per scope in stripes so that threads do not share a line; nothing is decided from it.
 
+#[cfg(not(loom))]
+use std::cell::Cell;
+
 use crate::facts::Outcome;
 use crate::policy::MAX_LIMITS;
 #[cfg(not(loom))]
@@ -81,25 +84,27 @@ impl Counts {
 
     #[inline]
     pub(crate) fn up(&self, count: Count) {
-        let word = match count {
-            Count::Ended(Outcome::Good) => 0,
-            Count::Ended(Outcome::Slow) => 1,
-            Count::Ended(Outcome::Fault) => 2,
-            Count::Dropped => 3,
-            Count::Blocked => 4,
-            Count::Throttled => 5,
-            Count::Shadowed => 6,
-            Count::Enforced(limit) => FIRST + usize::from(limit),
-            Count::Detected(limit) => FIRST + MAX_LIMITS + usize::from(limit),
-        };
+        self.raise([count]);
+    }
+
+    /// A limit said no and was obeyed, and so the call was refused: two counts in one look for the stripe.
+    #[inline]
+    pub(crate) fn up_throttled(&self, limit: u8) {
+        self.raise([Count::Enforced(limit), Count::Throttled]);
+    }
+
+    #[inline]
+    fn raise<const N: usize>(&self, counts: [Count; N]) {
         let own = stripe();
-        let Some(word) = self.0.get(own).and_then(|stripe| stripe.0.get(word)) else { return };
-        if own == SHARED {
-            // ordering: relaxed, for a count stands alone.
-            word.fetch_add(1, Ordering::Relaxed);
-        } else {
-            // ordering: relaxed, for a count stands alone; and no locked add, for this thread alone writes the stripe.
-            word.store(word.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        let Some(stripe) = self.0.get(own) else { return };
+        for word in counts.into_iter().filter_map(|count| stripe.0.get(count.word())) {
+            if own == SHARED {
+                // ordering: relaxed, for a count stands alone.
+                word.fetch_add(1, Ordering::Relaxed);
+            } else {
+                // ordering: relaxed, for a count stands alone; and no locked add, for this thread alone writes the stripe.
+                word.store(word.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            }
         }
     }
 
@@ -120,6 +125,24 @@ impl Counts {
             shadowed: sum(6),
             enforced: std::array::from_fn(|limit| sum(FIRST + limit)),
             detected: std::array::from_fn(|limit| sum(FIRST + MAX_LIMITS + limit)),
+        }
+    }
+}
+
+impl Count {
+    /// Its place in a stripe.
+    #[inline(always)]
+    fn word(self) -> usize {
+        match self {
+            Count::Ended(Outcome::Good) => 0,
+            Count::Ended(Outcome::Slow) => 1,
+            Count::Ended(Outcome::Fault) => 2,
+            Count::Dropped => 3,
+            Count::Blocked => 4,
+            Count::Throttled => 5,
+            Count::Shadowed => 6,
+            Count::Enforced(limit) => FIRST + usize::from(limit),
+            Count::Detected(limit) => FIRST + MAX_LIMITS + usize::from(limit),
         }
     }
 }
@@ -152,19 +175,38 @@ impl Own {
 #[cfg(not(loom))]
 impl Drop for Own {
     fn drop(&mut self) {
+        // A count made while the thread ends goes where all may write.
+        MINE.set(SHARED);
         if self.0 != SHARED {
             FREE.lock().push(self.0);
         }
     }
 }
 
+#[cfg(not(loom))]
+thread_local! {
+    static OWN: Own = Own::take();
+    /// The number of [`OWN`], where it can be read without asking whether it was made.
+    static MINE: Cell<usize> = const { Cell::new(STRIPES) };
+}
+
 /// This thread's stripe.
 #[cfg(not(loom))]
-#[inline]
+#[inline(always)]
 fn stripe() -> usize {
-    thread_local!(static OWN: Own = Own::take());
-    // A count made while the thread ends goes where all may write.
-    OWN.try_with(|own| own.0).unwrap_or(SHARED)
+    match MINE.get() {
+        STRIPES => first_stripe(),
+        mine => mine,
+    }
+}
+
+#[cfg(not(loom))]
+#[cold]
+#[inline(never)]
+fn first_stripe() -> usize {
+    let mine = OWN.try_with(|own| own.0).unwrap_or(SHARED);
+    MINE.set(mine);
+    mine
 }
 
 #[cfg(loom)]

@@ -12,6 +12,7 @@ use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule, Word};
 use crate::keys::{Rows, Table};
 use crate::limit::rate::Plain;
+use crate::limit::window::Window;
 use crate::limit::{Limit, makes_idle};
 use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope, check_name};
@@ -399,10 +400,8 @@ pub(crate) struct RouteRules {
     pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
     pub(crate) dimensions: Box<[usize]>,
-    /// Its only charge, if that is a plain rate.
-    pub(crate) plain: Option<PlainRate>,
-    /// Its only charge, if that is a plain rate of its only key.
-    pub(crate) keyed: Option<KeyedRate>,
+    /// What may be decided in line.
+    pub(crate) plainest: Plainest,
     /// What the short way through a decision needs, if this route can take it.
     pub(crate) short: Option<Short>,
     /// Bits of the limits (eight for each seat of the lineage) that hear how a call ended.
@@ -429,12 +428,33 @@ pub(crate) struct Short {
     pub(crate) lone: Option<Lone>,
 }
 
+/// The only charge of a route, if it is one of those that most routes have. Its tag is a byte of its own, so that telling them
+/// apart is one comparison.
+#[repr(u8)]
+pub(crate) enum Plainest {
+    Rate(PlainRate),
+    Window(PlainWindow),
+    /// Of the route's only key.
+    Keyed(KeyedRate),
+    /// Another, or several.
+    Other,
+}
+
 /// One rate of calls and nothing more.
 pub(crate) struct PlainRate {
     pub(crate) rate: Plain,
     pub(crate) charges: Arc<Charges>,
     /// Its bit.
     pub(crate) charged: u64,
+}
+
+/// One exact window and nothing more.
+pub(crate) struct PlainWindow {
+    pub(crate) window: Window,
+    pub(crate) charges: Arc<Charges>,
+    /// Its bit.
+    pub(crate) charged: u64,
+    pub(crate) refusal: Refusal,
 }
 
 /// One rate of one key's calls and nothing more.
@@ -452,9 +472,15 @@ pub(crate) struct Lone {
     pub(crate) charges: Arc<Charges>,
     /// Its bit.
     pub(crate) charged: u64,
-    /// What a refusal says, if it does no more: where, and which limit.
-    pub(crate) refusal: Option<(Place, u8)>,
-    /// Where its refusals are counted, if they are.
+    /// If a breach does no more than refuse.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// What a refusal of a named scope's limit says, and where it is counted.
+#[derive(Clone)]
+pub(crate) struct Refusal {
+    pub(crate) place: Place,
+    pub(crate) limit: u8,
     pub(crate) counts: Option<Arc<Counts>>,
 }
 
@@ -621,11 +647,12 @@ impl Default for KeySpec {
 }
 
 impl Short {
-    fn plain(&self) -> Option<PlainRate> {
-        let lone = self.lone.as_ref()?;
-        let Limit::Rate(rate) = lone.limit else { return None };
-        let (rate, charged) = (rate.plain()?, lone.charged);
-        Some(PlainRate { rate, charges: Arc::clone(&lone.charges), charged })
+    fn plainest(&self) -> Plainest {
+        let own = match &self.lone {
+            Some(lone) => lone.plain(),
+            None => self.keyed().map(Plainest::Keyed),
+        };
+        own.unwrap_or(Plainest::Other)
     }
 
     fn keyed(&self) -> Option<KeyedRate> {
@@ -640,6 +667,22 @@ impl Short {
     }
 }
 
+impl Lone {
+    fn plain(&self) -> Option<Plainest> {
+        let (charges, charged) = (Arc::clone(&self.charges), self.charged);
+        match self.limit {
+            Limit::Rate(rate) => {
+                Some(Plainest::Rate(PlainRate { rate: rate.plain()?, charges, charged }))
+            }
+            Limit::Window(window) => {
+                let refusal = self.refusal.clone()?;
+                Some(Plainest::Window(PlainWindow { window, charges, charged, refusal }))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Charge {
     fn lone(&self, cells: [u32; NAMED]) -> Option<Lone> {
         let (Charged::Named(charges), Unit::Calls) = (&self.at, self.by) else { return None };
@@ -647,9 +690,9 @@ impl Charge {
         let level = [Level::Global, Level::Group, Level::Route].get(usize::from(self.seat));
         let index = cells.get(usize::from(self.seat)).copied()?;
         let place = Place { level: *level?, index, key: None };
-        let refusal = self.refuses.then_some((place, self.index));
-        let counts = self.counts.clone();
-        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged, refusal, counts })
+        let refusal = Refusal { place, limit: self.index, counts: self.counts.clone() };
+        let refusal = self.refuses.then_some(refusal);
+        Some(Lone { limit: self.limit, charges: Arc::clone(charges), charged, refusal })
     }
 }
 
@@ -829,8 +872,7 @@ impl Policy {
         for route in &mut routes {
             route.cells = route.lineage.map(|scope| policy.scopes.get(scope).map_or(0, |s| s.cell));
             route.short = policy.short(route);
-            route.plain = route.short.as_ref().and_then(Short::plain);
-            route.keyed = route.short.as_ref().and_then(Short::keyed);
+            route.plainest = route.short.as_ref().map_or(Plainest::Other, Short::plainest);
             route.hears = policy.hears(route);
             let enforces = |&scope: &usize| {
                 policy.scopes.get(scope).is_some_and(|scope| scope.rules.mode == Mode::Enforce)
@@ -1103,8 +1145,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 gates: std::array::from_fn(|_| Arc::clone(&nowhere)),
                 hears_all: Due::Nothing,
                 dimensions,
-                plain: None,
-                keyed: None,
+                plainest: Plainest::Other,
                 enforced: false,
                 short: None,
                 hears: 0,

@@ -400,7 +400,7 @@ fn a_transition_of_the_forgotten_names_no_heir() {
     sweep(at(1));
     sweep(at(2_000));
     let late = 2 * 3_600_000;
-    for number in 0..14 {
+    for number in 0..30 {
         let newcomer = house.of(&format!("newcomer{number}"));
         // Every other one trips itself.
         let calls = if number % 2 == 1 { 6 } else { 3 };
@@ -416,7 +416,7 @@ fn a_transition_of_the_forgotten_names_no_heir() {
         (State::HalfOpen, State::Armed),
     ];
     assert_eq!(states, whole);
-    for number in 0..14 {
+    for number in 0..30 {
         let hash = house.breaker.hash(format!("newcomer{number}").as_bytes());
         let states: Vec<_> = of(hash).map(|fact| (fact.from, fact.to)).collect();
         let tripped: &[_] = if number % 2 == 1 { &whole[..1] } else { &[] };

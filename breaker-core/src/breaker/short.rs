@@ -1,6 +1,8 @@
 //! The short way through a decision: gates that let all pass and a few plain charges, without a list of seats. Whatever
 //! it cannot tell at once it leaves, undone, to the long way.
 
+use std::sync::Arc;
+
 use super::{Breaker, Call, count, denial};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
@@ -8,11 +10,36 @@ use crate::facts::{Cause, Denial, Place};
 use crate::gate::Word;
 use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Ticket, Verdict};
 use crate::policy::{
-    Charge, Charged, Hearing, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy, RouteRules, Short, Unit,
-    limit_bit,
+    Charge, Charged, Hearing, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy, Refusal, RouteRules, Short,
+    Unit, limit_bit,
 };
 use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
+
+impl RouteRules {
+    /// Counts and words the refusal of a named scope's only limit.
+    #[inline(always)]
+    pub(super) fn refuse(&self, refusal: &Refusal, words: [Word; NAMED], wait: Span) -> Denial {
+        let Refusal { place, limit, counts } = refusal;
+        match (counts, &self.counts) {
+            (Some(own), Some(route)) if Arc::ptr_eq(own, route) => own.up_throttled(*limit),
+            (own, _) => {
+                if let Some(own) = own {
+                    own.up(Count::Enforced(*limit));
+                }
+                self.count(Count::Throttled);
+            }
+        }
+        let [global, group, own] = words;
+        let word = match place.level {
+            Level::Global => global,
+            Level::Group => group,
+            Level::Route | Level::Key => own,
+        };
+        let wait = Some(wait).filter(|wait| wait.as_nanos() != u64::MAX);
+        denial(*place, Cause::Limit(*limit), wait, word.epoch())
+    }
+}
 
 impl Breaker {
     /// Decides on whatever is not the plainest.
@@ -50,21 +77,8 @@ impl Breaker {
         {
             return match row.take(lone.limit, 1, now) {
                 Ok(_) => self.allow(policy, route, call, now, words, lone.charged, NO_KEYS),
-                Err(wait) => match lone.refusal {
-                    Some((place, limit)) => {
-                        if let Some(counts) = &lone.counts {
-                            counts.up(Count::Enforced(limit));
-                        }
-                        route.count(Count::Throttled);
-                        let [global, group, own] = words;
-                        let word = match place.level {
-                            Level::Global => global,
-                            Level::Group => group,
-                            Level::Route | Level::Key => own,
-                        };
-                        let wait = Some(wait).filter(|wait| wait.as_nanos() != u64::MAX);
-                        Verdict::Deny(denial(place, Cause::Limit(limit), wait, word.epoch()))
-                    }
+                Err(wait) => match &lone.refusal {
+                    Some(refusal) => Verdict::Deny(route.refuse(refusal, words, wait)),
                     None => self.decide(policy, route, call, now),
                 },
             };
