@@ -189,7 +189,13 @@ impl Tally {
     #[inline]
     pub(crate) fn hears(&self, row: usize, print: Option<KeyHash>, now: Mono) -> Option<Found> {
         let surged = self.offered(row, now);
-        let repeated = print.and_then(|print| self.repeated(row, print.as_u64(), now));
+        let repeated = match print {
+            Some(print) => self.repeated(row, print.as_u64(), now),
+            None => {
+                self.unprinted(row, now);
+                None
+            }
+        };
         // One that only warns hides none that trips.
         let trips = |found: &Found| found.on_find == OnFind::Trip;
         repeated.filter(trips).or(surged.filter(trips))
@@ -200,24 +206,25 @@ impl Tally {
         if self.layout.windows == ABSENT {
             return None;
         }
-        let words = self.hot.row(row);
-        let windows = words.get(self.layout.windows..self.layout.windows + FORMS.len())?;
+        // They stand first in each row that has them.
+        let [one, ten, minute, five, bounds, peaks, ..] = self.hot.row(row) else { return None };
         // ordering: relaxed, for a bound stands alone: a call that sees the one before is judged by that.
-        let bounds = words.get(self.layout.bounds)?.load(Ordering::Relaxed);
-        let bounds_now = if bounds == 0 { UNWRITTEN } else { Short::unpack(bounds) };
-        let mut exceeded = None;
-        let forms = FORMS.into_iter().zip(halves_at(now)).zip(bounds_now).enumerate();
-        for ((index, ((form, half), bound)), word) in forms.zip(windows) {
-            let (count, ended) = add(form, word, half);
-            if let Some(ended) = ended {
-                self.note_peak(words, index, ended);
-            }
-            if count > bound.floor() && exceeded.is_none() {
-                exceeded = Some((index, count, bound));
-            }
-        }
+        let bounds = bounds.load(Ordering::Relaxed);
+        let ([a, b, c, d], [at_a, at_b, at_c, at_d]) = (FORMS, halves_at(now));
+        // Each by itself, so that its form is known when this is compiled.
+        let counts = [
+            add_noting(a, one, at_a, peaks, 0),
+            add_noting(b, ten, at_b, peaks, 1),
+            add_noting(c, minute, at_c, peaks, 2),
+            add_noting(d, five, at_d, peaks, 3),
+        ];
         self.touch(row);
-        let (index, count, bound) = exceeded?;
+        if bounds == 0 {
+            // Nobody has written any.
+            return None;
+        }
+        let mut windows = counts.into_iter().zip(Short::unpack(bounds)).enumerate();
+        let (index, (count, bound)) = windows.find(|(_, (count, bound))| *count > bound.floor())?;
         self.surged(row, bounds, (index, count, bound))
     }
 
@@ -269,6 +276,13 @@ impl Tally {
             // ordering: relaxed, for a count stands alone.
             (Some(form), Some(word)) => form.count(word.load(Ordering::Relaxed), now),
             _ => 0,
+        }
+    }
+
+    /// Counts one call of which nobody said what it says: it is one of those that a share is a share of.
+    fn unprinted(&self, row: usize, now: Mono) {
+        if let Some(total) = self.hot.row(row).get(self.layout.total) {
+            add(self.repeats, total, self.repeats.number(now));
         }
     }
 
@@ -703,29 +717,6 @@ impl Tally {
         }
     }
 
-    fn note_peak(&self, words: &[AtomicU64], index: usize, ended: u64) {
-        let Some(word) = words.get(self.layout.peaks) else { return };
-        let ended = Short::up(wide(ended));
-        // ordering: relaxed, for peaks stand alone.
-        let mut before = word.load(Ordering::Relaxed);
-        loop {
-            let mut peaks = Short::unpack(before);
-            let Some(peak) = peaks.get_mut(index).filter(|peak| **peak < ended) else { return };
-            *peak = ended;
-            // ordering: relaxed, for peaks stand alone.
-            match word.compare_exchange_weak(
-                before,
-                Short::pack(peaks),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                // Each retry means that another half ended, or the sweeper came: both are rare.
-                Err(seen) => before = seen,
-            }
-        }
-    }
-
     fn tell(&self, row: usize, found: &Found) {
         if !self.found.iter().any(|slip| slip.fill(row, found)) {
             // ordering: relaxed, for a count stands alone.
@@ -899,6 +890,40 @@ impl Cap {
     }
 }
 
+/// Counts one more in a window: its count. What it was at the end of a half that ended is noted among the peaks.
+#[inline(always)]
+fn add_noting(form: Halves, word: &AtomicU64, half: u64, peaks: &AtomicU64, index: usize) -> u64 {
+    let (count, ended) = add(form, word, half);
+    if let Some(ended) = ended {
+        note_peak(peaks, index, ended);
+    }
+    count
+}
+
+/// Raises a window's peak to what it counted at the end of a half.
+#[inline(never)]
+fn note_peak(word: &AtomicU64, index: usize, ended: u64) {
+    // ordering: relaxed, for peaks stand alone.
+    let mut before = word.load(Ordering::Relaxed);
+    loop {
+        let mut peaks = Short::unpack(before);
+        // A peak is at least as large as what it was raised to.
+        let Some(peak) = peaks.get_mut(index).filter(|peak| peak.floor() < ended) else { return };
+        *peak = Short::up(wide(ended));
+        // ordering: relaxed, for peaks stand alone.
+        match word.compare_exchange_weak(
+            before,
+            Short::pack(peaks),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        ) {
+            Ok(_) => return,
+            // Each retry means that another half ended, or the sweeper came: both are rare.
+            Err(seen) => before = seen,
+        }
+    }
+}
+
 /// Counts one more in the half of this number: the window's count, and what it was at the end of the half that this call ended.
 #[inline(always)]
 fn add(form: Halves, word: &AtomicU64, half: u64) -> (u64, Option<u64>) {
@@ -967,8 +992,6 @@ const ABSENT: usize = usize::MAX / 2;
 const MINUTE: Span = Span::from_secs(60);
 /// Words of a pair of cache lines.
 const PAIR: usize = 16;
-/// Bounds that nobody has written.
-const UNWRITTEN: [Short; 4] = [Short::NONE; 4];
 /// Outcomes: calls above, faults below.
 const HALF_WORD: u32 = 32;
 /// The most of one look: what fits beside what is there.
@@ -1270,6 +1293,42 @@ mod tests {
             })
             .collect();
         assert_eq!(found, [24, 49]);
+    }
+
+    /// Goal: a repetition that only warns hides no surge that trips at the same call: that surge's bound was gone, and nothing tripped.
+    #[test]
+    fn a_warning_repetition_hides_no_surge() {
+        let repeat = Repeat { count: 10, ..Repeat::default() };
+        let specs = [
+            DetectorSpec::new(DetectorKind::Repeat(repeat)).warning(),
+            DetectorSpec::new(DetectorKind::Surge(Surge::of_keys(36))),
+        ];
+        let tally = Tally::for_scope(Arc::new(Compiled::new(&specs, false).unwrap()));
+        bound(&tally, 0, [9, 0, 0, 0]);
+        let print = Some(KeyHash::new(0xfeed_5678_9abc_def0));
+        let found: Vec<_> = (0..10).filter_map(|call| tally.hears(0, print, at(call))).collect();
+        assert_eq!((found.len(), found[0].detector, found[0].count), (1, 1, 10));
+        let mut told = Vec::new();
+        tally.take_found(&mut told);
+        assert_eq!(told.len(), 2, "both are told");
+    }
+
+    /// Goal: a repetition's share is one of all calls, printed or not, whether the calls are counted for it alone or by the window of a
+    /// minute that the surge rule has anyway.
+    #[test]
+    fn a_share_is_one_of_all_calls() {
+        for surges in [false, true] {
+            let repeat = Repeat { count: 10, share: 0.5, ..Repeat::default() };
+            let mut kinds = vec![DetectorKind::Repeat(repeat)];
+            kinds.extend(surges.then(|| DetectorKind::Surge(Surge::of_keys(40_000))));
+            let found = |others: u64| {
+                let tally = Tally::for_scope(rules(kinds.clone()));
+                (0..others).for_each(|call| assert!(tally.hears(0, None, at(call)).is_none()));
+                let print = Some(KeyHash::new(0xfeed_5678_9abc_def0));
+                (0..10).filter_map(|call| tally.hears(0, print, at(call))).count()
+            };
+            assert_eq!((found(10), found(11)), (1, 0), "surges: {surges}");
+        }
     }
 
     /// Goal: outcomes and latencies are taken whole, once.

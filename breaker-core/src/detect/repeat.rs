@@ -14,7 +14,7 @@ use crate::time::Span;
 pub struct Repeat {
     /// Identical calls in the window from which on it is found, 2 to 16 000. 25 unless said.
     pub count: u32,
-    /// … and from which share of the scope's calls on, 0 to 1. 0.1 unless said. Of what repeats with a tenth
+    /// … and from which share of all the scope's calls on, 0 to 1. 0.1 unless said. Of what repeats with a tenth
     /// of the calls a few repetitions are missed; what repeats with a fifth is hardly ever.
     pub share: f64,
     /// The window, 2 s to 1 h. 60 s unless said.

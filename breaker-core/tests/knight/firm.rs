@@ -151,10 +151,11 @@ impl Firm {
     pub(crate) fn rejected(&self, server: usize, reason: u16, now: Mono) {
         let parent = self.breaker.hash_u64(now.as_nanos());
         let call = self.call(self.servers[server], parent, server, 1).weighing(PRICE * 100);
-        let Verdict::Allow(permit) = self.breaker.admit(&self.policy, call, now) else {
-            panic!("an order before the open was refused")
-        };
-        permit.settle_as(Settlement { class: reason, ..Settlement::of(Outcome::Fault) }, now);
+        let verdict = self.breaker.admit(&self.policy, call, now);
+        assert!(verdict.is_allowed(), "an order before the open was refused");
+        if let Verdict::Allow(permit) = verdict {
+            permit.settle_as(Settlement { class: reason, ..Settlement::of(Outcome::Fault) }, now);
+        }
     }
 
     /// Where the gate at a path stands, as a stamp that a lift can name.
