@@ -53,6 +53,11 @@ pub(crate) fn rate() -> LimitSpec {
     LimitSpec::rate(1_000_000_000, Span::from_secs(1), 1_000_000)
 }
 
+/// A million a second, and a burst that no run uses up.
+pub(crate) fn busy() -> LimitSpec {
+    LimitSpec::rate(1_000_000, Span::from_secs(1), 4_000_000_000)
+}
+
 /// At most 1,000 in any microsecond: never reached, and its ring turns as fast as calls come.
 pub(crate) fn window() -> LimitSpec {
     LimitSpec::window(1_000, Span::from_nanos(1_000))

@@ -4,8 +4,8 @@ use std::hint::black_box;
 
 use breaker_benches::World;
 
-use crate::ours::{Tsc, counting, plain, rate, window};
-use crate::rivals::direct;
+use crate::ours::{Tsc, busy, counting, plain, rate, window};
+use crate::rivals::{busy_direct, direct};
 use crate::threads::Shared;
 use breaker_core::{Outcome, Verdict};
 
@@ -14,10 +14,21 @@ fn clocked(name: &'static str, world: &'static World) -> Shared {
     Shared::new(name, move || {
         move || {
             let world = black_box(world);
-            let now = black_box(clock).now();
-            world.breaker.admit(&world.policy, world.call, now).is_allowed()
+            let clock = || black_box(clock).now();
+            world.breaker.admit_at(&world.policy, world.call, clock).is_allowed()
         }
     })
+}
+
+/// One `rate` whose calls come faster than its refill: what makes a limit a hot one.
+pub(crate) fn busy_rate() -> Shared {
+    clocked(BUSY_RATE, plain(vec![busy()]))
+}
+
+/// The same of governor.
+pub(crate) fn busy_governor() -> Shared {
+    let limiter = busy_direct();
+    Shared::new(BUSY_DIRECT, move || move || black_box(limiter).check().is_ok())
 }
 
 /// One hot `rate`.
@@ -56,6 +67,9 @@ pub(crate) fn hot_governor() -> Shared {
     Shared::new(HOT_DIRECT, move || move || black_box(limiter).check().is_ok())
 }
 
+pub(crate) const BUSY_RATE: &str =
+    "two threads, one `rate` used faster than its refill, clock read";
+pub(crate) const BUSY_DIRECT: &str = "governor direct, used so, two threads";
 pub(crate) const HOT_RATE: &str = "two threads, one hot `rate`, clock read";
 pub(crate) const HOT_RATE_SETTLED: &str =
     "two threads, one hot `rate`, clock read, settled and counted";

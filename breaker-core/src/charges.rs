@@ -150,16 +150,22 @@ impl Row<'_> {
         }
     }
 
-    /// Charges one call in one try; false says only that [`Row::take`] must be asked.
+    /// Charges one call; false says only that [`Row::take`] must be asked.
     #[inline(always)]
     pub(crate) fn take_plain(self, plain: Plain, now: Mono) -> bool {
         // ordering: relaxed, for a debt stands alone.
-        let debt = self.head.load(Ordering::Relaxed);
-        plain.take(debt, now).is_some_and(|after| {
+        let mut debt = self.head.load(Ordering::Relaxed);
+        while let Some(after) = plain.take(debt, now) {
             // ordering: relaxed, for a debt stands alone.
             let order = Ordering::Relaxed;
-            self.head.compare_exchange(debt, after, order, order).is_ok()
-        })
+            match self.head.compare_exchange_weak(debt, after, order, order) {
+                Ok(_) => return true,
+                // A swap that fails has brought the word here, so that the next nearly always succeeds. Each retry means that
+                // another thread charged: somebody always gets on.
+                Err(seen) => debt = seen,
+            }
+        }
+        false
     }
 
     /// As [`Row::take`], of a ring.
