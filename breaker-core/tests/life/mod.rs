@@ -347,6 +347,7 @@ impl Life {
         }
         let weight = if self.dice.chance(40) { self.dice.pick(0, 14) } else { 1 };
         let overflowed = self.twins[0].key_usage().overflowed;
+        let detected = self.detected(&policy, &seats);
         let said = [0, 1].map(|twin| {
             let breaker = &self.twins[twin];
             let compiled = &policy.twins[twin];
@@ -379,14 +380,14 @@ impl Life {
         if self.evicted > 0 || self.twins[0].key_usage().overflowed > 0 {
             seats.iter_mut().skip(3).for_each(|seat| seat.pressed = true);
         }
-        let hint = match &said[0] {
-            Said::Denied(denial) => self.hint(&policy, &seats, denial),
-            Said::Allowed { .. } => None,
-        };
+        let mut hints = self.newly_detected(&policy, &seats, &detected);
+        if let Said::Denied(denial) = &said[0] {
+            hints.extend(Life::hint(&policy, &seats, denial));
+        }
         if Life::rules(&policy, route).unwrap().counts {
             *self.offered.entry(route.to_owned()).or_default() += 1;
         }
-        let answer = self.house.decide(&policy.oracle, &seats, weight, now, hint);
+        let answer = self.house.decide(&policy.oracle, &seats, weight, now, &hints);
         self.tell(|| {
             let keys: Vec<String> = seats.iter().skip(3).map(Seat::gate).collect();
             let said = match &said[0] {
@@ -424,7 +425,38 @@ impl Life {
         seats.iter().position(|seat| seat.rules == rules).unwrap()
     }
 
-    fn hint(&self, policy: &InForce, seats: &[Seat], denial: &Denial) -> oracle::Said {
+    /// How often the limits of a call's keys would have refused, where shadow may hide that they do.
+    fn detected(&self, policy: &InForce, seats: &[Seat]) -> Vec<[u64; 8]> {
+        if self.style != Style::Reloading {
+            return Vec::new();
+        }
+        let keys = seats.iter().skip(3);
+        let counts = keys.map(|seat| {
+            let parent = policy.oracle.scope(seat).spec.parent.as_ref().unwrap();
+            let name = seat.rules.rsplit_once('/').unwrap().1;
+            let counts = self.twins[0].key_counts(&policy.twins[0], &path(parent), name);
+            counts.unwrap().detected
+        });
+        counts.collect()
+    }
+
+    /// By which limits of a call's keys it would have been refused since.
+    fn newly_detected(
+        &self,
+        policy: &InForce,
+        seats: &[Seat],
+        before: &[[u64; 8]],
+    ) -> Vec<(usize, usize, bool)> {
+        let mut new = Vec::new();
+        for (seat, (now, before)) in (3..).zip(self.detected(policy, seats).iter().zip(before)) {
+            let limits = (0..).zip(now.iter().zip(before));
+            let more = limits.filter(|(_, (now, before))| now > before);
+            new.extend(more.map(|(limit, _)| (seat, limit, false)));
+        }
+        new
+    }
+
+    fn hint(policy: &InForce, seats: &[Seat], denial: &Denial) -> Option<(usize, usize, bool)> {
         let limit = match denial.cause {
             Cause::Limit(limit) => limit,
             Cause::Tripped(By::Limit(limit)) if denial.moved => limit,

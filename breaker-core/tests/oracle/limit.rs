@@ -62,7 +62,8 @@ pub(crate) struct Row {
     pub(crate) strict: Past,
     /// All that was ever charged: when, and how much.
     history: Vec<(u64, u64)>,
-    /// The newest instant that anybody asked at.
+    /// The newest instant that anybody asked at, or charged more than was reserved: a window by ticks stands there. To give
+    /// something back ends no tick.
     seen: u64,
 }
 
@@ -471,7 +472,9 @@ impl Charge {
             row.free.used = row.free.used.saturating_sub(self.amount);
             row.strict.used = row.strict.used.saturating_sub(self.amount);
         } else if let Some(truth) = truth.filter(|_| self.rule.weighs) {
-            row.seen = row.seen.max(now);
+            if truth > self.amount {
+                row.seen = row.seen.max(now);
+            }
             row.free.settle(self, truth, now, false);
             let late = if self.rule.is_coarse() { row.seen } else { now };
             row.strict.settle(self, truth, late, true);
