@@ -261,8 +261,8 @@ impl Row<'_> {
         }
     }
 
-    /// Fills new memory, which nobody charges yet, from that of the limit as it was: never freer than if this
-    /// limit had counted the same calls all along. What is unknown counts as passed.
+    /// Fills memory from that of the limit as it was: never freer than if this limit had counted the same calls all along. What is
+    /// unknown counts as passed. What the memory holds already is taken for a part of what the limit counted.
     pub(crate) fn seed(self, limit: Limit, old: Row<'_>, was: Limit, now: Mono) {
         let carried = old.save(was, now).is_some_and(|saved| self.restore(limit, &saved, now));
         if !carried {
@@ -285,16 +285,16 @@ impl Row<'_> {
         }
     }
 
-    /// Fills new memory, which nobody charges yet, with what was saved. False, and nothing done, if that
-    /// says nothing about this limit.
+    /// Fills memory, new or idle or with a part of the same, with what was saved. False, and nothing done, if that says nothing
+    /// about this limit.
     #[must_use]
     pub(crate) fn restore(self, limit: Limit, saved: &Saved, now: Mono) -> bool {
         match (limit, saved) {
             (_, Saved::Fresh) | (Limit::InFlight(_), Saved::InFlight) => true,
             (Limit::Rate(rate), Saved::Rate(owed)) => {
                 let Some(debt) = rate.restored(owed, now) else { return false };
-                // ordering: relaxed, for a debt stands alone.
-                self.head.store(debt, Ordering::Relaxed);
+                // ordering: relaxed, for a debt stands alone. The later of two debts stands.
+                self.head.fetch_max(debt, Ordering::Relaxed);
                 true
             }
             (Limit::Window(window), Saved::Window(past)) => {

@@ -576,3 +576,33 @@ fn a_crowded_dimension_says_so() {
     drop(breaker.recompile(&keyed(Vec::new(), &[]), at(5_000)).unwrap());
     assert_eq!((usage().busy, usage().is_crowded()), (0, false), "all have gone quiet");
 }
+
+/// Goal: a key that loses its own limits charges its dimension's again, also where its slot was charged before: what it brings along is
+/// put among what is there. It was written over a part of a ring, which then turned nowhere, and every later call of the key
+/// looked for the turn for ever.
+#[test]
+fn a_key_back_among_others_finds_a_ring_that_turns() {
+    for brings in 1..=3 {
+        let breaker = breaker();
+        let shared = LimitSpec::window(3, SECOND);
+        let own = [("x", vec![LimitSpec::window(5, SECOND)])];
+        let compile = |own: &[(&str, Vec<LimitSpec>)], millis| {
+            breaker.recompile(&keyed(vec![shared.clone()], own), at(millis)).unwrap()
+        };
+        let first = compile(&[], 0);
+        assert_eq!(burst(&breaker, &first, call_of(&breaker, &first, "x"), at(0), 9), 3);
+        drop(first);
+        // Twice again, until what the key was charged among others is charged no more.
+        drop(compile(&own, 10));
+        drop(compile(&own, 2_000));
+        let alone = compile(&own, 4_000);
+        assert!(!alone.has_predecessors());
+        let x = call_of(&breaker, &alone, "x");
+        assert_eq!(burst(&breaker, &alone, x, at(4_000), brings), brings);
+        let back = compile(&[], 4_001);
+        drop(alone);
+        let x = call_of(&breaker, &back, "x");
+        assert_eq!(burst(&breaker, &back, x, at(4_001), 9), 3 - brings);
+        assert_eq!(burst(&breaker, &back, x, at(9_000), 9), 3);
+    }
+}

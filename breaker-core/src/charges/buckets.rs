@@ -364,9 +364,19 @@ pub(super) fn save(buckets: Buckets, row: Row<'_>, now: Mono) -> Option<Saved> {
     None
 }
 
-/// Writes a past into new buckets.
+/// Puts a past into buckets. Into used ones it counts from now on, as far as it is more than what counts there, which is taken for
+/// a part of it.
 pub(super) fn restore(buckets: Buckets, row: Row<'_>, past: &Past, now: Mono) {
     let Some(words) = Words::<SOUND>::new(buckets, row) else { return };
+    // ordering: acquire, as for every look.
+    if words.head.load(Ordering::Acquire) != 0 {
+        let passed = past.within(buckets.recovery(), buckets.count());
+        let passed = passed.into_iter().fold(0, |sum: u64, (_, amount)| sum.saturating_add(amount));
+        // What cannot be read counts as nothing: so more is charged.
+        let alone = passed.saturating_sub(used(buckets, row, now).unwrap_or(0));
+        grow(buckets, row, now, |word| more(word, alone));
+        return;
+    }
     let current = buckets.tick(now.as_nanos());
     let open = words.ring.get(buckets.bucket_of(current));
     // ordering: relaxed, for nobody else has this memory yet; so below.

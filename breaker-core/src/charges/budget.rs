@@ -143,8 +143,15 @@ pub(super) fn save(budget: Budget, row: Row<'_>, now: Mono) -> Saved {
     Saved::Budget { used, age }
 }
 
-/// Writes what was saved into new memory. Where no age is known, the last charge was now.
+/// Puts what was saved into a budget. Where no age is known, the last charge was now; so it is in one that was used, which is
+/// charged what is more than it holds.
 pub(super) fn restore(budget: Budget, row: Row<'_>, used: u64, age: Option<u64>, now: Mono) {
+    // ordering: acquire, as for every look.
+    if row.head.load(Ordering::Acquire) != 0 {
+        let alone = used.saturating_sub(self::used(budget, row, now));
+        step(budget, row, now, |look| budget.charged(look.word, look.end, alone, now));
+        return;
+    }
     if let Some(end) = end_word(row, 0) {
         // ordering: relaxed, for nobody else has this memory yet.
         end.store(budget.end_after(age.unwrap_or(0), now), Ordering::Relaxed);
