@@ -606,3 +606,27 @@ fn a_key_back_among_others_finds_a_ring_that_turns() {
         assert_eq!(burst(&breaker, &back, x, at(9_000), 9), 3);
     }
 }
+
+/// Goal: a memory of all keys that one key kept for its own is charged for that key as long as a policy with it lives, though the
+/// other keys' policies have gone. It was known by its number of selves alone, and forgotten with the others'.
+#[test]
+fn what_a_key_kept_for_its_own_is_charged_while_its_policy_lives() {
+    let breaker = breaker();
+    let window = |count, millis| LimitSpec::window(count, Span::from_millis(millis));
+    let all = |limit| keyed(vec![limit], &[]);
+    let own = keyed(vec![window(1, 1_000).named("z")], &[("x", vec![window(4, 500)])]);
+    let compile = |spec: &PolicySpec, millis| breaker.recompile(spec, at(millis)).unwrap();
+    let first = compile(&all(window(4, 500)), 0);
+    drop(compile(&all(window(8, 500)), 1));
+    // The key goes back to the first memory, for its own; the others do not.
+    let kept = compile(&own, 2);
+    drop(first);
+    let wide = all(window(5, 1_000));
+    let third = compile(&wide, 3);
+    drop(compile(&wide, 2_000));
+    let last = compile(&wide, 4_000);
+    let (one, other) = (call_of(&breaker, &kept, "x"), call_of(&breaker, &last, "x"));
+    assert_eq!(burst(&breaker, &kept, one, at(4_000), 9), 4);
+    assert_eq!(burst(&breaker, &last, other, at(4_001), 9), 0, "more than any policy allows");
+    drop(third);
+}

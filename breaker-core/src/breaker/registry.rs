@@ -475,7 +475,7 @@ impl Memories {
                 }
                 None => shared.clone(),
             };
-            lasts |= known.older.len() > shared.older.len();
+            lasts |= known.older.iter().any(|own| !shared.older.iter().any(|all| all.covers(own)));
             rules.push(known.rule(spec, turn));
             self.limits.push(known);
         }
@@ -578,10 +578,14 @@ impl Known {
 
     /// All its selves, this one the last.
     fn into_earlier(self, turn: &Turn) -> Vec<Earlier> {
-        let Known { limit, memory, since, mut older, .. } = self;
+        let Known { limit, memory, mut since, mut older, .. } = self;
         let until = turn.serial.saturating_sub(1);
-        // A memory that came back is charged once.
-        older.retain(|older| !older.memory.is(&memory));
+        // A memory that came back is charged once, for as long as whoever had it first.
+        older.retain(|older| {
+            let same = older.memory.is(&memory);
+            since = if same { since.min(older.since) } else { since };
+            !same
+        });
         older.push(Earlier { limit, memory, since, until, last: until, drained: None });
         older
     }
@@ -671,8 +675,9 @@ impl Known {
         let mut older = self.into_earlier(turn);
         older.retain(|older| !shares(older));
         for earlier in &shared.older {
-            if older.iter().all(|known: &Earlier| !known.memory.is(&earlier.memory)) {
-                older.push(earlier.clone());
+            match older.iter_mut().find(|known| known.memory.is(&earlier.memory)) {
+                Some(known) => known.lives_as(earlier),
+                None => older.push(earlier.clone()),
             }
         }
         next.older = older;
@@ -692,6 +697,21 @@ impl Known {
         if seeded.is_none() {
             table.spend_newcomers(Some(key), true, now);
         }
+    }
+}
+
+impl Earlier {
+    /// Whether this one is charged for at least as long as the other, which is the same.
+    fn covers(&self, other: &Earlier) -> bool {
+        self.memory.is(&other.memory) && self.since <= other.since && self.until >= other.until
+    }
+
+    /// Lives for as long as either of two that are the same: a key had a memory for its own that all keys had before.
+    fn lives_as(&mut self, other: &Earlier) {
+        self.since = self.since.min(other.since);
+        self.until = self.until.max(other.until);
+        self.last = self.last.max(other.last);
+        self.drained = self.drained.zip(other.drained).map(|(own, all)| own.max(all));
     }
 }
 
