@@ -252,8 +252,8 @@ fn a_key_in_shadow_that_gets_another_limit_is_told_that_it_starts_spent() {
     live(37_663, false);
 }
 
-/// Goal: what turns out to weigh less ends no tick of a window of weight: who asks by an earlier clock still finds it full. The
-/// oracle took the instant of the settlement for one at which somebody had asked.
+/// Goal: what turns out to weigh less ends no tick of a window of weight, nor does a call that weighs too much to ever pass: who
+/// asks by an earlier clock still finds it full. The oracle took their instants for ones at which somebody had asked.
 #[test]
 fn a_refund_ends_no_tick_of_a_window() {
     let breaker = breaker();
@@ -264,7 +264,24 @@ fn a_refund_ends_no_tick_of_a_window() {
     assert!(passes(&breaker, &policy, weighing(8), 20_000));
     let Verdict::Allow(early) = early else { panic!("an empty window") };
     early.settle_as(Settlement { weight: Some(1), ..Settlement::of(Outcome::Good) }, at(40_000));
+    assert!(!passes(&breaker, &policy, weighing(9), 40_000));
     assert!(!passes(&breaker, &policy, weighing(1), 15_000), "9 of 8 as of 20,000");
     assert!(passes(&breaker, &policy, weighing(1), 40_000));
-    live(78_909, false);
+    [78_909, 147_699, 227_737].into_iter().for_each(|seed| live(seed, false));
+}
+
+/// Goal: a refill by a clock that is late does not let the budget forget sooner: what is charged in its new run counts at least as
+/// long as what was charged before it would have. Seeds 121430 and 121902.
+#[test]
+fn a_late_refill_does_not_shorten_what_a_budget_remembers() {
+    let breaker = breaker();
+    let limit = LimitSpec::budget(2).idle(Span::from_nanos(100));
+    let policy = breaker.compile(&house(vec![limit], vec![])).unwrap();
+    assert!(passes(&breaker, &policy, call(&policy), 1_000));
+    assert_eq!(breaker.refill(&policy, &Scope::global(), at(0)), Ok(true));
+    (0..2).for_each(|_| assert!(passes(&breaker, &policy, call(&policy), 0)));
+    assert!(!passes(&breaker, &policy, call(&policy), 1_099), "idle for 99 of 100");
+    assert!(passes(&breaker, &policy, call(&policy), 1_100));
+    live(121_430, false);
+    live(121_902, false);
 }

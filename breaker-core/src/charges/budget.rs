@@ -112,20 +112,33 @@ pub(super) fn settle(
 }
 
 pub(super) fn spend(budget: Budget, row: Row<'_>, now: Mono) {
-    renew(budget, row, now, |look| budget.spent(look.word));
+    renew(budget, row, now, Some(now), |look| budget.spent(look.word));
 }
 
 pub(super) fn reset(budget: Budget, row: Row<'_>, now: Mono) {
-    renew(budget, row, now, |look| renewed(look.word, 0));
+    renew(budget, row, now, None, |look| renewed(look.word, 0));
 }
 
-/// Begins a run by order: after all that was charged before, also by a thread whose time is ahead.
-fn renew(budget: Budget, row: Row<'_>, now: Mono, rule: impl Fn(&Look<'_>) -> u64) {
-    step(budget, row, now, |look| {
-        let newest = budget.newest(look.end).max(now.as_nanos());
-        raise_began(row, newest.saturating_add(1));
-        Step { word: rule(look), begins: false }
-    });
+/// Begins a run by order: after all that was charged before, also by a thread whose time is ahead. It lasts at least as long as the
+/// last would have: what is charged in it by a late clock is not forgotten sooner than what was charged before.
+fn renew(
+    budget: Budget,
+    row: Row<'_>,
+    now: Mono,
+    charged: Option<Mono>,
+    rule: impl Fn(&Look<'_>) -> u64,
+) {
+    loop {
+        let look = Look::new(row);
+        let newest = Mono::from_nanos(budget.newest(look.end));
+        raise_began(row, newest.max(now).as_nanos().saturating_add(1));
+        let step = Step { word: rule(&look), begins: false };
+        if look.swap::<SOUND>(budget, step, charged.map_or(newest, |at| at.max(newest))) {
+            return;
+        }
+        // Each retry means that another thread moved the head: somebody always gets on.
+        pause();
+    }
 }
 
 pub(super) fn used(budget: Budget, row: Row<'_>, now: Mono) -> u64 {

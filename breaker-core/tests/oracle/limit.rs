@@ -63,7 +63,7 @@ pub(crate) struct Row {
     /// All that was ever charged: when, and how much.
     history: Vec<(u64, u64)>,
     /// The newest instant that anybody asked at, or charged more than was reserved: a window by ticks stands there. To give
-    /// something back ends no tick.
+    /// something back ends no tick, nor does asking for what can never pass.
     seen: u64,
 }
 
@@ -455,7 +455,9 @@ impl Ever {
 fn ask(rule: &Rule, rows: &Rows, row: &str, amount: u64, now: u64) -> Wait {
     let mut rows = rows.borrow_mut();
     let row = rows.entry(row.to_owned()).or_default();
-    row.seen = row.seen.max(now);
+    if !matches!(rule.kind, Kind::Window { count, .. } if amount > count) {
+        row.seen = row.seen.max(now);
+    }
     Wait {
         // A window by ticks never goes back behind the newest instant that anybody asked at.
         least: row.free.wait(rule, amount, if rule.is_coarse() { row.seen } else { now }, false),
