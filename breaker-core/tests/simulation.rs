@@ -285,3 +285,25 @@ fn a_late_refill_does_not_shorten_what_a_budget_remembers() {
     live(121_430, false);
     live(121_902, false);
 }
+
+/// Goal: a window of weight whose past a reload cannot know starts full: nothing that weighs passes until its length has, and what
+/// weighs nothing does. The oracle, which knows the past, thought it fuller than full.
+#[test]
+fn a_window_that_starts_full_is_no_fuller() {
+    let breaker = breaker();
+    let window = |count, nanos| LimitSpec::window(count, Span::from_nanos(nanos)).by_weight();
+    let first = breaker.recompile(&house(vec![window(32, 640)], vec![]), at(10_000)).unwrap();
+    assert!(passes(&breaker, &first, call(&first).weighing(32), 10_000));
+    assert!(passes(&breaker, &first, call(&first).weighing(1), 11_000));
+    let second = breaker.recompile(&house(vec![window(24, 6_400)], vec![]), at(11_000)).unwrap();
+    assert!(!passes(&breaker, &second, call(&second).weighing(1), 11_000));
+    assert!(passes(&breaker, &second, call(&second).weighing(0), 11_000));
+    assert!(!passes(&breaker, &second, call(&second).weighing(1), 16_300));
+    live(368_028, false);
+}
+
+/// Goal: of a limit that was out of force while its calls were in flight the oracle goes by what is told, also where shadow hides it.
+#[test]
+fn lives_agree_where_shadow_hides_what_was_lost_in_flight() {
+    live(525_823, false);
+}

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Denial, KillLevel, LiftTo, Mode, Mono, OrderError, Pass,
-    Policy, Scope, Seed, Settlement, Span, Stamp, Standing, State, Sweeper, Ticket, Transition,
-    Verdict,
+    Policy, Scope, ScopeCounts, Seed, Settlement, Span, Stamp, Standing, State, Sweeper, Ticket,
+    Transition, Verdict,
 };
 
 use crate::oracle::gate::{self, Gate, Why};
@@ -381,8 +381,14 @@ impl Life {
             seats.iter_mut().skip(3).for_each(|seat| seat.pressed = true);
         }
         let mut hints = self.newly_detected(&policy, &seats, &detected);
-        if let Said::Denied(denial) = &said[0] {
-            hints.extend(Life::hint(&policy, &seats, denial));
+        match &said[0] {
+            Said::Denied(denial) => hints.extend(Life::hint(&policy, &seats, denial)),
+            // Of a scope that counts nothing, the first refusal that was hidden is known.
+            Said::Allowed { shadowed, .. } => {
+                let hidden =
+                    shadowed.as_ref().and_then(|denial| Life::hint(&policy, &seats, denial));
+                hints.extend(hidden.filter(|_| self.style == Style::Reloading));
+            }
         }
         if Life::rules(&policy, route).unwrap().counts {
             *self.offered.entry(route.to_owned()).or_default() += 1;
@@ -425,22 +431,19 @@ impl Life {
         seats.iter().position(|seat| seat.rules == rules).unwrap()
     }
 
-    /// How often the limits of a call's keys would have refused, where shadow may hide that they do.
+    /// How often the limits of a call's scopes and keys would have refused, where shadow may hide that they do.
     fn detected(&self, policy: &InForce, seats: &[Seat]) -> Vec<[u64; 8]> {
         if self.style != Style::Reloading {
             return Vec::new();
         }
-        let keys = seats.iter().skip(3);
-        let counts = keys.map(|seat| {
-            let parent = policy.oracle.scope(seat).spec.parent.as_ref().unwrap();
-            let name = seat.rules.rsplit_once('/').unwrap().1;
-            let counts = self.twins[0].key_counts(&policy.twins[0], &path(parent), name);
-            counts.unwrap().detected
+        let counts = seats.iter().map(|seat| {
+            let counts = self.counts(0, policy, &policy.oracle.scope(seat).spec);
+            counts.map_or([0; 8], |counts| counts.detected)
         });
         counts.collect()
     }
 
-    /// By which limits of a call's keys it would have been refused since.
+    /// By which limits of a call's scopes and keys it would have been refused since.
     fn newly_detected(
         &self,
         policy: &InForce,
@@ -448,12 +451,24 @@ impl Life {
         before: &[[u64; 8]],
     ) -> Vec<(usize, usize, bool)> {
         let mut new = Vec::new();
-        for (seat, (now, before)) in (3..).zip(self.detected(policy, seats).iter().zip(before)) {
-            let limits = (0..).zip(now.iter().zip(before));
+        for (seat, (now, before)) in self.detected(policy, seats).iter().zip(before).enumerate() {
+            let limits = now.iter().zip(before).enumerate();
             let more = limits.filter(|(_, (now, before))| now > before);
             new.extend(more.map(|(limit, _)| (seat, limit, false)));
         }
         new
+    }
+
+    /// What a twin counts at a scope, or at a dimension's keys; none if it does not.
+    fn counts(&self, twin: usize, policy: &InForce, scope: &ScopeSpec) -> Option<ScopeCounts> {
+        let (breaker, compiled) = (&self.twins[twin], &policy.twins[twin]);
+        match &scope.parent {
+            None => breaker.counts(compiled, &path(&scope.path)),
+            Some(parent) => {
+                let name = scope.path.rsplit_once('/').unwrap().1;
+                breaker.key_counts(compiled, &path(parent), name)
+            }
+        }
     }
 
     fn hint(policy: &InForce, seats: &[Seat], denial: &Denial) -> Option<(usize, usize, bool)> {
@@ -988,16 +1003,7 @@ impl Life {
     }
 
     fn check_counts(&self, policy: &InForce, scope: &ScopeSpec) {
-        let [short, long] = [0, 1].map(|twin| {
-            let (breaker, compiled) = (&self.twins[twin], &policy.twins[twin]);
-            match &scope.parent {
-                None => breaker.counts(compiled, &path(&scope.path)),
-                Some(parent) => {
-                    let name = scope.path.rsplit_once('/').unwrap().1;
-                    breaker.key_counts(compiled, &path(parent), name)
-                }
-            }
-        });
+        let [short, long] = [0, 1].map(|twin| self.counts(twin, policy, scope));
         assert_eq!(short, long, "{}: counts of the two ways", scope.path);
         assert_eq!(short.is_some(), scope.counts || scope.parent.is_some());
         let Some(read) = short else { return };

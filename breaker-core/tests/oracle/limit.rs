@@ -318,10 +318,12 @@ impl Limit {
 
     /// What it says to so much, now. Since a reload changed it, it may refuse for what it was before.
     pub(crate) fn wait(&self, row: &str, weight: u64, now: u64) -> Wait {
-        let mut wait = ask(&self.rule, &self.rows, row, self.rule.amount(weight), now);
+        let amount = self.rule.amount(weight);
+        let mut wait = ask(&self.rule, &self.rows, row, amount, now);
         if self.is_changed() {
-            // That it refuses is promised, the wait is not.
-            wait = Wait { least: wait.least.min(1), most: NEVER };
+            // That it refuses is promised, the wait is not. What weighs nothing may pass: a limit that counts what it cannot know
+            // as passed starts full, and never fuller than that.
+            wait = Wait { least: wait.least.min(amount).min(1), most: NEVER };
         }
         wait
     }
