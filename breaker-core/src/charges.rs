@@ -121,7 +121,7 @@ impl Row<'_> {
     /// As [`Row::peek`], at an instant that may lie ahead: not even a tick begins.
     pub(crate) fn forecast(self, limit: Limit, amount: u64, now: Mono) -> Result<(), Span> {
         match limit {
-            Limit::Buckets(buckets) => buckets::forecast(buckets, self, amount, now),
+            Limit::Buckets(buckets) => buckets::forecast::<SOUND>(buckets, self, amount, now),
             _ => self.peek(limit, amount, now),
         }
     }
@@ -178,7 +178,9 @@ impl Row<'_> {
                 }
             }
             Limit::Window(_) => {}
-            Limit::Buckets(buckets) => buckets::undo(buckets, self, taken.before, taken.after),
+            Limit::Buckets(buckets) => {
+                buckets::undo::<SOUND>(buckets, self, taken.before, taken.after);
+            }
             Limit::Budget(_) => budget::undo(self, taken.before, taken.after),
             Limit::InFlight(_) => self.give_back(limit, taken.after),
         }
@@ -429,6 +431,8 @@ const LATE: u8 = 5;
 const NUMBERLESS: u8 = 6;
 /// Where a ring turns is judged by the parities of laps alone.
 const DISORDERED: u8 = 7;
+/// What was read of a tick's bucket is not asked whether it still is that tick's.
+const STALE: u8 = 8;
 
 /// Tries every interleaving with at most so many preemptions.
 #[cfg(all(test, loom))]
