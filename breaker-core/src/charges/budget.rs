@@ -416,6 +416,9 @@ mod tests {
         }
     }
 
+    /// Calls of each thread: few where each step is interpreted.
+    const CALLS: u64 = if cfg!(miri) { 200 } else { 2_000 };
+
     /// Goal: eight real threads at one budget: it passes its count between two resets, no more and no less,
     /// undone ones aside.
     #[test]
@@ -429,7 +432,7 @@ mod tests {
                 let life = |thread: u64| {
                     let row = charges.row(0).unwrap();
                     let mut passed = 0;
-                    for call in 0..2_000_u64 {
+                    for call in 0..CALLS {
                         let amount = (call + thread) % 3 + 1;
                         match row.take(limit, amount, now) {
                             Ok(taken) if call % 4 == 0 => row.undo(limit, taken),

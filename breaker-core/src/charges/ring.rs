@@ -383,6 +383,9 @@ mod tests {
         Mono::from_nanos(nanos)
     }
 
+    /// Calls of each thread: few where each step is interpreted.
+    const ROUNDS: u64 = if cfg!(miri) { 100 } else { 8_000 };
+
     /// Goal: eight real threads at one ring: its recorded instants are exact, and each refusal was due: N recorded
     /// instants lie in the last W before it. The clock is a counter that they all push on, at an
     /// uneven pace, and some of them read it long before they call.
@@ -394,7 +397,7 @@ mod tests {
             let clock = AtomicU64::new(0);
             let life = |thread: u64| {
                 let (mut passed, mut refused) = (Vec::new(), Vec::new());
-                for round in 0..8_000_u64 {
+                for round in 0..ROUNDS {
                     let now = clock.fetch_add(round * thread % 3, Ordering::Relaxed);
                     if round % 64 == thread {
                         std::thread::yield_now();
