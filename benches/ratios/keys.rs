@@ -28,7 +28,7 @@ pub(crate) fn labels(count: usize) -> &'static [String] {
     Vec::leak(all)
 }
 
-/// Turns of a keyed case before each sample: once through 100,000 keys.
+/// Turns of most keyed cases before each sample: once through their 100,000 keys.
 pub(crate) const WARM: usize = 100_000;
 
 /// Different for each number (an odd factor), and all over the range.

@@ -395,8 +395,10 @@ const CASES: &[(&str, Build)] = &[
     (ours::DETECTORS_KEYS, ours::detectors_keys),
     (rivals::TEXT_100K, rivals::governor_text_100k),
     (ours::KEYED_TEXT, ours::keyed_text),
+    (ours::KEYED_TEXT_TICK, ours::keyed_text_tick),
     (rivals::U64_1M, rivals::governor_u64_1m),
     (ours::KEYED_1M, ours::keyed_1m),
+    (ours::KEYED_1M_TICK, ours::keyed_1m_tick),
 ];
 
 const fn row(own: &'static str, rival: &'static str, goal: f64) -> Row {
@@ -418,8 +420,11 @@ const ROWS: &[Row] = &[
     row(ours::WINDOW_REFUSE, rivals::DIRECT, 0.3),
     row(ours::FOUR_GATES, rivals::U64_100K, 1.0),
     row(ours::KEYED_100K, rivals::U64_100K, 0.65),
+    row(ours::KEYED_100K_TICK, rivals::U64_100K, 0.65),
     row(ours::KEYED_1M, rivals::U64_1M, 0.45),
+    row(ours::KEYED_1M_TICK, rivals::U64_1M, 0.45),
     row(ours::KEYED_TEXT, rivals::TEXT_100K, 0.35),
+    row(ours::KEYED_TEXT_TICK, rivals::TEXT_100K, 0.35),
     row(ours::KILLED_LOOK, rivals::DENY, 0.1),
     row(ours::TRIPPED_LOOK, rivals::DENY, 0.1),
     row(ours::KILLED_COUNTED, rivals::DENY, 0.6),

@@ -5,8 +5,8 @@ use std::hint::black_box;
 use breaker_benches::World;
 use breaker_benches::rounds::Case;
 use breaker_core::{
-    Call, DetectorKind, DetectorSpec, Errors, KeySpec, KillLevel, Latency, LimitSpec, Mono, Novel,
-    Outcome, Ratio, Repeat, ScopeSpec, Settlement, Silence, Span, Streak, Surge, Verdict,
+    Call, DetectorKind, DetectorSpec, Errors, Gates, KeySpec, KillLevel, Latency, LimitSpec, Mono,
+    Novel, Outcome, Ratio, Repeat, ScopeSpec, Settlement, Silence, Span, Streak, Surge, Verdict,
 };
 
 use crate::keys::{WARM, labels, numbers, still};
@@ -82,6 +82,13 @@ fn admits(world: &World, call: Call, now: Mono) -> bool {
     world.breaker.admit(&world.policy, call, now).is_allowed()
 }
 
+/// The same, and the clock is asked when the decision needs it.
+#[inline]
+fn admits_at(world: &World, call: Call, clock: &Tsc) -> bool {
+    let world = black_box(world);
+    world.breaker.admit_at(&world.policy, call, || black_box(clock).now()).is_allowed()
+}
+
 #[inline]
 fn admits_and_settles(world: &World, call: Call, now: Mono) -> bool {
     let world = black_box(world);
@@ -101,7 +108,7 @@ pub(crate) fn clock_alone() -> Case {
 
 pub(crate) fn rate_clock() -> Case {
     let (world, clock) = (plain(vec![rate()]), Tsc::new());
-    Case::new(RATE_CLOCK, move || admits(world, world.call, black_box(clock).now()))
+    Case::new(RATE_CLOCK, move || admits_at(world, world.call, clock))
 }
 
 pub(crate) fn rate_clock_settled() -> Case {
@@ -133,7 +140,7 @@ pub(crate) fn rate_tick_settled() -> Case {
 
 pub(crate) fn window_clock() -> Case {
     let (world, clock) = (plain(vec![window()]), Tsc::new());
-    Case::new(WINDOW_CLOCK, move || admits(world, world.call, black_box(clock).now()))
+    Case::new(WINDOW_CLOCK, move || admits_at(world, world.call, clock))
 }
 
 pub(crate) fn window_tick() -> Case {
@@ -150,26 +157,27 @@ pub(crate) fn window_refuse() -> Case {
     Case::new(WINDOW_REFUSE, move || admits(world, world.call, tick.next()))
 }
 
-/// Twice as many slots as keys, so that buckets are rarely full.
+/// Half as many slots again as keys, so that buckets are rarely full.
 fn keyed_world(count: u32) -> &'static World {
     let scope = ScopeSpec { keys: keyed_by(vec![rate()]), ..ScopeSpec::default() };
-    still(World::new(scope, count * 2))
+    still(World::new(scope, count / 2 * 3))
 }
 
 fn keyed(name: &'static str, count: u32, clocked: bool) -> Case {
     let (world, clock, mut tick) = (keyed_world(count), Tsc::new(), Tick::new());
     let mut turn = numbers(count.try_into().unwrap_or(0)).iter().cycle();
-    let mut next = move |now| {
+    let mut call = move || {
         let key = *turn.next().unwrap_or(&0);
-        admits(world, world.call.with_key(0, black_box(world).breaker.hash_u64(key)), now)
+        world.call.with_key(0, black_box(world).breaker.hash_u64(key))
     };
+    let warm = usize::try_from(count).unwrap_or(0);
     for _ in 0..count {
-        next(tick.next());
+        admits(world, call(), tick.next());
     }
     if clocked {
-        Case::new(name, move || next(black_box(clock).now())).warmed(WARM)
+        Case::new(name, move || admits_at(world, call(), clock)).warmed(warm)
     } else {
-        Case::new(name, move || next(tick.next())).warmed(WARM)
+        Case::new(name, move || admits(world, call(), tick.next())).warmed(warm)
     }
 }
 
@@ -185,18 +193,33 @@ pub(crate) fn keyed_1m() -> Case {
     keyed(KEYED_1M, 1_000_000, true)
 }
 
-pub(crate) fn keyed_text() -> Case {
-    let (world, clock) = (keyed_world(100_000), Tsc::new());
+pub(crate) fn keyed_1m_tick() -> Case {
+    keyed(KEYED_1M_TICK, 1_000_000, false)
+}
+
+fn text(name: &'static str, clocked: bool) -> Case {
+    let (world, clock, mut tick) = (keyed_world(100_000), Tsc::new(), Tick::new());
     let mut turn = labels(100_000).iter().cycle();
-    let mut next = move || {
+    let mut call = move || {
         let key = turn.next().map_or("", String::as_str);
-        let hash = black_box(world).breaker.hash(key.as_bytes());
-        admits(world, world.call.with_key(0, hash), black_box(clock).now())
+        world.call.with_key(0, black_box(world).breaker.hash(key.as_bytes()))
     };
     for _ in 0..100_000 {
-        next();
+        admits(world, call(), tick.next());
     }
-    Case::new(KEYED_TEXT, next).warmed(WARM)
+    if clocked {
+        Case::new(name, move || admits_at(world, call(), clock)).warmed(WARM)
+    } else {
+        Case::new(name, move || admits(world, call(), tick.next())).warmed(WARM)
+    }
+}
+
+pub(crate) fn keyed_text() -> Case {
+    text(KEYED_TEXT, true)
+}
+
+pub(crate) fn keyed_text_tick() -> Case {
+    text(KEYED_TEXT_TICK, false)
 }
 
 /// Global, group, route and key looked at; the route's window and the key's rate charged; settled and counted.
@@ -301,21 +324,20 @@ fn blocked(by_kill: bool) -> &'static World {
     world
 }
 
+fn gates_of(world: &'static World) -> &'static Gates<'static> {
+    let gates = world.policy.route(&world.route).and_then(|route| world.policy.gates(route));
+    still(gates.expect("the world has this route"))
+}
+
 fn look(name: &'static str, by_kill: bool) -> Case {
-    let world = blocked(by_kill);
-    assert!(world.breaker.blocked(&world.policy, &world.call).is_some());
-    Case::new(name, move || {
-        let world = black_box(world);
-        world.breaker.blocked(&world.policy, &world.call).is_some()
-    })
+    let gates = gates_of(blocked(by_kill));
+    assert!(gates.blocked().is_some());
+    Case::new(name, move || black_box(gates).blocked().is_some())
 }
 
 fn counted(name: &'static str, by_kill: bool) -> Case {
-    let world = blocked(by_kill);
-    Case::new(name, move || {
-        let world = black_box(world);
-        world.breaker.refuse_blocked(&world.policy, &world.call).is_some()
-    })
+    let gates = gates_of(blocked(by_kill));
+    Case::new(name, move || black_box(gates).refuse().is_some())
 }
 
 pub(crate) fn killed_look() -> Case {
@@ -356,7 +378,9 @@ pub(crate) const WINDOW_REFUSE: &str = "exact `window` of 1,000, refuses, tick g
 pub(crate) const KEYED_100K: &str = "keyed `rate`, 100k u64, clock read";
 pub(crate) const KEYED_100K_TICK: &str = "keyed `rate`, 100k u64, tick given";
 pub(crate) const KEYED_1M: &str = "keyed `rate`, 1M u64, clock read";
+pub(crate) const KEYED_1M_TICK: &str = "keyed `rate`, 1M u64, tick given";
 pub(crate) const KEYED_TEXT: &str = "keyed `rate`, 100k strings of 25 bytes, clock read";
+pub(crate) const KEYED_TEXT_TICK: &str = "keyed `rate`, 100k strings of 25 bytes, tick given";
 pub(crate) const FOUR_GATES: &str =
     "four gates, route `window` and key `rate`, 100k u64, tick given, settled and counted";
 pub(crate) const KILLED_LOOK: &str = "killed: the look that refuses";

@@ -61,7 +61,7 @@ fn governor_keyed(name: &'static str, count: usize) -> Case {
         let key = turn.next().unwrap_or(&0);
         black_box(limiter).check_key(key).is_ok()
     })
-    .warmed(WARM)
+    .warmed(count)
 }
 
 /// governor keyed (DashMap, u64), 100,000 keys.

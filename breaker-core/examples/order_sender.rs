@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Denial, Driver, GroupSpec, KeyOverride, KeySpec,
-    KillLevel, LiftTo, LimitSpec, MonotonicClock, News, Outcome, Permit, Policy, PolicySpec,
-    Recover, RouteId, RouteSpec, Scope, ScopeSpec, Seed, Sender, Senders, Settlement, Span, State,
-    Verdict,
+    KillLevel, LiftTo, LimitSpec, Missing, MonotonicClock, News, Outcome, Permit, Policy,
+    PolicySpec, Recover, RouteId, RouteSpec, Scope, ScopeSpec, Seed, Sender, Senders, Settlement,
+    Span, State, Verdict,
 };
 
 /// Orders and cancels go out here, and nowhere else.
@@ -359,6 +359,8 @@ fn desk() -> Result<Desk, Box<dyn Error>> {
     let strategy = KeySpec {
         recover: Recover::Manual { probes: 1 },
         overrides: own("maker", vec![runaway(1 << 40)]),
+        // A share of a parent says no strategy: its order does, and is counted once.
+        missing: Missing::Skip,
         ..key("strategy", vec![runaway(50)])
     };
     let notional = |cents| LimitSpec::window(cents, minute).by_weight().named("notional a minute");

@@ -2,6 +2,7 @@
 
 mod decide;
 mod finish;
+mod gates;
 mod look;
 mod orders;
 mod registry;
@@ -9,10 +10,11 @@ mod restore;
 mod short;
 mod standing;
 
+pub use self::gates::Gates;
 pub use self::orders::{OrderError, Stamp};
 pub use self::restore::{
     Missed, Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
-    SavedLimit, SavedScope, SavedState, Why,
+    SavedLimit, SavedScope, SavedState, SavedWhole, Why,
 };
 pub use self::standing::{DimensionUsage, KeyUsage, LimitUsage, ScopeOrKey, Standing};
 
@@ -24,16 +26,13 @@ use siphasher::sip::SipHasher13;
 
 use self::registry::Registry;
 use crate::cell::{Cell, Dirty, Gate, Moved};
-use crate::counts::Count;
-use crate::facts::{Cause, Class, Denial, Mode, Place};
+use crate::facts::{Cause, Denial, Place};
 use crate::gate::{Input, TripRule, Word};
 use crate::keys::{Table, cells_for};
-use crate::permit::Verdict;
-use crate::policy::{
-    MAX_DIMENSIONS, NAMED, Policy, PolicyError, PolicySpec, Room, RouteId, RouteRules, check,
-};
+use crate::permit::{KeySeat, Verdict};
+use crate::policy::{MAX_DIMENSIONS, Policy, PolicyError, PolicySpec, Room, RouteId, check};
 use crate::scope::{KeyHash, Level};
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering, unique};
 use crate::time::{Mono, Span};
 
 /// What there is room for, set at start.
@@ -41,7 +40,7 @@ use crate::time::{Mono, Span};
 pub struct Capacity {
     /// Groups and routes together.
     pub scopes: u32,
-    /// Key cells of each dimension, rounded up to a multiple of 16.
+    /// Key cells of each dimension, rounded up to a multiple of 32.
     pub keys: u32,
 }
 
@@ -52,6 +51,8 @@ pub struct Seed(pub [u64; 2]);
 
 /// Every cell there will ever be. Policies come and go; this stays.
 pub struct Breaker {
+    /// Its number among all of this process, for the policies that it compiles.
+    number: u32,
     /// `/` is the first.
     cells: Box<[Arc<Cell>]>,
     dirty: Dirty,
@@ -59,9 +60,15 @@ pub struct Breaker {
     registry: Mutex<Registry>,
     capacity: Capacity,
     seed: Seed,
+    numbers: Numbers,
     /// The newest instant that a sweep or a reload was told.
     newest: AtomicU64,
 }
+
+/// A permutation of the numbers that the seed picks: two rounds of a secret added, a secret odd factor, and the high
+/// bits brought down (the finalizer of MurmurHash3, keyed throughout). Each step can be undone, so no two numbers meet. It is no
+/// cipher: it keeps those who do not know the seed, and see no hash, from choosing numbers that crowd one bucket.
+struct Numbers([(u64, u64); 2]);
 
 /// One call, as a decision sees it.
 #[derive(Clone, Copy, Debug)]
@@ -73,14 +80,15 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call without keys.
+    /// A call without keys. Where its route declares some, it is judged as [`KeySpec::missing`](crate::KeySpec::missing) says.
     #[must_use]
     pub const fn new(route: RouteId) -> Call {
-        Call { route, keys: [None; MAX_DIMENSIONS], weight: 1, print: None }
+        Call { route, keys: [None; MAX_DIMENSIONS], weight: UNWEIGHED, print: None }
     }
 
     /// The same call with a weight, for limits that count weight: notional, bytes, tokens, in the unit of their
-    /// numbers. 1 unless said: a call that is not weighed costs a limit on notional one unit of it.
+    /// numbers. The weight of a call of which none is said is not known, so every limit on weight refuses it, without a wait and without
+    /// a trip, and is not charged. `u64::MAX` says the same.
     #[must_use]
     pub const fn weighing(mut self, weight: u64) -> Call {
         self.weight = weight;
@@ -114,12 +122,14 @@ impl Breaker {
     pub fn new(capacity: Capacity, seed: Seed) -> Breaker {
         let cells = count(capacity.scopes).saturating_add(1);
         Breaker {
+            number: unique(),
             cells: (0..cells).map(|_| Arc::default()).collect(),
             dirty: Dirty::new(cells),
             tables: (0..MAX_TABLES).map(|_| OnceLock::new()).collect(),
             registry: Mutex::new(Registry::new(capacity.scopes.saturating_add(1))),
             capacity,
             seed,
+            numbers: Numbers::new(seed),
             newest: AtomicU64::new(0),
         }
     }
@@ -160,17 +170,15 @@ impl Breaker {
             return self.hash_u64(number);
         }
         let Seed([first, second]) = self.seed;
-        KeyHash::new(SipHasher13::new_with_keys(first, second).hash(label))
+        KeyHash::of(SipHasher13::new_with_keys(first, second).hash(label))
     }
 
-    /// The hash of a number, such as an account's: the hash of its label, and faster.
+    /// The hash of a number, such as an account's: the hash of its label, and faster. No two numbers have the same, but for
+    /// three of all there are.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn hash_u64(&self, label: u64) -> KeyHash {
-        let Seed([first, second]) = self.seed;
-        // Under a key of its own: a label of eight bytes must not be the number that these bytes spell.
-        let hasher = SipHasher13::new_with_keys(!first, second);
-        KeyHash::new(hasher.hash(&label.to_le_bytes()))
+        KeyHash::of(self.numbers.permuted(label))
     }
 
     /// The hash of several fields at once, such as symbol, side, quantity and price of an order: the key of a
@@ -184,7 +192,7 @@ impl Breaker {
             hasher.write_usize(field.len());
             hasher.write(field);
         }
-        KeyHash::new(hasher.finish())
+        KeyHash::of(hasher.finish())
     }
 
     /// Decides on a call. `now` is read just before, from one monotonic clock for all calls.
@@ -197,18 +205,51 @@ impl Breaker {
     /// throttles, and never trips.
     #[inline(always)]
     pub fn admit<'a>(&'a self, policy: &'a Policy, call: Call, now: Mono) -> Verdict<'a> {
+        self.admit_at(policy, call, || now)
+    }
+
+    /// As [`Breaker::admit`], and asks for the time only when it needs it: once, after the gates were looked at and the key was
+    /// found, or never, if a kill refuses the call.
+    ///
+    /// A processor's counter is read in order, and what is found before it is not waited for after it.
+    #[inline(always)]
+    pub fn admit_at<'a>(
+        &'a self,
+        policy: &'a Policy,
+        call: Call,
+        clock: impl FnOnce() -> Mono,
+    ) -> Verdict<'a> {
         let Some(route) = policy.route_rules(call.route) else { return Verdict::Deny(NOWHERE) };
         // The commonest route first: gates that let all pass, one rate, no key.
         if let Some(plain) = &route.plain {
             let words = route.words();
+            let now = clock();
             if Word::are_quiet(words)
                 && plain.charges.row(0).is_some_and(|row| row.take_plain(plain.rate, now))
             {
                 let keys = [None; MAX_DIMENSIONS];
                 return self.allow(policy, route, &call, now, words, plain.charged, keys);
             }
+            return self.admit_other(policy, route, call, now);
         }
-        self.admit_other(policy, route, call, now)
+        // The commonest with a key.
+        if let (Some(keyed), [Some(key), ..]) = (&route.keyed, &call.keys) {
+            let words = route.words();
+            let reached = keyed.table.reach(*key);
+            let now = clock();
+            if Word::are_quiet(words)
+                && let Some(reached) = reached
+                && let Some((cell, row)) = keyed.table.quiet(*key, &reached)
+                && let Ok(cell) = u32::try_from(cell)
+                && row.take_plain(keyed.rate, now)
+            {
+                let seat = Some(KeySeat::new(*key, cell, keyed.number, 0, false));
+                let keys = [seat, None, None, None];
+                return self.allow(policy, route, &call, now, words, keyed.charged, keys);
+            }
+            return self.admit_other(policy, route, call, now);
+        }
+        self.admit_other(policy, route, call, clock())
     }
 
     /// What [`Breaker::admit`] would say, by a look: nothing is charged, claimed, counted or moved. A gate on
@@ -217,36 +258,33 @@ impl Breaker {
     /// # Errors
     /// The denial.
     pub fn peek(&self, policy: &Policy, call: Call, now: Mono) -> Result<(), Denial> {
-        let route = policy.route_rules(call.route).ok_or(NOWHERE)?;
+        let route = policy.route_rules(call.route).filter(|_| self.owns(policy)).ok_or(NOWHERE)?;
         self.peek_at(policy, route, &call, now)
     }
 
-    /// A block of the call's named scopes that no time ends: a kill, or a trip that waits for a person and that no shadow
-    /// mode lets through. Its keys are not looked at. It needs no clock and counts nothing.
-    ///
-    /// For senders that ask often while they are blocked: look here first, and read the clock only if it says nothing.
+    /// A block of the call's named scopes that no time ends, as [`Gates::blocked`] sees it.
     #[inline(always)]
     #[must_use]
     pub fn blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
-        let Some(route) = policy.route_rules(call.route) else { return Some(Cause::Stale) };
-        let words = route.words();
-        if Word::are_quiet(words) {
-            return None;
+        match policy.route_rules(call.route) {
+            Some(route) => Gates::of(policy, route).blocked(),
+            None => Some(Cause::Stale),
         }
-        // A kill of the widest scope that is not quiet is the answer already.
-        let plain = Word::plain_block(words, matches!(route.class, Class::Reducing));
-        plain.or_else(|| endless_block(policy, route, words))
     }
 
     /// As [`Breaker::blocked`], and counts the call as refused if it is.
     #[inline(always)]
     #[must_use]
     pub fn refuse_blocked(&self, policy: &Policy, call: &Call) -> Option<Cause> {
-        let cause = self.blocked(policy, call)?;
-        if let Some(route) = policy.route_rules(call.route) {
-            route.count(Count::Blocked);
+        match policy.route_rules(call.route) {
+            Some(route) => Gates::of(policy, route).refuse(),
+            None => Some(Cause::Stale),
         }
-        Some(cause)
+    }
+
+    /// Whether it compiled this policy: another's names cells that are not ours.
+    pub(crate) const fn owns(&self, policy: &Policy) -> bool {
+        policy.breaker == self.number
     }
 
     /// Remembers an instant, if it is the newest.
@@ -313,16 +351,21 @@ impl Breaker {
     }
 }
 
-/// The block of a lineage that no time ends.
-#[inline(never)]
-fn endless_block(policy: &Policy, route: &RouteRules, words: [Word; NAMED]) -> Option<Cause> {
-    let reducing = route.class == Class::Reducing;
-    words.into_iter().zip(route.lineage).find_map(|(word, scope)| {
-        let rules = &policy.scopes.get(scope)?.rules;
-        let cause = word.endless_block(reducing, &rules.trip)?;
-        let shadow = word.mode().unwrap_or(rules.mode) == Mode::Shadow;
-        (!shadow || matches!(cause, Cause::Killed(_))).then_some(cause)
-    })
+impl Numbers {
+    fn new(Seed([first, second]): Seed) -> Numbers {
+        // Under a key of its own, as labels and fingerprints are.
+        let hasher = SipHasher13::new_with_keys(!first, second);
+        let secret = |index: u8| hasher.hash(&[index]);
+        Numbers([0, 2].map(|index| (secret(index), secret(index + 1) | 1)))
+    }
+
+    #[inline(always)]
+    fn permuted(&self, number: u64) -> u64 {
+        self.0.iter().fold(number, |number, (secret, factor)| {
+            let spread = (number ^ secret).wrapping_mul(*factor);
+            spread ^ spread >> 32
+        })
+    }
 }
 
 fn denial(place: Place, cause: Cause, wait: Option<Span>, epoch: u16) -> Denial {
@@ -345,6 +388,8 @@ fn count(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// The weight of a call of which none was said: more than any limit holds.
+const UNWEIGHED: u64 = u64::MAX;
 /// The answer to a call on a route that the policy does not have.
 const NOWHERE: Denial = Denial {
     place: Place { level: Level::Global, index: 0, key: None },

@@ -58,6 +58,21 @@ pub struct ScopeCounts {
     pub detected: [u64; MAX_LIMITS],
 }
 
+/// How calls of a scope ended: all that detectors hear of its counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) good: u64,
+    pub(crate) slow: u64,
+    pub(crate) fault: u64,
+}
+
+impl ScopeCounts {
+    /// Of all of them, how calls ended.
+    pub(crate) const fn ended(&self) -> Ended {
+        Ended { good: self.good, slow: self.slow, fault: self.fault }
+    }
+}
+
 impl Counts {
     pub(crate) fn new() -> Counts {
         let stripe = || Stripe(std::array::from_fn(|_| AtomicU64::new(0)));

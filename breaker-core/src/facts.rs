@@ -30,7 +30,7 @@ pub enum KillLevel {
 pub enum Mode {
     /// They deny.
     Enforce,
-    /// They are recorded: limits charge, gates trip, calls go on.
+    /// They are recorded: limits are charged what they would have been charged live, gates trip, calls go on.
     Shadow,
 }
 
@@ -74,6 +74,8 @@ pub enum By {
     Limit(u8),
     /// A detector: its index among the detectors of the scope.
     Detector(u8),
+    /// A detector of a wider scope: of what that found too much this key had made the larger part.
+    Wider,
 }
 
 /// The place of one gate. Two places are the same gate only within one breaker.

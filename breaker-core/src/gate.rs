@@ -7,10 +7,10 @@
 //! | 2 | mode | empty (the policy's), enforce, shadow: an operator's override |
 //! | 5 | cause | what tripped it |
 //! | 4 | strikes | trips in the present bad spell |
-//! | 6 | left | probes that may still be given out |
-//! | 6 | owed | probes that must still pass; of a tripped gate: 1 if its hold has no end |
+//! | 6 | left | probes that may still be given out; of a killed gate: 1 if a trip lies below |
+//! | 6 | owed | probes that must still pass; of a tripped gate, and of a trip below a kill: 1 if its hold has no end |
 //! | 12 | epoch | grows with every move, and wraps |
-//! | 26 | until | end of the hold; of an armed gate with strikes: when they are forgiven; of a half-open one: when its probes count as lost, or, with none out, when it became so |
+//! | 26 | until | end of the hold, also of a trip below a kill; of an armed gate with strikes: when they are forgiven; of a half-open one: when its probes count as lost, or, with none out, when it became so |
 //!
 //! *Owed* is counted down, not up, so that a policy swapped in the middle of a probation cannot
 //! leave it waiting for probes that nobody gives out.
@@ -51,7 +51,8 @@ pub enum LiftTo {
     Halt,
     /// To probation: the default.
     HalfOpen,
-    /// Straight back.
+    /// Straight back to where the kill found it: armed, or tripped by what had tripped it before, while that trip still holds. One
+    /// that waits for a person waits on, for a reset or a lift of its own; one with an end holds until then. Of a trip: armed.
     Armed,
 }
 
@@ -61,6 +62,26 @@ pub enum LiftTo {
 /// armed gate stays calm before its strikes are forgiven; then the probes, never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TripRule(NonZeroU64);
+
+/// Which words refuse a call by themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refuses {
+    /// What a word shows of a trip that was made to last.
+    trip: u64,
+    /// Of all words those of killed gates are the greatest.
+    from: u64,
+}
+
+impl Refuses {
+    /// Those of trips that last and of kills, or none.
+    pub(crate) const fn new(any: bool) -> Refuses {
+        if any {
+            Refuses { trip: TRIPPED | 1 << OWED_AT, from: KILLED }
+        } else {
+            Refuses { trip: u64::MAX, from: u64::MAX }
+        }
+    }
+}
 
 /// What a gate says to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,16 +199,25 @@ impl Word {
             {
                 Fields { left: at.left + 1, ..at }
             }
+            (Input::Elapsed, Phase::Killed) if at.left > 0 && !at.holds(rule, now) => {
+                // Told in time, before the end comes round as one that is ahead.
+                Fields { cause: 0, left: 0, until: 0, ..at }
+            }
             (Input::Kill(level), phase) => {
                 let was_cut = matches!(phase, Phase::Killed) && at.cut;
                 at.killed(was_cut || matches!(level, KillLevel::Cut))
             }
-            (Input::Lift(epoch, to), Phase::Killed) if epoch == at.epoch => match to {
-                LiftTo::Halt if at.cut => at.killed(false),
-                LiftTo::Halt => return None,
-                LiftTo::HalfOpen => at.half_open(rule, now),
-                LiftTo::Armed => at.armed(),
-            },
+            (Input::Lift(epoch, to), Phase::Killed) if epoch == at.epoch => {
+                let trips = at.left > 0 && at.holds(rule, now);
+                match to {
+                    LiftTo::Halt if at.cut => at.killed(false),
+                    LiftTo::Halt => return None,
+                    LiftTo::HalfOpen if trips => at.half_open(rule, now),
+                    LiftTo::HalfOpen => Fields { cause: 0, ..at.half_open(rule, now) },
+                    LiftTo::Armed if trips => at.tripped_again(),
+                    LiftTo::Armed => at.armed(),
+                }
+            }
             (Input::Lift(epoch, LiftTo::HalfOpen), Phase::Tripped) if epoch == at.epoch => {
                 at.half_open(rule, now)
             }
@@ -264,29 +294,20 @@ impl Word {
         self.0 & LOUD == 0
     }
 
-    /// A kill of any of them, or a trip that was made to last; the widest first. Nothing but the words is asked: a trip
-    /// that only the rule at hand makes endless is not seen, nor is a mode.
+    /// As [`Word::endless_block`], from the word alone: what only the rule at hand makes endless
+    /// is not seen, nor what is under an operator's override.
     #[inline(always)]
-    pub(crate) const fn plain_block(words: [Word; 3], reducing: bool) -> Option<Cause> {
-        let [a, b, c] = words;
-        let word = if a.0 & LOUD != 0 {
-            a
-        } else if b.0 & LOUD != 0 {
-            b
+    pub(crate) const fn lasting_block(self, refuses: Refuses) -> Option<Cause> {
+        let shown = bits(PHASE) << PHASE_AT | bits(MODE) << MODE_AT | 1 << OWED_AT;
+        if self.0 & shown == refuses.trip {
+            Some(self.fields().trip_cause())
+        } else if self.0 < refuses.from {
+            None
+        } else if (self.0 >> CUT_AT) & 1 == 1 {
+            Some(Cause::Killed(KillLevel::Cut))
         } else {
-            c
-        };
-        let phase = word.0 >> PHASE_AT;
-        if phase == 3 {
-            let cut = (word.0 >> CUT_AT) & 1 == 1;
-            if cut {
-                return Some(Cause::Killed(KillLevel::Cut));
-            }
-            if !reducing {
-                return Some(Cause::Killed(KillLevel::Halt));
-            }
+            Some(Cause::Killed(KillLevel::Halt))
         }
-        None
     }
 
     /// A block that no time ends: a kill, or a trip that waits for a person.
@@ -304,6 +325,11 @@ impl Word {
     /// Whether nothing but the epoch tells it from a new gate.
     pub(crate) const fn is_fresh(self) -> bool {
         self.0 & !(bits(EPOCH) << EPOCH_AT) == 0
+    }
+
+    /// The word that a newcomer finds after its cell's last key was forgotten: armed, a move later.
+    pub(crate) const fn freed(self) -> Word {
+        self.fields().armed().cleared()
     }
 
     /// Whether its trip is long over and nobody came to prove anything: an hour after its hold ended, or
@@ -326,7 +352,7 @@ impl Word {
             Phase::Armed => at.strikes > 0,
             Phase::Tripped => !at.is_endless(rule),
             Phase::HalfOpen => at.left < at.owed,
-            Phase::Killed => false,
+            Phase::Killed => at.left > 0 && !at.is_endless(rule),
         }
     }
 
@@ -370,6 +396,13 @@ impl Word {
             Phase::Killed if at.cut => Some(Cause::Killed(KillLevel::Cut)),
             Phase::Killed => Some(Cause::Killed(KillLevel::Halt)),
         }
+    }
+
+    /// Of a killed gate: the trip that a lift to armed would lead back to.
+    pub(crate) const fn trip_below(self, rule: &TripRule, now: Mono) -> Option<Cause> {
+        let at = self.fields();
+        let trips = matches!(at.phase, Phase::Killed) && at.left > 0 && at.holds(rule, now);
+        if trips { Some(at.trip_cause()) } else { None }
     }
 
     /// When a tripped gate's hold ends; `None` if it has no end or the gate is not tripped.
@@ -471,8 +504,25 @@ impl Fields {
         Fields { left, owed, until, ..self.moved(Phase::HalfOpen) }
     }
 
+    /// A trip stays below: as it was found, whether it is over or not.
     const fn killed(self, cut: bool) -> Fields {
-        Fields { cut, cause: 0, ..self.moved(Phase::Killed) }
+        let moved = Fields { cut, ..self.moved(Phase::Killed) };
+        match self.phase {
+            Phase::Tripped => Fields { left: 1, owed: self.owed, until: self.until, ..moved },
+            Phase::Killed => {
+                Fields { left: self.left, owed: self.owed, until: self.until, ..moved }
+            }
+            Phase::Armed | Phase::HalfOpen => Fields { cause: 0, ..moved },
+        }
+    }
+
+    /// The trip below a kill.
+    const fn tripped_again(self) -> Fields {
+        Fields { owed: self.owed, until: self.until, ..self.moved(Phase::Tripped) }
+    }
+
+    const fn cleared(self) -> Word {
+        Fields { mode: 0, ..self }.word()
     }
 
     const fn armed(self) -> Fields {
@@ -488,7 +538,12 @@ impl Fields {
         Fields { cause: 0, until, ..self.moved(Phase::Armed) }
     }
 
-    /// Of a tripped gate: the trip or the rule at hand says that it never comes back by itself.
+    /// Of a tripped gate, or a trip below a kill: its hold has not ended.
+    const fn holds(self, rule: &TripRule, now: Mono) -> bool {
+        self.is_endless(rule) || !has_passed(self.until, now)
+    }
+
+    /// Of a tripped gate, or a trip below a kill: the trip or the rule at hand says that it never comes back by itself.
     const fn is_endless(self, rule: &TripRule) -> bool {
         self.owed > 0 || rule.after() == 0
     }
@@ -517,19 +572,22 @@ impl Fields {
             Cause::Tripped(By::Hand)
         } else if self.cause < FIRST_DETECTOR {
             Cause::Tripped(By::Limit(self.cause - FIRST_LIMIT))
+        } else if self.cause == WIDER {
+            Cause::Tripped(By::Wider)
         } else {
             Cause::Tripped(By::Detector(self.cause - FIRST_DETECTOR))
         }
     }
 }
 
-/// 1 is by hand, then come the limits, then the detectors; 0 is nothing. Numbers out of range are the compiler's to
+/// 1 is by hand, then come the limits, then the detectors, and last those of wider scopes; 0 is nothing. Numbers out of range are the compiler's to
 /// refuse; here they saturate.
 const fn trip_code(by: By) -> u8 {
     let (first, last, index) = match by {
         By::Hand => return 1,
+        By::Wider => return WIDER,
         By::Limit(index) => (FIRST_LIMIT, FIRST_DETECTOR - 1, index),
-        By::Detector(index) => (FIRST_DETECTOR, (1 << CAUSE) - 1, index),
+        By::Detector(index) => (FIRST_DETECTOR, WIDER - 1, index),
     };
     if index < last - first { first + index } else { last }
 }
@@ -596,6 +654,9 @@ const MODE_AT: u32 = CAUSE_AT + CAUSE;
 const CUT_AT: u32 = MODE_AT + MODE;
 const PHASE_AT: u32 = CUT_AT + CUT;
 const _: () = assert!(PHASE_AT + PHASE == 64, "the fields fill the word");
+/// The phase of a tripped gate, and of a killed one.
+const TRIPPED: u64 = 1 << PHASE_AT;
+const KILLED: u64 = 3 << PHASE_AT;
 
 /// Any bit of these: not armed, or a mode overridden.
 const LOUD: u64 = bits(PHASE) << PHASE_AT | bits(MODE) << MODE_AT;
@@ -609,8 +670,10 @@ const FORGOTTEN: u32 = units(Span::from_secs(3_600));
 const MIN_PATIENCE: u32 = units(Span::from_secs(60));
 const MAX_STRIKES: u8 = 15;
 const FIRST_LIMIT: u8 = 2;
-/// Eight limits before it, twenty-two detectors from it on.
+/// Eight limits before it, twenty-one detectors from it on.
 const FIRST_DETECTOR: u8 = 10;
+/// The last code there is.
+const WIDER: u8 = (1 << CAUSE) - 1;
 const MODE_ENFORCE: u8 = 1;
 const MODE_SHADOW: u8 = 2;
 
@@ -638,6 +701,7 @@ mod tests {
         let mut all = vec![
             Input::Trip(By::Hand),
             Input::Trip(By::Limit(3)),
+            Input::Trip(By::Wider),
             Input::Elapsed,
             Input::ProbeTaken,
             Input::Kill(KillLevel::Halt),
@@ -677,6 +741,8 @@ mod tests {
             }
             (Killed(KillLevel::Cut), Input::Lift(_, LiftTo::Halt), Killed(KillLevel::Halt)) => true,
             (Killed(_) | Tripped, Input::Lift(_, LiftTo::HalfOpen), HalfOpen) => true,
+            // To the trip below.
+            (Killed(_), Input::Lift(_, LiftTo::Armed), Tripped) => true,
             (Killed(_) | Tripped | HalfOpen, Input::Lift(_, LiftTo::Armed), Armed) => true,
             (Armed | HalfOpen, Input::Trip(_), Tripped) => true,
             // From half-open: probes that never came back are given out anew.
@@ -742,6 +808,16 @@ mod tests {
         {
             assert_eq!(epoch, word.epoch());
         }
+        if let (State::Killed(_), Input::Lift(_, LiftTo::Armed)) = (from, input) {
+            let cause = word.trip_below(rule, now);
+            assert_eq!(to == State::Tripped, cause.is_some(), "{word:?} {after:?}");
+            assert!(cause.is_none() || after.cause() == cause && after.strikes() == word.strikes());
+        }
+        if let (State::Killed(_), State::Killed(_)) = (from, to) {
+            let below = |word: Word| (word.trip_below(rule, now), left(word) > 0, word.strikes());
+            let ended = input == Input::Elapsed && below(word).0.is_none();
+            assert!(ended || below(after) == below(word), "{word:?} {input:?} {after:?}");
+        }
         if to == State::HalfOpen {
             assert!(left(after) <= owed(after).max(left(word)), "{word:?} {input:?} {after:?}");
             assert!(!moved || left(after) > 0, "a probation begins with probes");
@@ -753,11 +829,18 @@ mod tests {
     }
 
     /// Goal: in all sequences of six inputs, with and without time passing, blocked becomes armed
-    /// only through half-open, or by a reset or a lift to armed; and half-open becomes armed by
-    /// probes only after as many passed as the rule asks.
+    /// only through half-open, or by a reset or a lift to armed; half-open becomes armed by
+    /// probes only after as many passed as the rule asks; and a kill that is lifted to armed leaves the trip that it found.
     #[test]
     fn every_sequence_of_six() {
-        fn walk(word: Word, passed: u32, depth: u32, now: Mono, rule: &TripRule) -> u64 {
+        /// `below` is what stood when a kill found the gate: a trip, and when it ends.
+        fn walk(
+            word: Word,
+            (passed, below): (u32, Option<Option<Mono>>),
+            depth: u32,
+            now: Mono,
+            rule: &TripRule,
+        ) -> u64 {
             if depth == 0 {
                 return 1;
             }
@@ -796,6 +879,17 @@ mod tests {
                     _ if from == State::HalfOpen && to == State::HalfOpen => passed,
                     _ => 0,
                 };
+                let holds = below.is_some_and(|end| end.is_none_or(|end| now < end));
+                if matches!(from, State::Killed(_)) && !matches!(to, State::Killed(_)) {
+                    let armed = input == Input::Lift(epoch, LiftTo::Armed);
+                    assert_eq!(to == State::Tripped, armed && holds, "{word:?} {input:?}");
+                    assert_eq!(to == State::Armed, armed && !holds, "{word:?} {input:?}");
+                }
+                let below = match (from, to) {
+                    (State::Killed(_), State::Killed(_)) => below,
+                    (State::Tripped, State::Killed(_)) => Some(word.until(rule, now)),
+                    _ => None,
+                };
                 if to == State::Armed && from != State::Armed {
                     let by_hand = matches!(input, Input::Reset | Input::Lift(_, LiftTo::Armed));
                     assert!(
@@ -803,12 +897,12 @@ mod tests {
                         "{from:?} {input:?}"
                     );
                 }
-                walked += walk(after, passed, depth - 1, now, rule);
+                walked += walk(after, (passed, below), depth - 1, now, rule);
             }
             walked
         }
         for rule in rules().iter().take(2) {
-            let walked = walk(Word::default(), 0, 6, Mono::ZERO, rule);
+            let walked = walk(Word::default(), (0, None), 6, Mono::ZERO, rule);
             assert!(walked > 500_000, "{walked}");
         }
     }
@@ -929,6 +1023,39 @@ mod tests {
             let word = Word::default().step(Input::Trip(By::Limit(0)), &first, Mono::ZERO).unwrap();
             assert!(word.step(Input::Elapsed, &then, late).is_none());
             assert_eq!(word.until(&then, late), None);
+        }
+    }
+
+    /// Goal: who tripped a gate is told as it was, up to the last of each kind.
+    #[test]
+    fn every_tripper_is_told() {
+        let all = (0..8).flat_map(|index| [By::Limit(index), By::Detector(index)]);
+        for by in all.chain([By::Hand, By::Detector(20), By::Wider]) {
+            let word = Word::default().step(Input::Trip(by), &rules()[0], Mono::ZERO).unwrap();
+            assert_eq!(word.cause(), Some(Cause::Tripped(by)));
+        }
+        let beyond = Input::Trip(By::Detector(u8::MAX));
+        let word = Word::default().step(beyond, &rules()[0], Mono::ZERO).unwrap();
+        assert_eq!(word.cause(), Some(Cause::Tripped(By::Detector(20))));
+    }
+
+    /// Goal: a trip with an end that lies below a kill ends then, and does not come back when its end comes round as one ahead, though the
+    /// gate stays killed for weeks.
+    #[test]
+    fn a_trip_below_a_long_kill_ends_once() {
+        let [_, rule, _] = rules();
+        let day = Span::from_secs(86_400);
+        let tripped = Word::default().step(Input::Trip(By::Limit(3)), &rule, Mono::ZERO).unwrap();
+        let mut word = tripped.step(Input::Kill(KillLevel::Cut), &rule, Mono::ZERO).unwrap();
+        let lift = Input::Lift(word.epoch(), LiftTo::Armed);
+        assert!(word.awaits_time(&rule));
+        assert_eq!(word.trip_below(&rule, Mono::ZERO), tripped.cause());
+        let mut now = Mono::ZERO;
+        for _ in 0..40 {
+            now = now.plus(day);
+            word = word.step(Input::Elapsed, &rule, now).unwrap_or(word);
+            assert!(!word.awaits_time(&rule));
+            assert_eq!(word.step(lift, &rule, now).unwrap().state(), State::Armed);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::breaker::Breaker;
 use crate::cell::Gate;
-use crate::counts::ScopeCounts;
+use crate::counts::Ended;
 use crate::detect::judge::{Facts, Judge, Sight};
 use crate::detect::surge::Crowd;
 use crate::detect::{
@@ -20,7 +20,8 @@ use crate::scope::{KeyHash, Level, Scope};
 use crate::tally::Tally;
 use crate::time::{Mono, Span};
 
-/// What a detector found, and where. One that tripped a gate comes with the transition of the same place whose cause names it.
+/// What a detector found, and where. One that tripped a gate comes with the transition of the same place whose cause names it,
+/// or of a key of that scope whose cause is [`By::Wider`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Finding {
     /// Whose detector it is: its index among the detectors of this scope, or of the keys of this dimension.
@@ -34,6 +35,7 @@ pub struct Finding {
 
 /// What the detectors of one place learned, to be saved and restored.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LearnedAt {
     /// The named scope, or the one that declares the dimension.
     pub scope: Scope,
@@ -89,7 +91,7 @@ struct Seat {
     /// When a child's trip was last counted.
     trips: BTreeMap<(usize, usize), Mono>,
     /// What the scope had counted at the last look.
-    fed: ScopeCounts,
+    fed: Ended,
 }
 
 impl Judges {
@@ -113,7 +115,7 @@ impl Judges {
         for moved in moves {
             let Some((area, cell)) = found_at(breaker, moved.place) else { continue };
             match (moved.to, moved.cause) {
-                (State::Tripped, Some(Cause::Tripped(By::Detector(_)))) => {
+                (State::Tripped, Some(Cause::Tripped(By::Detector(_) | By::Wider))) => {
                     self.cut_off.insert((area, cell));
                 }
                 (State::Tripped, _) => {}
@@ -131,6 +133,11 @@ impl Judges {
                 named.seat.child_tripped((area, cell), moved.at);
             }
         }
+    }
+
+    /// Hears that a cell has another key by now: it cuts nobody off any more.
+    pub(crate) fn forget(&mut self, cell: (usize, usize)) {
+        self.cut_off.remove(&cell);
     }
 
     /// Takes what was found.
@@ -194,11 +201,15 @@ impl Judges {
         saved: &[LearnedAt],
         away: Span,
         now: Mono,
+        knows_keys: bool,
     ) -> Vec<(usize, LearnedError)> {
         self.plan(breaker, policy, now);
         let mut refused = Vec::new();
         for (index, saved) in saved.iter().enumerate() {
-            if let Err(error) = self.relearn_one(breaker, policy, saved, away, now) {
+            if saved.key.is_some() && !knows_keys {
+                let problem = "is of a key that was hashed under another seed".to_owned();
+                refused.push((index, LearnedError { problem }));
+            } else if let Err(error) = self.relearn_one(breaker, policy, saved, away, now) {
                 refused.push((index, error));
             }
         }
@@ -250,7 +261,7 @@ impl Judges {
             let old = old.map(|at| old_named.swap_remove(at).seat);
             let wider = wider_of(policy, &rules.scope);
             let children = children_of(policy, scope);
-            let new = Judge::for_scope(Arc::new(tally.rules().clone()), now);
+            let new = Judge::for_scope(Arc::clone(tally.rules()), now);
             let seat = Seat::taken_over(tally, old, new, 1, now);
             self.named.push(NamedSeat { scope, cell: rules.cell, wider, children, seat });
         }
@@ -263,7 +274,7 @@ impl Judges {
             let mut wider = wider_of(policy, &parent.scope);
             wider.push(parent.cell);
             let cells = table_of(breaker, rules).map_or(0, Table::cells);
-            let new = Judge::for_cells(Arc::new(tally.rules().clone()), cells, now);
+            let new = Judge::for_cells(Arc::clone(tally.rules()), cells, now);
             let seat = Seat::taken_over(tally, old, new, cells, now);
             self.keys.push(KeySeat { dimension, table: rules.table, wider, seat });
         }
@@ -276,6 +287,11 @@ impl Judges {
             && let Some(crowd) = all.seat.judge.crowd(counts(&all.seat))
         {
             return Some(crowd);
+        }
+        // Beside what is alone there is no crowd.
+        let counting = |named: &&NamedSeat| named.seat.tally.hears_offers();
+        if self.named.iter().filter(counting).count() < 2 {
+            return None;
         }
         let is_route = |named: &&NamedSeat| {
             policy.scopes.get(named.scope).is_some_and(|rules| rules.level == Level::Route)
@@ -328,7 +344,7 @@ impl Judges {
             && seat.tally.is_fed_by_counts()
             && let Some(counts) = &rules.rules.counts
         {
-            seat.feed(counts.read());
+            seat.feed(counts.read().ended());
         }
         let mut found = Vec::new();
         let by_calls = seat.tally.sweep(&mut seat.judge, ROWS, |_| facts, now, &mut found);
@@ -415,7 +431,7 @@ impl Seat {
     }
 
     /// Tells the tally what its scope counted since the last look.
-    fn feed(&mut self, counts: ScopeCounts) {
+    fn feed(&mut self, counts: Ended) {
         let before = std::mem::replace(&mut self.fed, counts);
         let good = counts.good.wrapping_sub(before.good);
         let slow = counts.slow.wrapping_sub(before.slow);

@@ -1,7 +1,7 @@
 //! The bounded table of one key dimension: which slot belongs to which key; it never sees a label, and knows no rule but the gate's.
 //!
-//! A key's slot stands in one bucket of 16. Finding a known key is a lock-free scan of the bucket, from a place that
-//! the key's hash says, so that it mostly ends at the first slot and touches one cache line: the tag and the
+//! A key's slot stands in one bucket of 32. Finding a known key is a lock-free scan of the bucket, from a line of memory that
+//! the key's hash says, so that it mostly ends in that line of four and touches no other: the tag and the
 //! one-word memory of a limit stand together. Gates stand apart, and a bit for each bucket says whether any of its gates was ever
 //! moved: while it says no, none is read. The first sight of a key takes the bucket's lock and claims an empty slot, or
 //! one that is *indistinguishable from fresh* (gate armed, no strikes, no override, all limits idle), which
@@ -62,8 +62,8 @@ pub(crate) struct Kept {
 
 /// The keys of one dimension.
 pub(crate) struct Table {
-    /// The last is shared by calls whose key has none.
-    slots: Box<[Slot]>,
+    /// By lines; the first of the last is shared by calls whose key has none.
+    lines: Box<[Line]>,
     gates: Box<[Gate]>,
     /// When a slot's limits were spent for what others had, in nanoseconds; 0 for never.
     spent: Box<[AtomicU64]>,
@@ -78,6 +78,19 @@ pub(crate) struct Table {
     turned_away: AtomicU64,
     /// What the rate of first sights is charged to.
     sights: AtomicU64,
+    /// For each bucket: calls of its keys that hold a place in flight in the shared slot.
+    flying: Box<[AtomicU64]>,
+}
+
+/// Slots that one line of the processor's memory holds.
+#[repr(align(64))]
+struct Line([Slot; LINE]);
+
+/// The line in which a key's scan begins, and its tags as they were read.
+pub(crate) struct Reached<'a> {
+    at: usize,
+    line: &'a Line,
+    tags: [u64; LINE],
 }
 
 /// What a decision on a key reads and writes.
@@ -137,7 +150,7 @@ impl Table {
         let lock =
             || Mutex::new(Lock { kept: Arc::clone(&kept), spent: None, budgets_spent: None });
         Table {
-            slots: (0..=cells).map(|_| Slot::new()).collect(),
+            lines: (0..=cells / LINE).map(|_| Line::new()).collect(),
             gates: (0..cells).map(|_| Gate::new()).collect(),
             spent: (0..cells).map(|_| AtomicU64::new(0)).collect(),
             stirred: (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
@@ -149,6 +162,7 @@ impl Table {
             evicted: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
             sights: AtomicU64::new(0),
+            flying: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -218,14 +232,21 @@ impl Table {
     /// A slot's gate as it stands. While no gate of its bucket was ever moved, none is read.
     #[inline]
     pub(crate) fn word(&self, cell: usize) -> Option<Word> {
+        if self.is_stirred(cell) {
+            Some(self.gates.get(cell)?.word())
+        } else {
+            Some(Word::default())
+        }
+    }
+
+    /// Whether a gate of a slot's bucket was ever moved.
+    #[inline(always)]
+    fn is_stirred(&self, cell: usize) -> bool {
         let bucket = cell / WAYS;
         // ordering: relaxed. Who moves a gate stirs its bucket before, so that after a kill returned every later look sees
         // both; the last look orders its loads after its mark by a fence of its own, as the killer does its stores.
-        let stirred = self.stirred.get(bucket / 64)?.load(Ordering::Relaxed);
-        if stirred >> (bucket % 64) & 1 == 0 {
-            return Some(Word::default());
-        }
-        Some(self.gates.get(cell)?.word())
+        let stirred = self.stirred.get(bucket / 64).map(|word| word.load(Ordering::Relaxed));
+        stirred.is_some_and(|stirred| stirred >> (bucket % 64) & 1 == 1)
     }
 
     /// Whether a limit of a slot, which recovers so fast, is still spent for what others had: such a key is refused, and never
@@ -256,7 +277,7 @@ impl Table {
     pub(crate) fn row<'a>(&'a self, rows: &'a Rows, cell: usize) -> Option<Row<'a>> {
         match rows {
             Rows::Inline(column) => {
-                let head = self.slots.get(cell)?.inline.get(*column)?;
+                let head = self.slot(cell)?.inline.get(*column)?;
                 Some(Row { head, rest: &[] })
             }
             Rows::Beside(charges) => charges.row(cell),
@@ -265,7 +286,8 @@ impl Table {
 
     /// Empties one inline column, which nobody charges.
     pub(crate) fn clear(&self, column: usize) {
-        for word in self.slots.iter().filter_map(|slot| slot.inline.get(column)) {
+        let slots = self.lines.iter().flat_map(|line| &line.0);
+        for word in slots.filter_map(|slot| slot.inline.get(column)) {
             // ordering: relaxed, for nobody looks at the column yet.
             word.store(0, Ordering::Relaxed);
         }
@@ -274,23 +296,73 @@ impl Table {
     /// Whose slot it is.
     pub(crate) fn tag(&self, cell: usize) -> Option<KeyHash> {
         // ordering: acquire, to pair with the claim's release: what its last tenant left is seen.
-        match self.slots.get(cell)?.tag.load(Ordering::Acquire) {
+        match self.slot(cell)?.tag.load(Ordering::Acquire) {
             EMPTY => None,
             hash => Some(KeyHash::new(hash)),
         }
     }
 
-    /// A known key's slot. Lock-free.
     #[inline]
+    fn slot(&self, cell: usize) -> Option<&Slot> {
+        self.lines.get(cell / LINE)?.0.get(cell % LINE)
+    }
+
+    /// Reads the tags of the line in which a key's scan begins, and no more: what is read here is not waited for later.
+    #[inline(always)]
+    pub(crate) fn reach(&self, key: KeyHash) -> Option<Reached<'_>> {
+        self.read(self.line_of(key))
+    }
+
+    #[inline(always)]
+    fn read(&self, at: usize) -> Option<Reached<'_>> {
+        let line = self.lines.get(at)?;
+        // ordering: acquire, to pair with the claim's release.
+        let tags = line.0.each_ref().map(|slot| slot.tag.load(Ordering::Acquire));
+        Some(Reached { at, line, tags })
+    }
+
+    /// A reached key's slot with its inline word; `None` if it has none, or if a gate of its bucket was ever moved.
+    #[inline(always)]
+    pub(crate) fn quiet<'a>(
+        &'a self,
+        key: KeyHash,
+        reached: &Reached<'a>,
+    ) -> Option<(usize, Row<'a>)> {
+        let (cell, slot) = match reached.way_of(key) {
+            Some(way) => (reached.at * LINE + way, reached.line.0.get(way)?),
+            None => {
+                let cell = self.find_beyond(key)?;
+                (cell, self.slot(cell)?)
+            }
+        };
+        if self.is_stirred(cell) {
+            return None;
+        }
+        let [head] = &slot.inline;
+        Some((cell, Row { head, rest: &[] }))
+    }
+
+    /// A known key's slot. Lock-free.
+    #[inline(always)]
     pub(crate) fn find(&self, key: KeyHash) -> Option<usize> {
-        let (bucket, start) = self.home(key);
-        for step in 0..WAYS {
-            let cell = bucket + way(start, step);
-            // ordering: acquire, to pair with the claim's release.
-            match self.slots.get(cell)?.tag.load(Ordering::Acquire) {
-                hash if hash == key.as_u64() => return Some(cell),
-                EMPTY => return None,
-                _ => {}
+        let reached = self.reach(key)?;
+        match reached.way_of(key) {
+            Some(way) => Some(reached.at * LINE + way),
+            None => self.find_beyond(key),
+        }
+    }
+
+    /// As [`Table::find`], for a key that does not stand in the line where its scan begins.
+    #[inline(never)]
+    fn find_beyond(&self, key: KeyHash) -> Option<usize> {
+        let first = self.line_of(key);
+        for step in 0..WAYS / LINE {
+            let line = self.read(first ^ step)?;
+            if let Some(way) = line.way_of(key) {
+                return Some(line.at * LINE + way);
+            }
+            if line.has_room() {
+                return None;
             }
         }
         None
@@ -321,8 +393,7 @@ impl Table {
         if let Some(cell) = self.find(key) {
             return Some(cell);
         }
-        let idle = || self.idle(key, OPEN, &lock.kept, now);
-        let room = self.empty(key, OPEN).or_else(idle);
+        let room = self.room(key, &lock, now);
         let turned_away = room.is_some() && !self.welcomes(&lock.kept, now);
         if COUNTS && turned_away {
             // ordering: relaxed, for a count stands alone.
@@ -333,14 +404,51 @@ impl Table {
         Some(cell)
     }
 
-    /// A call of a key without a slot is about to be charged to the shared one: what it takes there, it must not have again
-    /// of its own as soon as there is one. A call that is refused there takes nothing, and marks nothing: a flood
-    /// spends no more buckets than the shared slot admits calls.
+    /// Charges a call of a key without a slot to the shared one; `charge` says whether it took a place in flight there. What the
+    /// call takes, its key must not have again of its own as soon as there is a slot. A call that is refused takes
+    /// nothing, and marks nothing: a flood spends no more buckets than the shared slot admits calls.
+    ///
+    /// # Errors
+    /// The key's slot, if it has one by now; then nothing was charged.
     #[cold]
-    pub(crate) fn share(&self, key: KeyHash, now: Mono) {
-        if let Some(lock) = self.locks.get(self.bucket_of(key)) {
-            lock.lock().spend(now);
+    pub(crate) fn share<B>(
+        &self,
+        key: KeyHash,
+        now: Mono,
+        charge: impl FnOnce() -> Result<bool, B>,
+    ) -> Result<Result<bool, B>, usize> {
+        let bucket = self.bucket_of(key);
+        let (Some(lock), Some(flying)) = (self.locks.get(bucket), self.flying.get(bucket)) else {
+            return Ok(charge());
+        };
+        let mut lock = lock.lock();
+        if let Some(cell) = self.find(key) {
+            return Err(cell);
         }
+        let charged = charge();
+        if let Ok(flies) = charged {
+            lock.spend(now);
+            // ordering: relaxed, for whoever gives slots away holds this lock.
+            flying.fetch_add(u64::from(flies), Ordering::Relaxed);
+        }
+        Ok(charged)
+    }
+
+    /// A call that took a place in flight in the shared slot gave it back.
+    pub(crate) fn land(&self, key: KeyHash) {
+        if let Some(flying) = self.flying.get(self.bucket_of(key)) {
+            // ordering: release, so that who sees none in flight sees their places given back.
+            flying.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// A slot that a key without one may have: an empty one or an idle one. While calls of its bucket hold places in flight
+    /// in the shared slot there is none: some of them may be the key's own, which it would have twice.
+    fn room(&self, key: KeyHash, lock: &Lock, now: Mono) -> Option<usize> {
+        // ordering: acquire, to pair with the release of the call that ended last.
+        let flying = self.flying.get(self.bucket_of(key))?.load(Ordering::Acquire);
+        let idle = || self.idle(key, OPEN, &lock.kept, now);
+        if flying > 0 { None } else { self.empty(key, OPEN).or_else(idle) }
     }
 
     /// Whether one more key may be seen for the first time.
@@ -359,8 +467,7 @@ impl Table {
     ) -> Option<T> {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         let cell = self.find(key).or_else(|| {
-            let idle = || self.idle(key, OPEN, &lock.kept, now);
-            let cell = self.empty(key, OPEN).or_else(idle)?;
+            let cell = self.room(key, &lock, now)?;
             self.give(cell, key, &lock, now);
             Some(cell)
         })?;
@@ -456,13 +563,15 @@ impl Table {
         Some(moved)
     }
 
-    /// The first slot of a key's bucket, and where in it a scan for the key begins.
-    fn home(&self, key: KeyHash) -> (usize, usize) {
-        let low = key.as_u64() & 0xffff_ffff;
-        let start = usize::try_from((low * OPEN_WAYS) >> 32).unwrap_or(0);
-        (self.bucket_of(key) * WAYS, start)
+    /// The line in which a scan for a key begins.
+    #[inline(always)]
+    fn line_of(&self, key: KeyHash) -> usize {
+        // Eight lines at most, so this fits.
+        let low = usize::try_from(key.as_u64() % LINES).unwrap_or(0);
+        self.bucket_of(key) * (WAYS / LINE) + low
     }
 
+    #[inline(always)]
     fn bucket_of(&self, key: KeyHash) -> usize {
         let wide = u128::from(key.as_u64()) * (self.buckets as u128);
         usize::try_from(wide >> 64).unwrap_or(0)
@@ -470,12 +579,25 @@ impl Table {
 
     /// The slots of a key's bucket, in the order of its scan.
     fn ways(&self, key: KeyHash) -> impl DoubleEndedIterator<Item = usize> {
-        let (bucket, start) = self.home(key);
-        (0..WAYS).map(move |step| bucket + way(start, step))
+        let line = self.line_of(key);
+        let (bucket, line) = (line / (WAYS / LINE) * WAYS, line % (WAYS / LINE));
+        SCANS.get(line).into_iter().flatten().map(move |way| bucket + way)
     }
 
-    /// The first empty one among so many slots of a key's scan.
+    /// The slot that a key has if it was free when the key was first seen. Who keeps more for a slot may so ask for it before the
+    /// slot is read.
+    #[inline(always)]
+    pub(crate) fn likely(&self, key: KeyHash) -> usize {
+        let way = usize::try_from(key.as_u64() / LINES % CHOICES).unwrap_or(0);
+        self.line_of(key) * LINE + way
+    }
+
+    /// The likely slot if it is empty, else the first empty one among so many slots of a key's scan.
     fn empty(&self, key: KeyHash, among: usize) -> Option<usize> {
+        let likely = self.likely(key);
+        if !is_kept(likely % WAYS) && self.tag(likely).is_none() {
+            return Some(likely);
+        }
         self.ways(key).take(among).find(|&cell| self.tag(cell).is_none())
     }
 
@@ -502,7 +624,18 @@ impl Table {
     /// Takes the slot of a busy key that is neither blocked nor on probation.
     fn evict(&self, key: KeyHash, lock: &mut Lock, rule: &TripRule, now: Mono) -> Option<usize> {
         let armed = |cell: usize| self.gate(cell).filter(|gate| gate.word().is_armed());
-        let (cell, gate) = self.ways(key).find_map(|cell| Some((cell, armed(cell)?)))?;
+        let all = || self.ways(key).filter_map(|cell| Some((cell, armed(cell)?)));
+        // Rather one that has nothing in flight: places stay with the slot in which they were taken, and its key could take as many
+        // again elsewhere.
+        let flies = |cell: usize| {
+            lock.kept.limits.iter().any(|charged| {
+                matches!(charged.limit, Limit::InFlight(_))
+                    && self
+                        .row(&charged.rows, cell)
+                        .is_none_or(|row| !row.is_idle(charged.limit, now))
+            })
+        };
+        let (cell, gate) = all().find(|(cell, _)| !flies(*cell)).or_else(|| all().next())?;
         // Strikes and overrides of the key that is evicted are not the newcomer's; its debts stay, which is
         // stricter.
         let _ = gate.step(Input::Reset, rule, now);
@@ -542,7 +675,7 @@ impl Table {
 
     /// Writes a key's tag; under the lock.
     fn give(&self, cell: usize, key: KeyHash, lock: &Lock, now: Mono) {
-        let Some(slot) = self.slots.get(cell) else { return };
+        let Some(slot) = self.slot(cell) else { return };
         // ordering: relaxed, for only holders of this lock write tags.
         if slot.tag.load(Ordering::Relaxed) == EMPTY {
             // ordering: relaxed, for a count stands alone.
@@ -562,11 +695,33 @@ impl Table {
     }
 }
 
+impl Reached<'_> {
+    /// Where in the line a key stands. The tags are compared without a branch between them: which of them it is no predictor
+    /// could guess.
+    #[inline(always)]
+    fn way_of(&self, key: KeyHash) -> Option<usize> {
+        let matches = |(bit, tag): (u32, u64)| u32::from(tag == key.as_u64()) << bit;
+        let found = (0..).zip(self.tags).map(matches).fold(0_u32, |all, bit| all | bit);
+        if found == 0 { None } else { usize::try_from(found.trailing_zeros()).ok() }
+    }
+
+    /// Whether an open slot is empty, so that no key was ever driven on to the next line.
+    fn has_room(&self) -> bool {
+        (self.at * LINE..).zip(self.tags).any(|(cell, tag)| tag == EMPTY && !is_kept(cell % WAYS))
+    }
+}
+
 impl Lock {
     /// Newcomers start spent from now on.
     fn spend(&mut self, now: Mono) {
         self.spent = self.spent.max(Some(now));
         self.budgets_spent = self.budgets_spent.max(Some(now));
+    }
+}
+
+impl Line {
+    fn new() -> Line {
+        Line(std::array::from_fn(|_| Slot::new()))
     }
 }
 
@@ -576,17 +731,29 @@ impl Slot {
     }
 }
 
-/// The slot that a scan meets at a step: round the open ones from its start, then those kept for orders.
-#[inline]
-const fn way(start: usize, step: usize) -> usize {
-    let at = start + step;
-    if step >= OPEN {
-        step
-    } else if at < OPEN {
-        at
-    } else {
-        at - OPEN
+/// The slots of a bucket in the order of a scan that begins in this line: line by line, a neighbour first, since the processor
+/// fetches lines by twos. The slots kept for orders, each the last of every fourth line, come when all others have.
+const fn scan(line: usize) -> [usize; WAYS] {
+    let mut ways = [0; WAYS];
+    let (mut open, mut kept) = (0, OPEN);
+    let mut step = 0;
+    while step < WAYS {
+        let way = (step / LINE ^ line) * LINE + step % LINE;
+        if is_kept(way) {
+            ways[kept] = way;
+            kept += 1;
+        } else {
+            ways[open] = way;
+            open += 1;
+        }
+        step += 1;
     }
+    ways
+}
+
+/// Whether a slot of a bucket is kept for orders.
+const fn is_kept(way: usize) -> bool {
+    OPEN < WAYS && way % (4 * LINE) == 4 * LINE - 1
 }
 
 /// Slots of a table for so many keys.
@@ -602,19 +769,36 @@ fn buckets(keys: usize) -> usize {
 pub(crate) const INLINE: usize = 1;
 /// Slots in a bucket; two in models, which must try everything.
 #[cfg(not(loom))]
-const WAYS: usize = 16;
+const WAYS: usize = 32;
 #[cfg(loom)]
 const WAYS: usize = 2;
 /// Slots of a bucket that any key may claim; the others are kept for orders.
 #[cfg(not(loom))]
-const OPEN: usize = 14;
+const OPEN: usize = 30;
 #[cfg(loom)]
 const OPEN: usize = 2;
-const OPEN_WAYS: u64 = OPEN as u64;
+/// Slots in a line.
+#[cfg(not(loom))]
+const LINE: usize = 4;
+#[cfg(loom)]
+const LINE: usize = 2;
+/// Lines in a bucket.
+const LINES: u64 = (WAYS / LINE) as u64;
+/// Slots of its line among which a key's hash chooses the likely one; in models it is the first.
+#[cfg(not(loom))]
+const CHOICES: u64 = LINE as u64;
+#[cfg(loom)]
+const CHOICES: u64 = 1;
+/// Each line's scan.
+#[cfg(not(loom))]
+const SCANS: [[usize; WAYS]; WAYS / LINE] =
+    [scan(0), scan(1), scan(2), scan(3), scan(4), scan(5), scan(6), scan(7)];
+#[cfg(loom)]
+const SCANS: [[usize; WAYS]; WAYS / LINE] = [scan(0)];
 const EMPTY: u64 = 0;
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Slot>() == 16, "four slots share a cache line");
+const _: () = assert!(size_of::<Line>() == 64 && WAYS % LINE == 0, "four slots fill a line");
 
 #[cfg(all(test, loom))]
 mod models {
@@ -871,8 +1055,8 @@ mod tests {
     /// Goal: tables round up to whole buckets, and spread keys over all of them.
     #[test]
     fn keys_spread_over_whole_buckets() {
-        assert_eq!([0, 1, 16, 17].map(cells_for), [16, 16, 16, 32]);
-        let table = Table::new(64 * 16);
+        assert_eq!([0, 1, 32, 33].map(cells_for), [32, 32, 32, 64]);
+        let table = Table::new(64 * 32);
         let mut used = std::collections::BTreeSet::new();
         for number in 1..2_000_u64 {
             // A multiplicative spread stands in for the seeded hash.
@@ -899,7 +1083,7 @@ mod tests {
             assert_eq!(table.find(victim), Some(cell));
         }
         // The last two are kept for orders.
-        assert_eq!((table.held(), table.cells()), (14, 16));
+        assert_eq!((table.held(), table.cells()), (30, 32));
     }
 
     /// Goal: a key that was given an idle slot is found there. A bucket keeps two empty slots for orders, so newcomers are
@@ -917,7 +1101,7 @@ mod tests {
                 assert_eq!(table.find(key), cell);
                 assert_eq!(table.find_or_claim(key, Mono::ZERO), cell);
             }
-            assert_eq!(table.held(), 14);
+            assert_eq!(table.held(), 30);
         }
     }
 }

@@ -40,9 +40,9 @@ mod tally;
 pub mod time;
 
 pub use breaker::{
-    Breaker, Call, Capacity, DimensionUsage, KeyUsage, LimitUsage, Missed, OrderError, Restart,
-    Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey, SavedLimit,
-    SavedScope, SavedState, ScopeOrKey, Seed, Stamp, Standing, Why,
+    Breaker, Call, Capacity, DimensionUsage, Gates, KeyUsage, LimitUsage, Missed, OrderError,
+    Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
+    SavedLimit, SavedScope, SavedState, SavedWhole, ScopeOrKey, Seed, Stamp, Standing, Why,
 };
 #[cfg(all(feature = "std", not(loom)))]
 pub use clock::{ClockSource, MonotonicClock};
@@ -58,7 +58,7 @@ pub use gate::LiftTo;
 pub use judges::{Finding, LearnedAt};
 pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{
-    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, Newcomers,
+    Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, Missing, Newcomers,
     OnBreach, Policy, PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,
 };
 pub use scope::{KeyHash, Level, Scope, ScopeError};

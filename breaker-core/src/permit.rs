@@ -192,7 +192,9 @@ impl<'a> Permit<'a> {
     /// What the last look needs.
     #[must_use]
     pub fn pass(&self) -> Pass {
-        let cells = self.route.cells;
+        // By another breaker's policy it leads to no gate, and the last look denies.
+        let ours = self.breaker.owns(self.policy);
+        let cells = if ours { self.route.cells } else { [NO_CELL; NAMED] };
         let mut named = [NamedSeat { cell: 0, epoch: 0, shadow: false }; NAMED];
         for ((bit, seat), (cell, epoch)) in
             (0..).zip(&mut named).zip(cells.into_iter().zip(self.ticket.epochs))
@@ -271,7 +273,8 @@ impl Ticket {
         breaker: &'a Breaker,
         policy: &'a Policy,
     ) -> Result<Permit<'a>, Ticket> {
-        match policy.route_at(self.route).filter(|_| self.policy == policy.number) {
+        let known = self.policy == policy.number && breaker.owns(policy);
+        match policy.route_at(self.route).filter(|_| known) {
             Some(route) => Ok(Permit { breaker, policy, route, ticket: self, shadowed: None }),
             None => Err(self),
         }

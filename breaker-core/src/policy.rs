@@ -15,6 +15,7 @@ use crate::limit::rate::Plain;
 use crate::limit::{Limit, makes_idle};
 use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope, check_name};
+use crate::sync::unique;
 use crate::tally::Tally;
 use crate::time::Span;
 
@@ -98,12 +99,27 @@ pub struct KeySpec {
     pub detectors: Vec<DetectorSpec>,
     /// Keys that have limits of their own instead.
     pub overrides: Vec<KeyOverride>,
+    /// What becomes of calls that lack the key.
+    pub missing: Missing,
     /// How many keys may be seen for the first time, if that is bounded. Keys beyond it share the dimension's overflow cell
     /// until they are seen again in calmer times: a flood of fresh keys then cannot fill the table.
     pub newcomers: Option<Newcomers>,
     /// Whether budgets start spent after a crash. Else they come from what was saved last, and what passed after that is
     /// forgotten.
     pub spent_after_crash: bool,
+}
+
+/// How a call is judged that lacks the key of a dimension.
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case", deny_unknown_fields))]
+pub enum Missing {
+    /// All such calls are one key, with a cell of its own: to leave the key out is no way around the dimension. No label is that
+    /// key; orders name it by [`Scope::missing_key`](crate::Scope::missing_key), as in `/pay/account=!`.
+    #[default]
+    Share,
+    /// The dimension does not judge them.
+    Skip,
 }
 
 /// First sights of keys: `count` per `per`, at most `burst` at once.
@@ -199,7 +215,7 @@ pub enum Unit {
     /// Each call is one.
     #[default]
     Calls,
-    /// Each call is its weight: notional, bytes, tokens. See `Call::weighing`.
+    /// Each call is its weight: notional, bytes, tokens. One that is not weighed is refused: see `Call::weighing`.
     Weight,
 }
 
@@ -259,10 +275,13 @@ pub struct PolicyError {
     pub hint: String,
 }
 
-/// All rules, compiled; belongs to the breaker that compiled it.
+/// All rules, compiled; belongs to the breaker that compiled it. Another takes no orders by it: what a decision by it
+/// lets pass there is charged to the policy's own memory, and no last look lets it out.
 pub struct Policy {
-    /// Its number among all that its breaker compiled.
+    /// Its number among all of this process.
     pub(crate) number: u32,
+    /// The number of the breaker that compiled it.
+    pub(crate) breaker: u32,
     /// `/`, then the groups, then the routes, in the order of the spec.
     pub(crate) scopes: Box<[ScopeRules]>,
     pub(crate) dimensions: Box<[KeyRules]>,
@@ -309,6 +328,8 @@ pub(crate) struct KeyRules {
     pub(crate) keys: Arc<Table>,
     /// Its index among the dimensions of any route that has it.
     pub(crate) index: u8,
+    /// The key of calls that have none.
+    pub(crate) missing: Option<KeyHash>,
     /// Whether a key's first call claims a slot: it has limits or detectors.
     pub(crate) claims: bool,
     pub(crate) rules: Rules,
@@ -372,12 +393,16 @@ pub(crate) struct RouteRules {
     /// The cells of the same, by number and as they are.
     pub(crate) cells: [u32; NAMED],
     pub(crate) gates: [Arc<Cell>; NAMED],
+    /// No named scope of the lineage is in shadow mode.
+    pub(crate) enforced: bool,
     /// Who hears the end of every call.
     pub(crate) hears_all: Due,
     /// Indexes into `Policy::dimensions`: global's, the group's, the route's.
     pub(crate) dimensions: Box<[usize]>,
     /// Its only charge, if that is a plain rate.
     pub(crate) plain: Option<PlainRate>,
+    /// Its only charge, if that is a plain rate of its only key.
+    pub(crate) keyed: Option<KeyedRate>,
     /// What the short way through a decision needs, if this route can take it.
     pub(crate) short: Option<Short>,
     /// Bits of the limits (eight for each seat of the lineage) that hear how a call ended.
@@ -396,6 +421,10 @@ pub(crate) struct Short {
     pub(crate) charges: Box<[Charge]>,
     /// More than one of them cannot be undone, or one moves with time: all are looked at before the first is charged.
     pub(crate) looks_first: bool,
+    /// Detectors that hear each offer, the narrower first.
+    pub(crate) hearings: Box<[Hearing]>,
+    /// A charge cannot be undone: detectors are asked before it is made whether they would find something.
+    pub(crate) asks_first: bool,
     /// The only charge, if it counts the calls of a named scope and there are no keys.
     pub(crate) lone: Option<Lone>,
 }
@@ -404,6 +433,15 @@ pub(crate) struct Short {
 pub(crate) struct PlainRate {
     pub(crate) rate: Plain,
     pub(crate) charges: Arc<Charges>,
+    /// Its bit.
+    pub(crate) charged: u64,
+}
+
+/// One rate of one key's calls and nothing more.
+pub(crate) struct KeyedRate {
+    pub(crate) rate: Plain,
+    pub(crate) table: Arc<Table>,
+    pub(crate) number: u8,
     /// Its bit.
     pub(crate) charged: u64,
 }
@@ -425,7 +463,20 @@ pub(crate) struct ShortKey {
     pub(crate) table: Arc<Table>,
     pub(crate) number: u8,
     pub(crate) index: u8,
+    /// The key of calls that have none.
+    pub(crate) missing: Option<KeyHash>,
     pub(crate) claims: bool,
+    /// Its keys have detectors, so each call is a vote for its key.
+    pub(crate) votes: bool,
+    /// What hears each offer to a key.
+    pub(crate) hears: Option<Arc<Tally>>,
+}
+
+/// Detectors that hear each offer to their scope.
+pub(crate) struct Hearing {
+    pub(crate) tally: Arc<Tally>,
+    /// Which seat of the lineage.
+    pub(crate) seat: u8,
 }
 
 /// One plain charge.
@@ -562,6 +613,7 @@ impl Default for KeySpec {
             mode: Mode::Enforce,
             detectors: Vec::new(),
             overrides: Vec::new(),
+            missing: Missing::Share,
             newcomers: None,
             spent_after_crash: false,
         }
@@ -574,6 +626,17 @@ impl Short {
         let Limit::Rate(rate) = lone.limit else { return None };
         let (rate, charged) = (rate.plain()?, lone.charged);
         Some(PlainRate { rate, charges: Arc::clone(&lone.charges), charged })
+    }
+
+    fn keyed(&self) -> Option<KeyedRate> {
+        let ([key], [only], []) = (&*self.keys, &*self.charges, &*self.hearings) else {
+            return None;
+        };
+        let Charged::Key(0, Rows::Inline(0)) = only.at else { return None };
+        let Limit::Rate(rate) = only.limit else { return None };
+        let charged = limit_bit(only.seat, u32::from(only.index));
+        let (rate, table) = (rate.plain()?, Arc::clone(&key.table));
+        Some(KeyedRate { rate, table, number: key.number, charged })
     }
 }
 
@@ -617,6 +680,13 @@ impl RouteRules {
     pub(crate) fn count_denial(&self, denial: &Denial) {
         let throttled = matches!(denial.cause, Cause::Limit(_));
         self.count(if throttled { Count::Throttled } else { Count::Blocked });
+    }
+}
+
+impl LimitRule {
+    /// Whether it counts what is in flight in the slots of a table.
+    pub(crate) fn flies_in_table(&self) -> bool {
+        matches!((self.limit, &self.memory), (Limit::InFlight(_), Memory::Keys(_)))
     }
 }
 
@@ -735,7 +805,7 @@ impl Policy {
     }
 
     pub(crate) fn new(
-        number: u32,
+        breaker: u32,
         scopes: Vec<ScopeRules>,
         dimensions: Vec<KeyRules>,
         routes: Vec<RouteRules>,
@@ -746,7 +816,8 @@ impl Policy {
         let by_table =
             dimensions.iter().enumerate().map(|(index, rules)| (rules.table, index)).collect();
         let mut policy = Policy {
-            number,
+            number: unique(),
+            breaker,
             scopes: scopes.into(),
             dimensions: dimensions.into(),
             routes: routes.into(),
@@ -759,7 +830,12 @@ impl Policy {
             route.cells = route.lineage.map(|scope| policy.scopes.get(scope).map_or(0, |s| s.cell));
             route.short = policy.short(route);
             route.plain = route.short.as_ref().and_then(Short::plain);
+            route.keyed = route.short.as_ref().and_then(Short::keyed);
             route.hears = policy.hears(route);
+            let enforces = |&scope: &usize| {
+                policy.scopes.get(scope).is_some_and(|scope| scope.rules.mode == Mode::Enforce)
+            };
+            route.enforced = route.lineage.iter().all(enforces);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
             let tallies = policy.seats(route).any(|(seat, rules)| rules.hears_ends(seat));
@@ -794,13 +870,13 @@ impl Policy {
 
     /// What the short way through a decision on a route needs, if the route can take it.
     fn short(&self, route: &RouteRules) -> Option<Short> {
-        let mut charges = Vec::new();
+        let (mut charges, mut hearings) = (Vec::new(), Vec::new());
         for (seat, rules) in self.seats(route) {
-            let plain = rules.mode == Mode::Enforce
-                && rules.overrides.is_empty()
-                && rules.tally.as_ref().is_none_or(|tally| !tally.hears_offers());
-            if !plain {
+            if rules.mode != Mode::Enforce || !rules.overrides.is_empty() {
                 return None;
+            }
+            if let Some(tally) = rules.tally.as_ref().filter(|tally| tally.hears_offers()) {
+                hearings.push(Hearing { tally: Arc::clone(tally), seat });
             }
             for (index, rule) in (0..).zip(&rules.limits) {
                 let plain = rule.spec.of == Counting::Admitted
@@ -833,18 +909,32 @@ impl Policy {
         let buckets = charges.iter().any(|charge| matches!(charge.limit, Limit::Buckets(_)));
         let lasting = charges.iter().filter(|charge| !charge.limit.can_undo()).count();
         let looks_first = lasting > 1 || buckets;
+        let asks_first = lasting > 0 || buckets;
+        hearings.reverse();
         let keys = route.dimensions.iter().map(|&dimension| {
             let rules = self.dimensions.get(dimension)?;
-            let (index, claims) = (rules.index, rules.claims);
+            let KeyRules { index, missing, claims, .. } = *rules;
             let number = u8::try_from(rules.table).ok()?;
-            Some(ShortKey { table: Arc::clone(&rules.keys), number, index, claims })
+            let votes = rules.rules.tally.is_some();
+            let hears = rules.rules.tally.clone().filter(|tally| tally.hears_offers());
+            let table = Arc::clone(&rules.keys);
+            Some(ShortKey { table, number, index, missing, claims, votes, hears })
         });
         let keys = keys.collect::<Option<_>>()?;
         let lone = match &*charges {
-            [only] if route.dimensions.is_empty() && !looks_first => only.lone(route.cells),
+            [only] if route.dimensions.is_empty() && !looks_first && hearings.is_empty() => {
+                only.lone(route.cells)
+            }
             _ => None,
         };
-        Some(Short { keys, charges: charges.into(), looks_first, lone })
+        Some(Short {
+            keys,
+            charges: charges.into(),
+            looks_first,
+            hearings: hearings.into(),
+            asks_first,
+            lone,
+        })
     }
 
     /// A bit for each limit of a route's lineage that hears how a call ended: eight for each seat.
@@ -939,6 +1029,7 @@ pub(crate) struct DraftKey {
     pub(crate) parent: usize,
     pub(crate) index: u8,
     pub(crate) recover: Recover,
+    pub(crate) missing: Missing,
     pub(crate) rules: DraftRules,
     /// How many keys may be seen for the first time: a rate.
     pub(crate) newcomers: Option<Limit>,
@@ -1013,6 +1104,8 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 hears_all: Due::Nothing,
                 dimensions,
                 plain: None,
+                keyed: None,
+                enforced: false,
                 short: None,
                 hears: 0,
                 counts: None,
@@ -1076,7 +1169,16 @@ impl Check {
             self.memory(&path, &rules);
             let newcomers = key.newcomers.and_then(|rate| self.newcomers(&path, rate));
             let (name, index, recover) = (key.name.clone(), u8::MAX, key.recover);
-            self.dimensions.push(DraftKey { name, parent, index, recover, rules, newcomers });
+            let missing = key.missing;
+            self.dimensions.push(DraftKey {
+                name,
+                parent,
+                index,
+                recover,
+                missing,
+                rules,
+                newcomers,
+            });
         }
         if spec.keys.len() > MAX_DIMENSIONS {
             let problem = format!("{} key dimensions", spec.keys.len());

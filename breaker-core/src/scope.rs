@@ -5,13 +5,16 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 
 /// A checked path: `/`, `/pay`, `/pay/orders`, `/pay/orders/account=42`, `/pay/account=42`,
-/// `/symbol=EXC`.
+/// `/symbol=EXC`, `/pay/account=!`.
 ///
 /// A segment with `=` is a key, and stands last. Names are 1 to 64 bytes of `[A-Za-z0-9_.-]`, but
 /// neither `.` nor `..`. A key's label is 1 to 256 bytes of anything; in the path it is
-/// percent-encoded where it holds other than ASCII letters, digits and `-._~:@,+*[]()`. Each
+/// percent-encoded where it holds other than ASCII letters, digits and `-._~:@,+*[]()`. `!` in place of a label
+/// names the calls that lack the key: see [`Missing::Share`](crate::Missing::Share). Each
 /// scope has exactly one spelling: parsing brings others into it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
 pub struct Scope(Box<str>);
 
 /// How wide a scope is.
@@ -35,8 +38,10 @@ pub struct ScopeError {
     pub problem: String,
 }
 
-/// The seeded hash of a key's label: all that a decision ever sees of a key. Never zero.
+/// The seeded hash of a key's label: all that a decision ever sees of a key. Never zero, and never that of
+/// [`KeyHash::MISSING`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct KeyHash(NonZeroU64);
 
 impl Scope {
@@ -60,6 +65,7 @@ impl Scope {
         }
         for segment in rest.split('/') {
             scope = match segment.split_once('=') {
+                Some((dimension, MISSING)) => scope.missing_key(dimension)?,
                 Some((dimension, label)) => scope.key(dimension, &decode(label)?)?,
                 None => scope.child(segment)?,
             };
@@ -87,17 +93,10 @@ impl Scope {
     /// A malformed dimension, a label that is empty or longer than 256 bytes, or a parent that is
     /// itself a key.
     pub fn key(&self, dimension: &str, label: &[u8]) -> Result<Scope, ScopeError> {
-        check_name(dimension)?;
-        if self.level() == Level::Key {
-            return Err(ScopeError::new("a key stands last in a path"));
-        }
+        let mut path = self.before_label(dimension)?;
         if label.is_empty() || label.len() > MAX_LABEL {
             return Err(ScopeError::new(format!("a label has 1 to {MAX_LABEL} bytes")));
         }
-        let mut path = String::from(if &*self.0 == "/" { "" } else { &*self.0 });
-        path.push('/');
-        path.push_str(dimension);
-        path.push('=');
         for &byte in label {
             if is_plain(byte) {
                 path.push(char::from(byte));
@@ -105,6 +104,16 @@ impl Scope {
                 path.push_str(&format!("%{byte:02X}"));
             }
         }
+        Ok(Scope(path.into()))
+    }
+
+    /// The key below this scope that stands for all calls that lack it: appends `dimension=!`.
+    ///
+    /// # Errors
+    /// A malformed dimension, or a parent that is itself a key.
+    pub fn missing_key(&self, dimension: &str) -> Result<Scope, ScopeError> {
+        let mut path = self.before_label(dimension)?;
+        path.push_str(MISSING);
         Ok(Scope(path.into()))
     }
 
@@ -127,11 +136,14 @@ impl Scope {
         }
     }
 
-    /// Dimension and decoded label of a key; `None` for a named scope.
+    /// Dimension and decoded label of a key, an empty one for the calls that lack it; `None` for a named scope.
     #[must_use]
     pub fn key_parts(&self) -> Option<(&str, Vec<u8>)> {
         let (_, last) = self.0.rsplit_once('/')?;
         let (dimension, label) = last.split_once('=')?;
+        if label == MISSING {
+            return Some((dimension, Vec::new()));
+        }
         Some((dimension, decode(label).ok()?))
     }
 
@@ -143,6 +155,16 @@ impl Scope {
             ("", _) => Some(Scope::global()),
             (parent, _) => Some(Scope(parent.into())),
         }
+    }
+
+    /// The path of a key up to its label.
+    fn before_label(&self, dimension: &str) -> Result<String, ScopeError> {
+        check_name(dimension)?;
+        if self.level() == Level::Key {
+            return Err(ScopeError::new("a key stands last in a path"));
+        }
+        let parent = if &*self.0 == "/" { "" } else { &*self.0 };
+        Ok(format!("{parent}/{dimension}="))
     }
 }
 
@@ -157,6 +179,20 @@ impl FromStr for Scope {
 
     fn from_str(path: &str) -> Result<Scope, ScopeError> {
         Scope::parse(path)
+    }
+}
+
+impl TryFrom<String> for Scope {
+    type Error = ScopeError;
+
+    fn try_from(path: String) -> Result<Scope, ScopeError> {
+        Scope::parse(&path)
+    }
+}
+
+impl From<Scope> for String {
+    fn from(scope: Scope) -> String {
+        scope.0.into()
     }
 }
 
@@ -175,6 +211,15 @@ impl fmt::Display for ScopeError {
 impl std::error::Error for ScopeError {}
 
 impl KeyHash {
+    /// What stands for all calls that lack a key. No label, number or fingerprint has it.
+    pub const MISSING: KeyHash = KeyHash(NonZeroU64::MAX);
+
+    /// The hash of something that a call can carry: never [`KeyHash::MISSING`].
+    pub(crate) const fn of(hash: u64) -> KeyHash {
+        // Both ends of the range in one comparison.
+        KeyHash::new(if hash.wrapping_add(1) < 2 { 1 } else { hash })
+    }
+
     /// The hash, with zero (which marks an empty cell) moved to one.
     pub(crate) const fn new(hash: u64) -> KeyHash {
         match NonZeroU64::new(hash) {
@@ -234,6 +279,8 @@ fn decode(text: &str) -> Result<Vec<u8>, ScopeError> {
     Ok(label)
 }
 
+/// In place of a label: the calls that lack the key. In a label it is encoded.
+const MISSING: &str = "!";
 /// Bytes in a name, at most.
 const MAX_NAME: usize = 64;
 /// Bytes in a decoded label, at most.
@@ -241,7 +288,7 @@ const MAX_LABEL: usize = 256;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Level, Scope};
+    use super::{KeyHash, Level, Scope};
 
     /// Goal: every shape of path is read, levelled, and led back to its parent.
     #[test]
@@ -253,6 +300,7 @@ mod tests {
             ("/symbol=EXC", Level::Key, Some("/")),
             ("/pay/account=42", Level::Key, Some("/pay")),
             ("/pay/orders/account=42", Level::Key, Some("/pay/orders")),
+            ("/pay/account=!", Level::Key, Some("/pay")),
         ];
         for (path, level, parent) in cases {
             let scope = Scope::parse(path).unwrap();
@@ -268,7 +316,8 @@ mod tests {
         let long = format!("/{}", "a".repeat(65));
         let cases = [
             "", "pay", "//", "/pay/", "/pay//x", "/a/b/c", "/.", "/..", "/a b", "/a/x=", "/=x",
-            "/x=1/y", "/x=1/y=2", "/x=%4", "/x=%zz", "/x=a b", "/x=a%", "/ä", "/x=a=b", &long,
+            "/x=1/y", "/x=1/y=2", "/x=!/y=!", "/x=!1", "/x=%4", "/x=%zz", "/x=a b", "/x=a%", "/ä",
+            "/x=a=b", &long,
         ];
         for path in cases {
             assert!(Scope::parse(path).is_err(), "{path:?}");
@@ -284,5 +333,18 @@ mod tests {
         assert_eq!(scope.key_parts().unwrap(), ("account", bytes));
         assert_eq!(Scope::parse("/x=%41%2f").unwrap().as_str(), "/x=A%2F");
         assert!(Scope::global().key("x", &[b'a'; 257]).is_err());
+        let missing = Scope::parse("/x=!").unwrap();
+        assert_eq!(missing, Scope::global().missing_key("x").unwrap());
+        assert_eq!(missing.key_parts(), Some(("x", Vec::new())));
+        assert_eq!(Scope::global().key("x", b"!").unwrap().as_str(), "/x=%21");
+    }
+
+    /// Goal: whatever a hash function returns, it is neither that of an empty cell nor that of a missing key.
+    #[test]
+    fn no_hash_is_reserved() {
+        for hash in [0, 1, u64::MAX - 1, u64::MAX] {
+            let key = KeyHash::of(hash);
+            assert!(key != KeyHash::MISSING && key.as_u64() != 0);
+        }
     }
 }

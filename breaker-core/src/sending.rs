@@ -103,6 +103,9 @@ impl Sender<'_> {
     /// Marks, looks once more at the gates of a pass, runs `write` if they still allow, unmarks
     /// (also if `write` panics). What `write` does must be over when it returns.
     ///
+    /// A pass is no leave for one write: it may be shown for each part of a call, and shows only that the gates still allow. That a
+    /// call goes out once is for [`Permit::send`](crate::Permit::send) to see to, which consumes its permit.
+    ///
     /// `write` may itself send on the same sender; the mark then covers both.
     ///
     /// # Errors

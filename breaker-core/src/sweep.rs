@@ -1,13 +1,15 @@
 //! Timers, the detectors' judges, and the facts of what moved: it compares each gate with what it saw last.
 
-use crate::breaker::Breaker;
+use std::collections::BTreeMap;
+
+use crate::breaker::{Breaker, Restart, Restored, SavedWhole};
 use crate::cell::Gate;
 use crate::detect::LearnedError;
 use crate::facts::{Place, State, Transition};
 use crate::gate::{Input, TripRule, Word};
 use crate::judges::{Finding, Judges, LearnedAt};
 use crate::policy::Policy;
-use crate::scope::Level;
+use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
 
 /// One reader of all gates. A breaker has one sweeper; a second one would take half of its news,
@@ -16,6 +18,8 @@ use crate::time::{Mono, Span};
 pub struct Sweeper {
     /// The last word seen of each cell: the named ones first, then a list for each table.
     seen: Vec<Vec<Word>>,
+    /// Whose words those are that were not armed, by area and cell.
+    blocked: BTreeMap<(usize, usize), KeyHash>,
     /// Where the next walk over the dirty words begins: area and word.
     next_word: (usize, usize),
     /// Where the slow walk over all cells goes on: area and cell.
@@ -33,6 +37,8 @@ impl Sweeper {
     /// Steps elapsed holds to half-open, forgives strikes, and appends what moved since the last
     /// sweep. Call it every 20 ms, or when nudged.
     ///
+    /// By a policy of another breaker it does nothing.
+    ///
     /// Its work is bounded: at most 4 096 cells that are known to have moved or to wait, round
     /// robin, and 512 others, so that nothing is overlooked for ever.
     pub fn sweep(
@@ -42,6 +48,9 @@ impl Sweeper {
         now: Mono,
         out: &mut Vec<Transition>,
     ) {
+        if !breaker.owns(policy) {
+            return;
+        }
         breaker.note(now);
         let areas = breaker.areas();
         self.seen.resize_with(areas, Vec::new);
@@ -74,6 +83,36 @@ impl Sweeper {
         self.judges.accept(breaker, place, now)
     }
 
+    /// All that a restart must keep, in one: where the breaker stands, as [`Breaker::save`] says it, and what the detectors
+    /// learned, as [`Sweeper::learned`] does. It allocates, and reads while calls pass.
+    #[must_use]
+    pub fn save(&self, breaker: &Breaker, policy: &Policy, now: Mono) -> SavedWhole {
+        let standings = breaker.save(policy, now);
+        SavedWhole { standings, learned: self.learned(breaker, policy, now) }
+    }
+
+    /// Puts all of it back before the first call is admitted: [`Breaker::restore`] and [`Sweeper::relearn`] in one. `away` is the
+    /// time between the save and now by a clock that went on, such as the wall's: what was learned ages by it, holds and
+    /// charges do not. It is the same after a crash: what a save says was learned was believed by then. What keys learned under
+    /// another seed is not taken up.
+    pub fn restore(
+        &mut self,
+        breaker: &Breaker,
+        policy: &Policy,
+        saved: &SavedWhole,
+        (restart, away): (Restart, Span),
+        now: Mono,
+    ) -> Restored {
+        let mut told = breaker.restore(policy, &saved.standings, restart, now);
+        let known = breaker.has_seed_of(&saved.standings);
+        let mut unlearned = self.judges.relearn(breaker, policy, &saved.learned, away, now, known);
+        let beyond = unlearned.len().saturating_sub(MAX_UNLEARNED);
+        told.more = told.more.saturating_add(u64::try_from(beyond).unwrap_or(u64::MAX));
+        unlearned.truncate(MAX_UNLEARNED);
+        told.unlearned = unlearned;
+        told
+    }
+
     /// All that the detectors learned and believe: of named scopes, of dimensions, and of their keys.
     #[must_use]
     pub fn learned(&self, breaker: &Breaker, policy: &Policy, now: Mono) -> Vec<LearnedAt> {
@@ -81,7 +120,7 @@ impl Sweeper {
     }
 
     /// Takes up what was learned before a restart, `away` ago. What has no place in this policy is left out;
-    /// what no life could have learned is refused, by its index.
+    /// what no life could have learned is refused, by its index. Keys must have been hashed under this breaker's seed.
     pub fn relearn(
         &mut self,
         breaker: &Breaker,
@@ -90,7 +129,7 @@ impl Sweeper {
         away: Span,
         now: Mono,
     ) -> Vec<(usize, LearnedError)> {
-        self.judges.relearn(breaker, policy, saved, away, now)
+        self.judges.relearn(breaker, policy, saved, away, now, true)
     }
 
     fn sweep_dirty(
@@ -150,28 +189,38 @@ impl Sweeper {
         (area, cell): (usize, usize),
     ) {
         let Some(gate) = breaker.gate_of(area, cell) else { return };
+        let key = key_of(breaker, area, cell);
         let word = gate.word();
+        if key_of(breaker, area, cell) != key {
+            // It changed hands just now, and whose word this is nobody knows.
+            breaker.mark(area, cell);
+            return;
+        }
         let Some(seen) = self.seen.get_mut(area).and_then(|cells| cells.get_mut(cell)) else {
             return;
         };
         if word.is_fresh() && word.epoch() == seen.epoch() {
             return;
         }
-        let Some((place, rule)) = placed(breaker, policy, area, cell) else { return };
-        let fact = |from: Word, to: Word| Transition {
-            place,
-            from: from.state(),
-            to: to.state(),
-            cause: to.cause(),
-            at: now,
-            until: rule.as_ref().and_then(|rule| to.until(rule, now)),
-            epoch: to.epoch(),
-            skipped: moves(from, to).saturating_sub(1),
-        };
+        let Some((place, rule)) = placed(policy, area, cell, key) else { return };
+        let before = self.blocked.get(&(area, cell)).copied();
+        if let Some(forgotten) = before.filter(|before| Some(*before) != key) {
+            let freed = Word::freed(*seen);
+            let place = Place { key: place.key.map(|(at, _)| (at, forgotten)), ..place };
+            out.push(fact_of(place, None, *seen, freed, now));
+            *seen = freed;
+            self.blocked.remove(&(area, cell));
+            self.judges.forget((area, cell));
+        }
+        let fact = |from, to| fact_of(place, rule.as_ref(), from, to, now);
         if moves(*seen, word) > 0 && told(*seen, word) {
             out.push(fact(*seen, word));
         }
         *seen = word;
+        match key.filter(|_| !word.is_armed()) {
+            Some(key) => self.blocked.insert((area, cell), key),
+            None => self.blocked.remove(&(area, cell)),
+        };
         // Without a rule (its scope is in this policy no more) a gate stays as it is.
         let Some(trip) = &rule else { return };
         if let Some(moved) = step_elapsed(gate, trip, now) {
@@ -206,12 +255,30 @@ fn step_elapsed(gate: &Gate, rule: &TripRule, now: Mono) -> Option<Word> {
     gate.step(Input::Elapsed, rule, now).map(|moved| moved.after)
 }
 
+fn fact_of(place: Place, rule: Option<&TripRule>, from: Word, to: Word, now: Mono) -> Transition {
+    Transition {
+        place,
+        from: from.state(),
+        to: to.state(),
+        cause: to.cause(),
+        at: now,
+        until: rule.and_then(|rule| to.until(rule, now)),
+        epoch: to.epoch(),
+        skipped: moves(from, to).saturating_sub(1),
+    }
+}
+
+/// Whose cell it is, if it is a key's.
+fn key_of(breaker: &Breaker, area: usize, cell: usize) -> Option<KeyHash> {
+    breaker.table(area.checked_sub(1)?)?.tag(cell)
+}
+
 /// Whose cell it is, and the rule of its gate if this policy has one.
 fn placed(
-    breaker: &Breaker,
     policy: &Policy,
     area: usize,
     cell: usize,
+    key: Option<KeyHash>,
 ) -> Option<(Place, Option<TripRule>)> {
     let number = |index: usize| u32::try_from(index).ok();
     let Some(table) = area.checked_sub(1) else {
@@ -220,7 +287,7 @@ fn placed(
         let level = rules.map_or(Level::Route, |rules| rules.scope.level());
         return Some((Place { level, index, key: None }, rules.map(|rules| rules.rules.trip)));
     };
-    let key = breaker.table(table)?.tag(cell)?;
+    let key = key?;
     let index = number(table)?;
     let rules = policy.key_rules(index);
     let position = rules.map_or(u8::MAX, |rules| rules.index);
@@ -230,5 +297,7 @@ fn placed(
 
 /// Cells known to have moved or to wait that one sweep looks at.
 const MOVED_CELLS: usize = 4_096;
+/// What a restore could not take up is told so often.
+const MAX_UNLEARNED: usize = 1_000;
 /// Other cells that one sweep looks at.
 const OTHER_CELLS: usize = 512;

@@ -1,4 +1,5 @@
-//! The atomics, the fence and the lock that the crate uses: the real ones, or loom's under `cfg(loom)`; it holds no rule and no state.
+//! The atomics, the fence and the lock that the crate uses: the real ones, or loom's under `cfg(loom)`; it holds no rule, and no state but a count of
+//! numbers given.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -10,6 +11,14 @@ pub(crate) use parking_lot::Mutex;
 
 #[cfg(loom)]
 pub(crate) use self::under_loom::Mutex;
+
+/// A number that nothing else in this process was given, until four thousand million were.
+pub(crate) fn unique() -> u32 {
+    // Not of a model, which explores what is shared on purpose.
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+    // ordering: relaxed, for a number stands alone.
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// A pause before a retry: a hint to the processor, a turn for the others in a model.
 pub(crate) fn pause() {

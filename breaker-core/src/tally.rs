@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use crate::counts::ScopeCounts;
+use crate::counts::Ended;
 use crate::detect::halves::Halves;
 use crate::detect::judge::{Facts, Judge, Orders, Sight};
 use crate::detect::latency::{Latencies, deviation, steps};
 use crate::detect::ratio::{Settled, ShareOf};
 use crate::detect::repeat::SLOTS;
 use crate::detect::short::Short;
-use crate::detect::surge::{FORMS, bound_of};
+use crate::detect::surge::{FORMS, bound_of, halves_at};
 use crate::detect::{Compiled, Found, OnFind, Sighting, wide};
 use crate::facts::Outcome;
 use crate::scope::KeyHash;
@@ -24,12 +24,12 @@ use crate::time::{Mono, Span};
 pub(crate) struct Tally {
     rules: Arc<Compiled>,
     /// What its scope had counted when it was made.
-    since: ScopeCounts,
+    since: Ended,
     layout: Layout,
-    words: Box<[AtomicU64]>,
-    /// Words before the first row and after the last.
-    margin: usize,
-    rows: usize,
+    /// What calls count in, a row after the other.
+    hot: Sheet,
+    /// What few calls touch, and what only named scopes have.
+    beside: Sheet,
     /// One bit for each row that counted since somebody last asked.
     touched: Box<[AtomicU64]>,
     /// Where the word of total calls of the repeat rule turns.
@@ -58,22 +58,39 @@ pub(crate) struct Cap {
     allowed: AtomicU64,
 }
 
-/// Where each word stands in a row; [`ABSENT`] where no rule needs it.
+/// Rows of words of which none lies across the border of two pairs of cache lines: a row is fetched at once, and a large one
+/// shares its lines with no other.
+struct Sheet {
+    pairs: Box<[Pair]>,
+    /// Words of a row.
+    words: usize,
+    /// Words from one row to the next, as a power of two: at most those of a pair.
+    stride: u32,
+}
+
+/// Two cache lines, which most processors fetch together.
+#[repr(align(128))]
+struct Pair([AtomicU64; PAIR]);
+
+/// Where each word stands in its row; [`ABSENT`] where no rule needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
     windows: usize,
     bounds: usize,
     peaks: usize,
-    /// Written by the sweeper; zero says that the row was cleared since.
-    mark: usize,
-    repeats: usize,
+    /// All calls of the repeat rule's window, where no other word says that.
+    total: usize,
+    slots: usize,
     outcomes: usize,
+    streak: usize,
+    hot: usize,
+    /// Beside: written by the sweeper; zero says that the row was cleared since.
+    mark: usize,
     slow: usize,
     location: usize,
-    streak: usize,
     novel: usize,
     leader: usize,
-    words: usize,
+    beside: usize,
 }
 
 /// A place for one finding, filled by whoever finds and emptied by the sweeper.
@@ -83,25 +100,24 @@ struct Slip {
 }
 
 impl Tally {
-    /// Memory for one named scope. A margin keeps other memory off its cache lines.
+    /// Memory for one named scope.
     pub(crate) fn for_scope(rules: Arc<Compiled>) -> Tally {
-        Tally::new(rules, 1, 16, true)
+        Tally::new(rules, 1, true)
     }
 
     /// Memory for so many cells, and the row that the others share.
     pub(crate) fn for_cells(rules: Arc<Compiled>, cells: usize) -> Tally {
-        Tally::new(rules, cells.saturating_add(1), 0, false)
+        Tally::new(rules, cells.saturating_add(1), false)
     }
 
-    fn new(rules: Arc<Compiled>, rows: usize, margin: usize, named: bool) -> Tally {
+    fn new(rules: Arc<Compiled>, rows: usize, named: bool) -> Tally {
         let layout = Layout::of(&rules, named);
         let zeros = |words: usize| (0..words).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>();
         let window = rules.repeat.map_or(Span::from_secs(60), |repeat| repeat.rule.window);
         Tally {
             layout,
-            words: zeros(margin * 2 + layout.words.saturating_mul(rows)),
-            margin,
-            rows,
+            hot: Sheet::new(rows, layout.hot),
+            beside: Sheet::new(rows, layout.beside),
             touched: zeros(rows.div_ceil(64)),
             repeats: Halves::new(window, 22),
             novel_from: AtomicU64::new(u64::MAX),
@@ -109,7 +125,7 @@ impl Tally {
             missed: AtomicU64::new(0),
             cap: Cap::new(),
             rules,
-            since: ScopeCounts::default(),
+            since: Ended::default(),
         }
     }
 
@@ -118,22 +134,65 @@ impl Tally {
         self.layout.windows != ABSENT || self.rules.repeat.is_some()
     }
 
-    /// The rules it was made for.
-    pub(crate) fn rules(&self) -> &Compiled {
+    /// The rules it was made for, which its judge has too.
+    pub(crate) const fn rules(&self) -> &Arc<Compiled> {
         &self.rules
     }
 
     /// Bytes of all its words and slips, and of itself; not of the rules, which are the policy's.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
-        let words = self.words.len() + self.touched.len();
+        let pairs = self.hot.pairs.len() + self.beside.pairs.len();
+        let words = pairs * PAIR + self.touched.len();
         size_of::<Tally>() + words * 8 + self.found.len() * size_of::<Slip>()
     }
 
     /// Bytes of one row.
     #[cfg(test)]
     pub(crate) fn row_bytes(&self) -> usize {
-        self.layout.words * 8
+        (8 << self.hot.stride) + (8 << self.beside.stride)
+    }
+
+    /// Asks for a row's cache lines all at once, so that what comes next waits for them together and not for each in turn.
+    #[inline]
+    pub(crate) fn fetch(&self, row: usize) {
+        for word in self.hot.row(row).iter().step_by(PAIR / 2) {
+            // ordering: relaxed, for nothing is done with what it says.
+            word.load(Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one more call at `now` would be found by nothing, by a look.
+    pub(crate) fn is_calm(&self, row: usize, print: Option<KeyHash>, now: Mono) -> bool {
+        let words = self.hot.row(row);
+        // ordering: relaxed throughout, for a look.
+        let load = |at: usize| words.get(at).map_or(0, |word| word.load(Ordering::Relaxed));
+        let bounds = load(self.layout.bounds);
+        if bounds != 0 {
+            let windows = FORMS.into_iter().zip(Short::unpack(bounds)).enumerate();
+            for (index, (form, bound)) in windows {
+                if form.count(load(self.layout.windows + index), now) >= bound.floor() {
+                    return false;
+                }
+            }
+        }
+        let (Some(repeat), Some(print)) = (&self.rules.repeat, print) else { return true };
+        let slots = std::array::from_fn(|slot| load(self.layout.slots + slot));
+        let half = self.repeats.number(now);
+        let done = repeat.rule.slot(&slots, print.as_u64(), half);
+        let (form, at) = self.layout.total_of(self.repeats);
+        let total = form.count_in(load(at), half) + 1;
+        repeat.rule.judge(done.count, total).is_none()
+    }
+
+    /// Counts one call that nothing narrower refused, and what it says if that is known; the first finding that trips.
+    #[inline]
+    pub(crate) fn hears(&self, row: usize, print: Option<KeyHash>, now: Mono) -> Option<Found> {
+        let surged = self.offered(row, now);
+        let repeated = print.and_then(|print| self.repeated(row, print.as_u64(), now));
+        // One that only warns hides none that trips.
+        let trips = |found: &Found| found.on_find == OnFind::Trip;
+        repeated.filter(trips).or(surged.filter(trips))
     }
 
     /// Counts one call that nothing narrower refused; a finding, if it is one too many.
@@ -141,14 +200,15 @@ impl Tally {
         if self.layout.windows == ABSENT {
             return None;
         }
-        let words = self.row(row);
+        let words = self.hot.row(row);
+        let windows = words.get(self.layout.windows..self.layout.windows + FORMS.len())?;
         // ordering: relaxed, for a bound stands alone: a call that sees the one before is judged by that.
         let bounds = words.get(self.layout.bounds)?.load(Ordering::Relaxed);
         let bounds_now = if bounds == 0 { UNWRITTEN } else { Short::unpack(bounds) };
         let mut exceeded = None;
-        for (index, (form, bound)) in FORMS.into_iter().zip(bounds_now).enumerate() {
-            let Some(word) = words.get(self.layout.windows + index) else { continue };
-            let (count, ended) = add(form, word, now);
+        let forms = FORMS.into_iter().zip(halves_at(now)).zip(bounds_now).enumerate();
+        for ((index, ((form, half), bound)), word) in forms.zip(windows) {
+            let (count, ended) = add(form, word, half);
             if let Some(ended) = ended {
                 self.note_peak(words, index, ended);
             }
@@ -173,7 +233,7 @@ impl Tally {
         let learned = ceilings.get(index).is_some_and(|&ceiling| bound < ceiling);
         let left = if learned { ceilings } else { [Short::NONE; 4] };
         // ordering: relaxed, for a bound stands alone. Who loses the race leaves the finding to the winner.
-        let won = self.row(row).get(self.layout.bounds)?.compare_exchange(
+        let won = self.hot.row(row).get(self.layout.bounds)?.compare_exchange(
             bounds,
             Short::pack(left),
             Ordering::Relaxed,
@@ -205,7 +265,7 @@ impl Tally {
         if self.layout.windows == ABSENT || window >= FORMS.len() {
             return 0;
         }
-        match (FORMS.get(window), self.row(row).get(self.layout.windows + window)) {
+        match (FORMS.get(window), self.hot.row(row).get(self.layout.windows + window)) {
             // ordering: relaxed, for a count stands alone.
             (Some(form), Some(word)) => form.count(word.load(Ordering::Relaxed), now),
             _ => 0,
@@ -215,10 +275,16 @@ impl Tally {
     /// Counts one call by its fingerprint; a finding, if it is repeated too often.
     pub(crate) fn repeated(&self, row: usize, fingerprint: u64, now: Mono) -> Option<Found> {
         let repeat = self.rules.repeat.as_ref()?;
-        let words = self.row(row);
-        let (total, _) = add(self.repeats, words.get(self.layout.repeats)?, now);
-        let first = self.layout.repeats + 1;
-        let slots = words.get(first..first + SLOTS)?;
+        let words = self.hot.row(row);
+        let half = self.repeats.number(now);
+        let total = if self.layout.total == ABSENT {
+            let (form, at) = self.layout.total_of(self.repeats);
+            // ordering: relaxed, for a count stands alone. This call was counted there when it was offered.
+            form.count_in(words.get(at)?.load(Ordering::Relaxed), half)
+        } else {
+            add(self.repeats, words.get(self.layout.total)?, half).0
+        };
+        let slots = words.get(self.layout.slots..self.layout.slots + SLOTS)?;
         let mut seen = [0; SLOTS];
         for (seen, slot) in seen.iter_mut().zip(slots) {
             // ordering: relaxed, for each slot stands alone.
@@ -226,7 +292,7 @@ impl Tally {
         }
         // Bounded: who loses the slot so often to others was one call among many of theirs.
         for _ in 0..SLOT_TRIES {
-            let done = repeat.rule.slot(seen, fingerprint, now);
+            let done = repeat.rule.slot(&seen, fingerprint, half);
             let sighting = repeat.rule.judge(done.count, total);
             let (slot, before) = (slots.get(done.slot)?, seen.get_mut(done.slot)?);
             // A repetition that was found counts anew from nothing.
@@ -247,28 +313,28 @@ impl Tally {
 
     /// Counts how one call went; a finding, if it is a fault too many in a row, or of a class never seen.
     pub(crate) fn finished(&self, row: usize, finish: &Finish, now: Mono) -> Option<Found> {
-        let words = self.row(row);
+        let words = self.hot.row(row);
         let (fault, slow) = (finish.outcome == Outcome::Fault, finish.outcome == Outcome::Slow);
         if let Some(outcomes) = words.get(self.layout.outcomes) {
             // ordering: relaxed, for counts stand alone; the sweeper takes them in one swap.
             outcomes.fetch_add(1 << HALF_WORD | u64::from(fault), Ordering::Relaxed);
             self.touch(row);
         }
-        self.timed(words, finish.latency, slow);
+        self.timed(row, finish.latency, slow);
         let found = self
             .in_a_row(words, fault, slow)
-            .or_else(|| fault.then(|| self.of_class(words, finish.class, now))?)?;
+            .or_else(|| fault.then(|| self.of_class(row, finish.class, now))?)?;
         self.tell(row, &found);
         Some(found)
     }
 
     /// The same tally for a scope that has counted this already.
-    pub(crate) fn counting_from(self, since: ScopeCounts) -> Tally {
+    pub(crate) fn counting_from(self, since: Ended) -> Tally {
         Tally { since, ..self }
     }
 
     /// What its scope had counted when it was made.
-    pub(crate) const fn since(&self) -> ScopeCounts {
+    pub(crate) const fn since(&self) -> Ended {
         self.since
     }
 
@@ -281,20 +347,23 @@ impl Tally {
 
     /// Adds what calls became since the last look, as their scope counted it.
     pub(crate) fn feed(&self, row: usize, ended: u64, faults: u64, slow: u64) {
-        let words = self.row(row);
         let most = |count: u64| count.min(MOST_FED);
-        if let Some(outcomes) = words.get(self.layout.outcomes) {
+        if let Some(outcomes) = self.hot.row(row).get(self.layout.outcomes) {
             let add = most(ended) << HALF_WORD | most(faults);
             // ordering: relaxed, for counts stand alone; the sweeper alone takes them.
             outcomes.fetch_add(add, Ordering::Relaxed);
         }
-        if let Some(sizes) = words.get(self.layout.slow) {
+        if let Some(sizes) = self.beside.row(row).get(self.layout.slow) {
             // ordering: relaxed, as above.
             sizes.fetch_add(most(slow) << SUM_BITS, Ordering::Relaxed);
         }
     }
 
-    fn timed(&self, words: &[AtomicU64], latency: Option<Span>, slow: bool) {
+    fn timed(&self, row: usize, latency: Option<Span>, slow: bool) {
+        if self.layout.slow == ABSENT || !slow && self.layout.location == ABSENT {
+            return;
+        }
+        let words = self.beside.row(row);
         let Some(sizes) = words.get(self.layout.slow) else { return };
         let mut step_and_size = (0, 0);
         let known = words.get(self.layout.location).zip(words.get(self.layout.location + 1));
@@ -339,8 +408,9 @@ impl Tally {
         })
     }
 
-    fn of_class(&self, words: &[AtomicU64], class: u16, now: Mono) -> Option<Found> {
+    fn of_class(&self, row: usize, class: u16, now: Mono) -> Option<Found> {
         let novel = self.rules.novel.as_ref()?;
+        let words = self.beside.row(row);
         let [low, _] = class.to_le_bytes();
         let word = words.get(self.layout.novel + usize::from(low / 64))?;
         let bit = 1 << (low % 64);
@@ -367,7 +437,7 @@ impl Tally {
     /// Notes whose call it was. Who makes over half of the calls will be the leader (Boyer and Moore's majority
     /// vote, with few votes, so that a new one is soon seen).
     pub(crate) fn voted(&self, row: usize, key: KeyHash) {
-        let words = self.row(row);
+        let words = self.beside.row(row);
         let (Some(leader), Some(votes)) =
             (words.get(self.layout.leader), words.get(self.layout.leader + 1))
         else {
@@ -378,20 +448,21 @@ impl Tally {
         let count = votes.load(Ordering::Relaxed);
         if leader.load(Ordering::Relaxed) == key.as_u64() {
             if count < MOST_VOTES {
-                votes.fetch_add(1, Ordering::Relaxed);
+                // A vote that another thread's overwrites is one of many.
+                votes.store(count + 1, Ordering::Relaxed);
             }
-        } else if count == 0 || count > MOST_VOTES * 2 {
+        } else if count == 0 {
             leader.store(key.as_u64(), Ordering::Relaxed);
             votes.store(1, Ordering::Relaxed);
         } else {
-            votes.fetch_sub(1, Ordering::Relaxed);
+            votes.store(count - 1, Ordering::Relaxed);
         }
     }
 
     /// Who probably makes over half of the calls, if anybody does.
     pub(crate) fn leader(&self, row: usize) -> Option<KeyHash> {
         // ordering: relaxed, see `voted`.
-        match self.row(row).get(self.layout.leader)?.load(Ordering::Relaxed) {
+        match self.beside.row(row).get(self.layout.leader)?.load(Ordering::Relaxed) {
             0 => None,
             hash => Some(KeyHash::new(hash)),
         }
@@ -399,7 +470,7 @@ impl Tally {
 
     /// Makes a row as good as new for another key; under the claim's lock.
     pub(crate) fn clear(&self, row: usize) {
-        for word in self.row(row) {
+        for word in self.hot.row(row).iter().chain(self.beside.row(row)) {
             // ordering: relaxed, for the words stand alone. A call of the last tenant that is still on its way
             // counts once for the newcomer.
             word.store(0, Ordering::Relaxed);
@@ -410,7 +481,7 @@ impl Tally {
     /// candidates the lightest goes, never just the oldest.
     pub(crate) fn weight_of(&self, row: usize) -> u64 {
         // ordering: relaxed, for a weight stands alone.
-        self.row(row).get(self.layout.mark).map_or(0, |mark| mark.load(Ordering::Relaxed))
+        self.beside.row(row).get(self.layout.mark).map_or(0, |mark| mark.load(Ordering::Relaxed))
     }
 
     /// Takes the rows that counted, of one word.
@@ -502,7 +573,7 @@ impl Tally {
 
     /// Says that a row's memory is its own: what was learned of it comes from elsewhere.
     pub(crate) fn keep(&self, row: usize) {
-        if let Some(mark) = self.row(row).get(self.layout.mark) {
+        if let Some(mark) = self.beside.row(row).get(self.layout.mark) {
             // ordering: relaxed, for a weight stands alone.
             mark.store(1, Ordering::Relaxed);
         }
@@ -528,19 +599,21 @@ impl Tally {
 
     /// Reads a row for its judge, and takes what is to be counted once. For the one sweeper.
     pub(crate) fn sight(&self, row: usize, elapsed: f64, now: Mono) -> Sight {
-        let words = self.row(row);
+        let (hot, beside) = (self.hot.row(row), self.beside.row(row));
         // ordering: relaxed throughout: each word stands alone, and what one look misses the next has.
-        let load = |at: usize| words.get(at).map_or(0, |word| word.load(Ordering::Relaxed));
-        let take = |at: usize| match words.get(at) {
+        let load = |words: &[AtomicU64], at: usize| {
+            words.get(at).map_or(0, |word| word.load(Ordering::Relaxed))
+        };
+        let take = |words: &[AtomicU64], at: usize| match words.get(at) {
             Some(word) if word.load(Ordering::Relaxed) != 0 => word.swap(0, Ordering::Relaxed),
             _ => 0,
         };
         let at = self.layout;
-        let mut sight = Sight { elapsed, bounds: load(at.bounds), ..Sight::default() };
-        sight.is_new = load(at.mark) == 0;
+        let mut sight = Sight { elapsed, bounds: load(hot, at.bounds), ..Sight::default() };
+        sight.is_new = load(beside, at.mark) == 0;
         if at.windows != ABSENT {
             for (index, (form, count)) in FORMS.into_iter().zip(&mut sight.counts).enumerate() {
-                let word = load(at.windows + index);
+                let word = load(hot, at.windows + index);
                 *count = form.count(word, now);
                 if index == 0 {
                     sight.idle = form.idle(word, now);
@@ -549,9 +622,10 @@ impl Tally {
                     (sight.last, sight.current) = form.parts(word, now);
                 }
             }
-            sight.peaks = Short::unpack(take(at.peaks));
+            sight.peaks = Short::unpack(take(hot, at.peaks));
         }
-        let (outcomes, sums, sizes) = (take(at.outcomes), take(at.sums()), take(at.slow));
+        let (outcomes, sums, sizes) =
+            (take(hot, at.outcomes), take(beside, at.sums()), take(beside, at.slow));
         let low = (1 << SUM_BITS) - 1;
         sight.settled = Settled {
             finished: outcomes >> HALF_WORD,
@@ -563,17 +637,17 @@ impl Tally {
             count: sums >> SUM_BITS,
             steps: sums & low,
             sizes: sizes & low,
-            location: load(at.location).saturating_sub(1),
+            location: load(beside, at.location).saturating_sub(1),
         };
         sight
     }
 
     /// Writes what a judge decided of a row. For the one sweeper.
     pub(crate) fn obey(&self, row: usize, seen: &Sight, orders: &Orders) {
-        let words = self.row(row);
+        let (hot, beside) = (self.hot.row(row), self.beside.row(row));
         let at = self.layout;
         let bounds = Short::pack(orders.bounds);
-        if let Some(word) = words.get(at.bounds)
+        if let Some(word) = hot.get(at.bounds)
             && bounds != seen.bounds
         {
             // ordering: relaxed, for a bound stands alone. If a call took the bound away meanwhile, its finding
@@ -581,22 +655,22 @@ impl Tally {
             let _ =
                 word.compare_exchange(seen.bounds, bounds, Ordering::Relaxed, Ordering::Relaxed);
         }
-        if let Some(mark) = words.get(at.mark) {
+        if let Some(mark) = beside.get(at.mark) {
             // ordering: relaxed, for a weight stands alone.
             mark.store(u64::from(orders.weight).max(1), Ordering::Relaxed);
         }
-        if let (Some(word), Some(location)) = (words.get(at.location), orders.location) {
+        if let (Some(word), Some(location)) = (beside.get(at.location), orders.location) {
             // ordering: relaxed, for a location stands alone.
             word.store(location.saturating_add(1), Ordering::Relaxed);
         }
         if orders.begin_anew {
-            for index in 0..FORMS.len() {
-                if let Some(word) = words.get(at.windows + index) {
-                    // ordering: relaxed, for a count stands alone.
-                    word.store(0, Ordering::Relaxed);
-                }
+            let windows = (0..FORMS.len()).map(|index| at.windows + index);
+            let slots = (0..SLOTS).map(|slot| at.slots + slot);
+            for word in windows.chain(slots).filter_map(|at| hot.get(at)) {
+                // ordering: relaxed, for a count stands alone.
+                word.store(0, Ordering::Relaxed);
             }
-            if let Some(streak) = words.get(at.streak) {
+            if let Some(streak) = hot.get(at.streak) {
                 // ordering: relaxed, for a count stands alone.
                 streak.store(0, Ordering::Relaxed);
             }
@@ -611,7 +685,7 @@ impl Tally {
 
     /// The classes of fault that a row has seen, one bit each.
     pub(crate) fn classes(&self, row: usize) -> [u64; 4] {
-        let words = self.row(row);
+        let words = self.beside.row(row);
         std::array::from_fn(|index| {
             // ordering: relaxed, for a bit stands alone.
             words.get(self.layout.novel + index).map_or(0, |word| word.load(Ordering::Relaxed))
@@ -620,7 +694,7 @@ impl Tally {
 
     /// Adds classes that were seen before a restart.
     pub(crate) fn know_classes(&self, row: usize, classes: [u64; 4]) {
-        let words = self.row(row);
+        let words = self.beside.row(row);
         for (index, classes) in classes.into_iter().enumerate() {
             if let Some(word) = words.get(self.layout.novel + index) {
                 // ordering: relaxed, for a bit stands alone.
@@ -658,26 +732,35 @@ impl Tally {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
 
+impl Sheet {
+    /// So many rows of so many words.
+    fn new(rows: usize, words: usize) -> Sheet {
+        let stride = words.next_power_of_two().min(PAIR).trailing_zeros();
+        let pairs = if words == 0 { 0 } else { rows.div_ceil(PAIR >> stride) };
+        let pair = || Pair(std::array::from_fn(|_| AtomicU64::new(0)));
+        Sheet { pairs: (0..pairs).map(|_| pair()).collect(), words, stride }
+    }
+
+    /// A row's words; none beyond the last pair.
+    #[inline]
     fn row(&self, row: usize) -> &[AtomicU64] {
-        if row >= self.rows {
-            return &[];
-        }
-        let words = self.layout.words;
-        let start = self.margin + words.saturating_mul(row);
-        self.words.get(start..start + words).unwrap_or(&[])
+        let first = row << self.stride;
+        let start = first % PAIR;
+        let pair = self.pairs.get(first / PAIR);
+        pair.and_then(|pair| pair.0.get(start..start + self.words)).unwrap_or(&[])
     }
 }
 
 impl Layout {
     fn of(rules: &Compiled, named: bool) -> Layout {
-        let mut words = 0;
-        let mut place = |count: usize, needed: bool| {
+        let place = |words: &mut usize, count: usize, needed: bool| {
             if !needed {
                 return ABSENT;
             }
-            words += count;
-            words - count
+            *words += count;
+            *words - count
         };
         let some = !rules.is_empty();
         let surges = rules.surge.is_some() || rules.silence.is_some();
@@ -685,31 +768,31 @@ impl Layout {
             |ruled: &crate::detect::Ruled<crate::detect::Ratio>| ruled.rule.of != ShareOf::Faults;
         let ratios = rules.ratios.iter().flatten().count() > 0;
         let slow = rules.latency.is_some() || rules.ratios.iter().flatten().any(is_slow);
-        let windows = place(FORMS.len(), surges);
-        let bounds = place(1, surges);
-        let peaks = place(1, surges);
-        let mark = place(1, some);
-        let repeats = place(1 + SLOTS, rules.repeat.is_some());
-        let outcomes = place(1, rules.errors.is_some() || ratios);
-        let slow = place(1, slow);
-        let location = place(2, rules.latency.is_some());
-        let streak = place(1, rules.streak.is_some());
-        let novel = place(4, rules.novel.is_some());
-        let leader = place(2, named && rules.surge.is_some());
+        let minute = surges && rules.repeat.is_some_and(|repeat| repeat.rule.window == MINUTE);
+        let (mut hot, mut beside) = (0, 0);
         Layout {
-            windows,
-            bounds,
-            peaks,
-            mark,
-            repeats,
-            outcomes,
-            slow,
-            location,
-            streak,
-            novel,
-            leader,
-            words,
+            windows: place(&mut hot, FORMS.len(), surges),
+            bounds: place(&mut hot, 1, surges),
+            peaks: place(&mut hot, 1, surges),
+            total: place(&mut hot, 1, rules.repeat.is_some() && !minute),
+            slots: place(&mut hot, SLOTS, rules.repeat.is_some()),
+            outcomes: place(&mut hot, 1, rules.errors.is_some() || ratios),
+            streak: place(&mut hot, 1, rules.streak.is_some()),
+            mark: place(&mut beside, 1, some),
+            slow: place(&mut beside, 1, slow),
+            location: place(&mut beside, 2, rules.latency.is_some()),
+            novel: place(&mut beside, 4, rules.novel.is_some()),
+            leader: place(&mut beside, 2, named && rules.surge.is_some()),
+            hot,
+            beside,
         }
+    }
+
+    /// The word that says how many calls there were in the window of the repeat rule, and its form: its own, or that of the window of
+    /// 60 s if it looks at as much.
+    fn total_of(&self, own: Halves) -> (Halves, usize) {
+        let [_, _, minute, _] = FORMS;
+        if self.total == ABSENT { (minute, self.windows + 2) } else { (own, self.total) }
     }
 
     /// The sums of deviations stand beside the location.
@@ -816,22 +899,34 @@ impl Cap {
     }
 }
 
-/// Counts one more at `now`: the window's count, and what it was at the end of the half that this call ended.
-fn add(form: Halves, word: &AtomicU64, now: Mono) -> (u64, Option<u64>) {
-    add_with::<SOUND>(form, word, now)
+/// Counts one more in the half of this number: the window's count, and what it was at the end of the half that this call ended.
+#[inline(always)]
+fn add(form: Halves, word: &AtomicU64, half: u64) -> (u64, Option<u64>) {
+    // ordering: relaxed, for a window's word stands alone.
+    let before = word.load(Ordering::Relaxed);
+    if form.takes(before, half) {
+        // Should the half be turned just now by another, this call counts in the new one.
+        let found = word.fetch_add(1, Ordering::Relaxed);
+        return (form.sum(found) + 1, None);
+    }
+    turn_and_add::<SOUND>(form, word, before, half)
 }
 
 /// `FLAW` is [`SOUND`] in all but the negative controls, which show that the models would notice.
-fn add_with<const FLAW: u8>(form: Halves, word: &AtomicU64, now: Mono) -> (u64, Option<u64>) {
+#[inline(never)]
+fn turn_and_add<const FLAW: u8>(
+    form: Halves,
+    word: &AtomicU64,
+    mut before: u64,
+    half: u64,
+) -> (u64, Option<u64>) {
     // ordering: relaxed throughout, for a window's word stands alone.
-    let mut before = word.load(Ordering::Relaxed);
     loop {
-        if form.takes(before, now) {
-            // Should the half be turned just now by another, this call counts in the new one.
+        if form.takes(before, half) {
             let found = word.fetch_add(1, Ordering::Relaxed);
             return (form.sum(found) + 1, None);
         }
-        let after = form.added(before, now);
+        let after = form.added(before, half);
         if FLAW == STORED {
             word.store(after.word, Ordering::Relaxed);
             return (form.sum(after.word), after.ended);
@@ -868,6 +963,10 @@ const SOUND: u8 = 0;
 const STORED: u8 = 1;
 /// No rule needs this word. No row is as long.
 const ABSENT: usize = usize::MAX / 2;
+/// What a repeat rule looks at unless said, and the third of the windows too.
+const MINUTE: Span = Span::from_secs(60);
+/// Words of a pair of cache lines.
+const PAIR: usize = 16;
 /// Bounds that nobody has written.
 const UNWRITTEN: [Short; 4] = [Short::NONE; 4];
 /// Outcomes: calls above, faults below.
@@ -887,7 +986,7 @@ const FULL: u64 = 2;
 
 #[cfg(all(test, loom))]
 mod models {
-    use super::{EMPTY, SOUND, STORED, Slip, add_with, count_streak};
+    use super::{EMPTY, SOUND, STORED, Slip, count_streak, turn_and_add};
     use crate::detect::halves::Halves;
     use crate::detect::{Found, OnFind};
     use crate::sync::{AtomicU64, Ordering};
@@ -907,7 +1006,10 @@ mod models {
             let word = Arc::new(AtomicU64::new(0));
             let count = move |word: &AtomicU64, instants: &[u64]| {
                 for &now in instants {
-                    add_with::<FLAW>(form, word, Mono::from_nanos(1_000 + now));
+                    // ordering: relaxed, as in `add`.
+                    let before = word.load(Ordering::Relaxed);
+                    let half = form.number(Mono::from_nanos(1_000 + now));
+                    turn_and_add::<FLAW>(form, word, before, half);
                 }
             };
             let other = {

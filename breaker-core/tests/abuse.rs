@@ -267,7 +267,7 @@ fn an_eviction_for_a_kill_gives_nothing_back() {
 }
 
 /// Goal: to close this hole: the same, with a cell that has come free in the meantime. A key spends its limit late in the hour, and seven of the
-/// fourteen of its bucket are evicted: in half of the runs it is one of them. When the hour of the others
+/// thirty of its bucket are evicted: in half of the runs it is one of them. When the hour of the others
 /// is over it takes one of their cells, as good as new, and must start spent in it.
 #[test]
 fn an_evicted_key_that_comes_back_starts_spent() {
@@ -276,15 +276,15 @@ fn an_evicted_key_that_comes_back_starts_spent() {
     for run in 0..20_u8 {
         let house = House::new(&spec(keys.clone(), ScopeSpec::default()), 16);
         let late = house.of(house.breaker.hash(&[run, run]));
-        for name in 0..13_u8 {
+        for name in 0..29_u8 {
             assert_eq!(house.pass(house.of(house.breaker.hash(&[name])), 1, at(0)), 1);
         }
         assert_eq!(house.pass(late, 4, at(3_500_000)), 3);
-        for name in 0..9 {
+        for name in 0..17 {
             let path = format!("/desk/client=victim{name}");
             let _ = house.kill(&path, KillLevel::Halt, at(3_501_000));
         }
-        assert_eq!(house.breaker.key_usage().evicted, 7);
+        assert_eq!(house.breaker.key_usage().evicted, 15);
         assert_eq!(house.pass(late, 4, at(3_601_000)), 0, "run {run}");
         assert_eq!(house.breaker.key_usage().overflowed, 0, "it has a cell of its own");
         assert_eq!(house.pass(late, 4, at(3_601_000 + 3_600_000)), 3, "and its hour ends");
@@ -299,7 +299,7 @@ fn to_have_shared_the_overflow_refills_nobody() {
     let keys = ScopeSpec { keys: vec![key("client", own)], ..ScopeSpec::default() };
     let house = House::new(&spec(keys, ScopeSpec::default()), 1_024);
     let late = house.breaker.hash(b"late");
-    for fresh in colliding(&house.breaker, late, 1_024, 14) {
+    for fresh in colliding(&house.breaker, late, 1_024, 30) {
         let _ = house.pass(house.of(fresh), 1, at(0));
     }
     let shared = house.pass(house.of(late), 4, at(3_599_000));
@@ -390,7 +390,7 @@ fn collisions_do_not_carry_over_to_another_seed() {
 
 /// Fresh keys in the bucket of another: the place of a bucket is known to whoever knows the seed.
 fn colliding(breaker: &Breaker, target: KeyHash, cells: u64, count: usize) -> Vec<KeyHash> {
-    let bucket = |key: KeyHash| (u128::from(key.as_u64()) * u128::from(cells / 16)) >> 64;
+    let bucket = |key: KeyHash| (u128::from(key.as_u64()) * u128::from(cells / 32)) >> 64;
     (0_u64..)
         .map(|number| breaker.hash(format!("collide{number}").as_bytes()))
         .filter(|&key| bucket(key) == bucket(target))

@@ -4,9 +4,9 @@
 
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Counting, GroupSpec, KeyOverride, KeySpec,
-    KillLevel, Level, LiftTo, LimitKind, LimitSpec, Mode, Mono, OrderError, Outcome, Permit,
-    Policy, PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span, State,
-    Sweeper, Verdict,
+    KillLevel, Level, LiftTo, LimitKind, LimitSpec, Missing, Mode, Mono, OrderError, Outcome,
+    Permit, Policy, PolicySpec, Recover, RouteSpec, Scope, ScopeSpec, Seed, Settlement, Span,
+    State, Sweeper, Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -348,7 +348,8 @@ fn an_operators_mode_lasts_until_reset() {
 fn keys_are_apart() {
     let breaker = breaker();
     let mut group = limits(vec![]);
-    group.keys.push(key("account", vec![LimitSpec::window(1, SECOND)]));
+    let account = key("account", vec![LimitSpec::window(1, SECOND)]);
+    group.keys.push(KeySpec { missing: Missing::Skip, ..account });
     let mut route = limits(vec![]);
     route.keys.push(key("symbol", vec![]));
     let mut spec = spec(group, route);
@@ -413,30 +414,30 @@ fn a_full_table_throttles_and_still_kills() {
     let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
     let path = |label: u32| scope(&format!("/pay/orders/account={label}"));
     let with = |label: u32| orders(&policy).with_key(0, breaker.hash(label.to_string().as_bytes()));
-    for label in 0..14 {
+    for label in 0..30 {
         drop(allowed(breaker.admit(&policy, with(label), at(0))));
     }
-    for label in 16..19 {
+    for label in 30..33 {
         drop(allowed(breaker.admit(&policy, with(label), at(0))));
     }
-    for label in 19..30 {
+    for label in 33..44 {
         let denial = denied(breaker.admit(&policy, with(label), at(0)));
         assert_eq!((denial.cause, denial.moved), (Cause::Limit(0), false));
     }
     let usage = breaker.key_usage();
-    assert_eq!((usage.held, usage.cells, usage.overflowed), (14, 16, 14));
+    assert_eq!((usage.held, usage.cells, usage.overflowed), (30, 32, 14));
     let permit = allowed(breaker.admit(&policy, with(100), at(1_000)));
-    for label in 200..216 {
+    for label in 200..232 {
         breaker.kill(&policy, &path(label), KillLevel::Halt, at(1_000)).unwrap();
     }
     assert!(breaker.look(&permit.pass(), at(1_000)).is_ok(), "evicted, not killed");
     let full = breaker.kill(&policy, &path(300), KillLevel::Halt, at(1_000));
     assert_eq!(full, Err(OrderError::NoRoom));
-    for label in 200..216 {
+    for label in 200..232 {
         let denial = denied(breaker.admit(&policy, with(label), at(9_000)));
         assert_eq!(denial.cause, Cause::Killed(KillLevel::Halt));
     }
-    assert_eq!(breaker.standings(&policy, at(9_000)).len(), 4 + 16);
+    assert_eq!(breaker.standings(&policy, at(9_000)).len(), 4 + 32);
 }
 
 /// Goal: the sweep tells each move once, with what it skipped, and ends a hold by itself.
@@ -702,14 +703,14 @@ fn debts_of_a_policy_in_use_keep_their_cells() {
     let of = |policy: &Policy, label: u32| {
         orders(policy).with_key(0, breaker.hash(label.to_string().as_bytes()))
     };
-    for label in 0..14 {
+    for label in 0..30 {
         drop(allowed(breaker.admit(&old, of(&old, label), at(0))));
     }
     let new = with(2);
-    for label in 100..120 {
+    for label in 100..140 {
         let _ = breaker.admit(&new, of(&new, label), at(0));
     }
-    for label in 0..14 {
+    for label in 0..30 {
         let _ = denied(breaker.admit(&old, of(&old, label), at(0)));
     }
 }

@@ -57,7 +57,7 @@ fn path(path: &str) -> Scope {
 }
 
 fn call(policy: &Policy) -> Call {
-    Call::new(policy.route(&path("/g/r")).unwrap())
+    Call::new(policy.route(&path("/g/r")).unwrap()).weighing(1)
 }
 
 fn call_of(breaker: &Breaker, policy: &Policy, label: &str) -> Call {

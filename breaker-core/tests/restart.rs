@@ -64,12 +64,12 @@ fn path(path: &str) -> Scope {
 }
 
 fn call(policy: &Policy) -> Call {
-    Call::new(policy.route(&path("/g/r")).unwrap())
+    Call::new(policy.route(&path("/g/r")).unwrap()).weighing(1)
 }
 
 fn call_of(breaker: &Breaker, policy: &Policy, label: &str) -> Call {
     let route = policy.route(&path("/g/q")).unwrap();
-    Call::new(route).with_key(0, breaker.hash(label.as_bytes()))
+    Call::new(route).weighing(1).with_key(0, breaker.hash(label.as_bytes()))
 }
 
 /// Calls that pass in a row, of so many.

@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use breaker_core::{
-    Class, DetectorKind, DetectorSpec, GroupSpec, KeyOverride, KeySpec, LimitSpec, Mode, Newcomers,
-    PolicySpec, Recover, RouteSpec, ScopeSpec, Span, Streak,
+    Breaker, Call, Capacity, Class, DetectorKind, DetectorSpec, Errors, GroupSpec, KeyOverride,
+    KeySpec, LimitSpec, Missing, Mode, Mono, Newcomers, Outcome, PolicySpec, Recover, RouteSpec,
+    SavedWhole, Scope, ScopeSpec, Seed, Span, Streak, Surge, Sweeper, Verdict,
 };
 
 /// Goal: a spec with every part in it comes back as it was.
@@ -24,6 +25,7 @@ fn a_spec_comes_back_as_it_was() {
         mode: Mode::Shadow,
         detectors: vec![DetectorSpec::new(DetectorKind::Streak(Streak::default()))],
         overrides: vec![KeyOverride { label: vec![0, 255], limits: limits.clone() }],
+        missing: Missing::Skip,
         newcomers: Some(Newcomers { count: 10, per: second, burst: 10 }),
         ..KeySpec::default()
     }];
@@ -61,5 +63,41 @@ fn what_is_left_out_is_as_by_default() {
         r#"{"global": {"mode": "off"}}"#,
     ] {
         assert!(read(wrong).is_err(), "{wrong}");
+    }
+}
+
+/// Goal: all that a restart must keep comes back as it was, and a path or a hash that is none is refused.
+#[test]
+fn a_save_comes_back_as_it_was() {
+    let detectors: Vec<DetectorSpec> = vec![
+        DetectorKind::Surge(Surge::of_keys(6_000)).into(),
+        DetectorKind::Errors(Errors::default()).into(),
+    ];
+    let key =
+        KeySpec { name: "account".into(), detectors: detectors.clone(), ..KeySpec::default() };
+    let scope = ScopeSpec { detectors, keys: vec![key], ..ScopeSpec::default() };
+    let (name, group) = ("orders".into(), "pay".into());
+    let route = RouteSpec { name, group, class: Class::Normal, scope };
+    let groups = vec![GroupSpec { name: "pay".into(), scope: ScopeSpec::default() }];
+    let spec = PolicySpec { groups, routes: vec![route], ..PolicySpec::default() };
+    let breaker = Breaker::new(Capacity { scopes: 4, keys: 64 }, Seed([1, 2]));
+    let policy = breaker.compile(&spec).unwrap();
+    let orders = policy.route(&Scope::parse("/pay/orders").unwrap()).unwrap();
+    let call = Call::new(orders).with_key(0, breaker.hash_u64(7));
+    let (mut sweeper, mut now) = (Sweeper::new(), Mono::ZERO);
+    for _ in 0..7_200 {
+        now = now.plus(Span::from_secs(1));
+        let Verdict::Allow(permit) = breaker.admit(&policy, call, now) else { panic!("calm") };
+        permit.settle(Outcome::Good, now);
+        sweeper.sweep(&breaker, &policy, now, &mut Vec::new());
+    }
+    let saved = sweeper.save(&breaker, &policy, now);
+    assert_eq!(saved.learned.len(), 3);
+    let text = serde_json::to_string(&saved).unwrap();
+    assert_eq!(serde_json::from_str::<SavedWhole>(&text).unwrap(), saved);
+    for (sound, nonsense) in [(r#""/pay/orders""#, r#""pay orders""#), (r#""key":"#, r#""key":0"#)]
+    {
+        assert!(text.contains(sound));
+        assert!(serde_json::from_str::<SavedWhole>(&text.replace(sound, nonsense)).is_err());
     }
 }

@@ -42,9 +42,6 @@ impl fmt::Display for KeyError {
 /// Bytes of a key's value, at most.
 pub const LABEL_MAX: usize = 256;
 
-/// The label under which calls without a declared key share one cell. A real value is never empty.
-const MISSING: &[u8] = b"";
-
 /// Adds the keys of a request to a call.
 ///
 /// # Errors
@@ -62,8 +59,8 @@ pub fn read(
             Some(label) => call = call.with_key(index, breaker.hash(label)),
             None => match plan.source.missing {
                 Missing::Refuse => return Err(KeyError::Missing(told(plan))),
-                Missing::Share => call = call.with_key(index, breaker.hash(MISSING)),
-                Missing::Skip => {}
+                // The rules say the same of a call without the key.
+                Missing::Share | Missing::Skip => {}
             },
         }
     }

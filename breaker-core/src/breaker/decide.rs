@@ -1,10 +1,10 @@
 //! The decision on a call, in three passes: look, charge, probe. It takes no order and changes no rule.
 
-use super::{Breaker, Call, count, denial};
+use super::{Breaker, Call, NOWHERE, UNWEIGHED, count, denial};
 use crate::cell::{Gate, Moved};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
-use crate::detect::{Found, OnFind};
+use crate::detect::Found;
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table, Which};
@@ -29,6 +29,10 @@ impl Breaker {
         call: &Call,
         now: Mono,
     ) -> Verdict<'a> {
+        if !self.owns(policy) {
+            route.count_denial(&NOWHERE);
+            return Verdict::Deny(NOWHERE);
+        }
         let mut seats: Seats<'a> = std::array::from_fn(|_| None);
         let mut shadowed = None;
         let decided = self.pass_through(policy, route, call, now, &mut seats, &mut shadowed);
@@ -118,7 +122,8 @@ impl Breaker {
     ) {
         let keys = seats.iter_mut().skip(NAMED).zip(&route.dimensions).zip(call.keys);
         for ((seat, &dimension), key) in keys {
-            let Some(key) = key else { continue };
+            let missing = || policy.dimensions.get(dimension)?.missing;
+            let Some(key) = key.or_else(missing) else { continue };
             *seat = self.seat_key(policy, dimension, key, now, may_claim);
         }
     }
@@ -160,14 +165,6 @@ impl Breaker {
         shadowed: &mut Option<Denial>,
     ) -> Result<(), Denial> {
         let refusal = first_refusal::<false>(seats, call, now);
-        if refusal.is_none() {
-            for seat in seats.iter().flatten() {
-                let shares = seat.gate.is_none() && !seat.limits.is_empty();
-                if let Some((table, key)) = seat.table.filter(|_| shares) {
-                    table.share(key, now);
-                }
-            }
-        }
         for at in (0..SEATS).rev() {
             if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
                 let seat = seats.get(tripped).and_then(Option::as_ref);
@@ -178,14 +175,25 @@ impl Breaker {
                 shadowed.get_or_insert(denial);
             }
             let Some(seat) = seats.get_mut(at).and_then(Option::as_mut) else { continue };
-            let mut breach = seat.take(Counting::Offered, call, now, shadowed);
-            match refusal {
-                Some((place, found)) if place == at => breach = worse(Some(found), breach),
-                Some(_) => {}
-                None if breach.is_none() || seat.shadow => {
-                    breach = worse(breach, seat.take(Counting::Admitted, call, now, shadowed));
+            if seat.blocked {
+                // Live it would have been refused by the gate, and have charged nothing.
+                continue;
+            }
+            let found = match refusal {
+                Some((place, found)) if place == at => Some(found),
+                // What would refuse live leaves the others of its scope as they would be live.
+                _ if seat.shadow => seat.peek::<false>(call, now),
+                _ => None,
+            };
+            let mut breach = worse(found, seat.take(Counting::Offered, call, now, shadowed));
+            if refusal.is_none() && breach.is_none() {
+                match seat.take_admitted(call, now, shadowed) {
+                    Ok(found) => breach = found,
+                    Err(denial) => {
+                        undo(seats);
+                        return Err(denial);
+                    }
                 }
-                None => {}
             }
             let Some(breach) = breach else { continue };
             let denial = self.breached(seat, breach, now);
@@ -211,20 +219,46 @@ impl Breaker {
         let seat = seats.get(at)?.as_ref()?;
         // What is blocked counts nowhere, and who shares a slot is never judged by it.
         let tally = seat.rules.tally.as_ref().filter(|_| seat.gate.is_some() && !seat.blocked)?;
-        let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
-        // One dimension votes, the first that is counted: votes of several would only outvote each other.
-        let voter = keys().find_map(|(_, key)| {
-            key.as_ref().filter(|key| at < NAMED && key.gate.is_some() && key.rules.tally.is_some())
-        });
-        if let Some((_, key)) = voter.and_then(|key| key.place.key) {
+        if let Some((_, key)) = voter(seats, at).and_then(|key| key.place.key) {
             tally.voted(seat.cell, key);
         }
-        let surged = tally.offered(seat.cell, now);
-        let repeated = call.print.and_then(|print| tally.repeated(seat.cell, print.as_u64(), now));
-        let found = repeated.or(surged)?;
-        if found.on_find != OnFind::Trip {
-            return None;
+        let found = tally.hears(seat.cell, call.print, now)?;
+        self.act_on(seats, at, &found, now)
+    }
+
+    /// What a finding of the calls offered to the keys and scopes of a lineage leads to, met the short way.
+    #[cold]
+    pub(super) fn found_shortly(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        call: &Call,
+        (at, found): (usize, &Found),
+        now: Mono,
+    ) -> Option<Denial> {
+        let mut seats: Seats<'_> = std::array::from_fn(|_| None);
+        self.sit(policy, route, &mut seats);
+        self.sit_keys(policy, route, call, now, true, &mut seats);
+        for seat in seats.iter_mut().flatten() {
+            // What blocks since the short way looked was not there when this call passed.
+            let _ = seat.look(false, now, &mut None);
         }
+        let (tripped, denial) = self.act_on(&seats, at, found, now)?;
+        let seat = seats.get(tripped).and_then(Option::as_ref);
+        seat.is_none_or(|seat| !seat.shadow).then_some(denial)
+    }
+
+    /// Trips whom a finding names: the seat that found it, or a key that makes most of what was found.
+    fn act_on(
+        &self,
+        seats: &Seats<'_>,
+        at: usize,
+        found: &Found,
+        now: Mono,
+    ) -> Option<(usize, Denial)> {
+        let seat = seats.get(at)?.as_ref()?;
+        let tally = seat.rules.tally.as_ref()?;
+        let keys = || (NAMED..).zip(seats.iter().skip(NAMED));
         // If one key makes more than half of it, the key is tripped and not those it shares with.
         let window = WINDOWS.iter().position(|window| *window == found.window);
         let culprit = keys().find(|(_, key)| {
@@ -235,9 +269,10 @@ impl Breaker {
             count.is_some_and(|(own, window)| own.count(key.cell, window, now) > found.count / 2)
         });
         if let Some((at, Some(key))) = culprit {
-            return Some((at, self.tripped(key, surge_of(key, &found), None, now)));
+            return Some((at, self.tripped(key, By::Wider, None, now)));
         }
-        if window.is_some_and(|window| self.trip_leader(tally, seat, voter, &found, window, now)) {
+        let voter = voter(seats, at);
+        if window.is_some_and(|window| self.trip_leader(tally, seat, voter, found, window, now)) {
             // Somebody else's calls were too many: this one is not to blame.
             return None;
         }
@@ -262,7 +297,7 @@ impl Breaker {
         if own.count(cell, window, now) <= found.count / 2 {
             return false;
         }
-        let input = Input::Trip(surge_of(voter, found));
+        let input = Input::Trip(By::Wider);
         let done = table.order(leader, input, &voter.rules.trip, now, Which::Known);
         matches!(done, Ordered::Done(_, Some(_)))
     }
@@ -392,6 +427,8 @@ pub(super) struct Seat<'a> {
     probe: bool,
     /// Its gate would block, if it were not in shadow mode.
     blocked: bool,
+    /// It holds a place in flight in the slot that is shared.
+    shared_flight: bool,
     /// Bits of the limits that were charged.
     charged: u8,
     /// What its *admitted* limits were charged, and their earlier selves.
@@ -428,6 +465,7 @@ impl<'a> Seat<'a> {
             shadow: rules.mode == Mode::Shadow,
             probe: false,
             blocked: false,
+            shared_flight: false,
             charged: 0,
             taken: [None; MAX_LIMITS],
         }
@@ -499,11 +537,11 @@ impl<'a> Seat<'a> {
                 }
                 Err(wait) if rule.spec.candidate => {
                     self.count_breach(index, true);
-                    let breach = self.breach(index, rule, wait, now);
+                    let breach = self.breach(index, rule, call, wait, now);
                     shadowed.get_or_insert(self.refused(breach));
                 }
                 Err(wait) => {
-                    breach = worse(breach, Some(self.breach(index, rule, wait, now)));
+                    breach = worse(breach, Some(self.breach(index, rule, call, wait, now)));
                     if of == Counting::Admitted {
                         break;
                     }
@@ -511,6 +549,69 @@ impl<'a> Seat<'a> {
             }
         }
         breach
+    }
+
+    /// Charges its *admitted* limits, all or none.
+    ///
+    /// # Errors
+    /// The denial of the gate, if the key has got a slot of its own meanwhile.
+    fn take_admitted(
+        &mut self,
+        call: &Call,
+        now: Mono,
+        shadowed: &mut Option<Denial>,
+    ) -> Result<Option<Breach>, Denial> {
+        let shares = self.gate.is_none() && !self.limits.is_empty();
+        if let Some((table, key)) = self.table.filter(|_| shares) {
+            let charge = || self.take_all(call, now, shadowed).map_or(Ok(self.flies()), Err);
+            match table.share(key, now, charge) {
+                Ok(charged) => {
+                    self.shared_flight = charged.is_ok_and(|flies| flies);
+                    return Ok(charged.err());
+                }
+                Err(cell) => {
+                    // What counts *offered* calls has counted it in the shared slot, and no end is told there.
+                    (self.cell, self.gate, self.charged) = (cell, table.gate(cell), 0);
+                    self.look(false, now, shadowed)?;
+                }
+            }
+        }
+        Ok(self.take_all(call, now, shadowed))
+    }
+
+    /// Charges its *admitted* limits, all or none.
+    fn take_all(
+        &mut self,
+        call: &Call,
+        now: Mono,
+        shadowed: &mut Option<Denial>,
+    ) -> Option<Breach> {
+        let breach = self.take(Counting::Admitted, call, now, shadowed);
+        if breach.is_some() {
+            self.undo();
+        }
+        breach
+    }
+
+    /// Whether it was charged a place in flight in its slot.
+    fn flies(&self) -> bool {
+        (0_u8..)
+            .zip(self.limits)
+            .any(|(index, rule)| self.charged >> (index & 7) & 1 == 1 && rule.flies_in_table())
+    }
+
+    /// Undoes what its *admitted* limits were charged.
+    fn undo(&mut self) {
+        if let Some((table, key)) = self.table.filter(|_| self.shared_flight) {
+            table.land(key);
+            self.shared_flight = false;
+        }
+        let taken = std::mem::take(&mut self.taken);
+        for ((index, rule), taken) in (0_u8..).zip(self.limits).zip(taken) {
+            let Some((taken, also)) = taken else { continue };
+            self.undo_one(rule, taken, also);
+            self.charged &= !(1 << index);
+        }
     }
 
     /// Charges one limit, and its earlier selves where it has any.
@@ -577,18 +678,21 @@ impl<'a> Seat<'a> {
             let before = self.before_of(rule);
             let also = before.filter_map(|(limit, row)| look(row, limit, amount));
             if let Some(wait) = asked.max(also.max()) {
-                breach = worse(breach, Some(self.breach(index, rule, wait, now)));
+                breach = worse(breach, Some(self.breach(index, rule, call, wait, now)));
             }
         }
         breach
     }
 
-    fn breach(&self, limit: u8, rule: &LimitRule, wait: Span, now: Mono) -> Breach {
+    fn breach(&self, limit: u8, rule: &LimitRule, call: &Call, wait: Span, now: Mono) -> Breach {
         // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
         // others: they throttle and never trip.
         let recovery = rule.limit.recovery();
         let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, recovery, now);
+        // That a weight is not known proves no breach.
+        let known = rule.spec.by == Unit::Calls || call.weight != UNWEIGHED;
         let trips = rule.spec.on_breach == OnBreach::Trip
+            && known
             && self.gate.is_some()
             && !self.table.is_some_and(answers);
         Breach { limit, wait, trips }
@@ -607,10 +711,11 @@ impl<'a> Seat<'a> {
     }
 }
 
-/// Who trips a key for what a wider scope found: the key's own surge detector, if it has one.
-fn surge_of(key: &Seat<'_>, found: &Found) -> By {
-    let own = key.rules.tally.as_ref().and_then(|tally| tally.rules().surge);
-    By::Detector(own.map_or(found.detector, |surge| surge.index))
+/// The key that votes on who leads a scope: that of the first dimension that is counted, for votes of several would only
+/// outvote each other.
+fn voter<'s, 'a>(seats: &'s Seats<'a>, at: usize) -> Option<&'s Seat<'a>> {
+    let counted = |key: &&Seat<'_>| key.gate.is_some() && key.rules.tally.is_some();
+    seats.iter().skip(NAMED).flatten().find(|key| at < NAMED && counted(key))
 }
 
 /// The narrowest scope that refuses, by a look only. Its wait is the longest of all that refuse: no
@@ -640,13 +745,7 @@ fn worse(one: Option<Breach>, other: Option<Breach>) -> Option<Breach> {
 }
 
 fn undo(seats: &mut Seats<'_>) {
-    for seat in seats.iter_mut().flatten() {
-        let taken = std::mem::take(&mut seat.taken);
-        for (taken, rule) in taken.into_iter().zip(seat.limits) {
-            let Some((taken, also)) = taken else { continue };
-            seat.undo_one(rule, taken, also);
-        }
-    }
+    seats.iter_mut().flatten().for_each(Seat::undo);
 }
 
 fn amount(rule: &LimitRule, call: &Call) -> u64 {
@@ -744,7 +843,7 @@ mod tests {
         let mut seats: Seats<'_> = std::array::from_fn::<_, SEATS, _>(|_| None);
         let key = breaker.hash(b"unlucky");
         seats[NAMED] = breaker.seat_key(&policy, 0, key, late, true);
-        for number in 0..13_u8 {
+        for number in 0..29_u8 {
             let stranger = breaker.seat_key(&policy, 0, breaker.hash(&[number, 0]), late, true);
             let call = Call::new(RouteId::nowhere());
             assert!(stranger.unwrap().take(Counting::Admitted, &call, late, &mut None).is_none());

@@ -6,12 +6,13 @@ use crate::counts::Count;
 use crate::detect::OnFind;
 use crate::facts::{By, Outcome};
 use crate::gate::Input;
-use crate::keys::{Ordered, Table, Which};
+use crate::keys::{Ordered, Rows, Table, Which};
 use crate::limit::Limit;
 use crate::permit::{KeySeat, NO_CELL, Settlement, Ticket};
 use crate::policy::{
     Counting, LimitRule, MAX_LIMITS, Memory, NAMED, Policy, RouteRules, Rules, Unit, limit_bit,
 };
+use crate::scope::KeyHash;
 use crate::tally::Finish;
 use crate::time::Mono;
 
@@ -39,7 +40,8 @@ impl Breaker {
                     Outcome::Slow | Outcome::Fault => Input::ProbeFailed(epoch),
                 });
         }
-        if route.tallies {
+        // Another breaker's policy lets a call pass by its own memory alone; its gates are not ours to trip.
+        if route.tallies && self.owns(policy) {
             moved |= self.tell_tallies(policy, route, ticket, settlement, now);
         }
         moved
@@ -72,16 +74,18 @@ impl Breaker {
     ) {
         let ticket = &ticket;
         route.count(what);
-        self.each_charge(policy, route, ticket, ticket.charged, |charge, rule, reserved| {
-            let (limit, row) = charge;
-            match limit {
-                Limit::InFlight(_) => row.give_back(limit, reserved),
-                _ if rule.spec.of == Counting::Admitted => {
-                    row.settle(limit, reserved, 0, ticket.at, now);
-                }
-                _ => {}
+        self.each_charge(policy, route, ticket, ticket.charged, |charge| match charge {
+            Charge { at: At::There(row), limit: limit @ Limit::InFlight(_), reserved, .. } => {
+                row.give_back(limit, reserved);
             }
+            Charge { at: At::There(row), limit, reserved, rule }
+                if rule.spec.of == Counting::Admitted =>
+            {
+                row.settle(limit, reserved, 0, ticket.at, now);
+            }
+            _ => {}
         });
+        self.land(policy, route, ticket);
         if ticket.probes != 0 {
             self.settle_probes(policy, route, ticket, now, Input::ProbeAbandoned);
         }
@@ -96,67 +100,36 @@ impl Breaker {
         now: Mono,
     ) {
         let told = ticket.charged & route.hears;
-        self.each_charge(policy, route, ticket, told, |(limit, row), rule, reserved| {
-            match (limit, truth) {
-                (Limit::InFlight(_), _) => row.give_back(limit, reserved),
-                (_, Some(truth)) if rule.spec.by == Unit::Weight && truth != reserved => {
-                    row.settle(limit, reserved, truth, ticket.at, now);
-                }
-                _ => {}
-            }
-        });
-        if let Some(truth) = truth.filter(|truth| *truth > ticket.weight) {
-            self.charge_lost(policy, route, ticket, truth, now);
-        }
-    }
-
-    /// Charges what a call weighed above its guess where its key has its cell by now, if it lost the one that it had: its own way
-    /// out of a debt must not be to lose it.
-    fn charge_lost(
-        &self,
-        policy: &Policy,
-        route: &RouteRules,
-        ticket: &Ticket,
-        truth: u64,
-        now: Mono,
-    ) {
-        for (at, rules) in policy.seats(route) {
-            let rows = self.seat_rows(policy, route, ticket, usize::from(at));
-            let Some((Some(table), _, Some(seat))) = rows else { continue };
-            if !has_lost_cell(table, seat) {
-                continue;
-            }
-            for (index, rule) in (0..).zip(rules.limits_of(Some(seat.key))) {
-                let bit = limit_bit(at, index);
-                if rule.spec.by != Unit::Weight || ticket.charged & route.hears & bit == 0 {
-                    continue;
-                }
-                let selves = std::iter::once((rule.limit, &rule.memory))
-                    .chain(rule.before.iter().map(|before| (before.limit, &before.memory)));
-                for (limit, memory) in selves {
+        self.each_charge(policy, route, ticket, told, |Charge { at, limit, reserved, rule }| {
+            let truth = truth.filter(|_| rule.spec.by == Unit::Weight).unwrap_or(reserved);
+            match (at, limit) {
+                (At::There(row), Limit::InFlight(_)) => row.give_back(limit, reserved),
+                (At::There(row), _) => row.settle(limit, reserved, truth, ticket.at, now),
+                // A refund would be a stranger's; a debt is its own, and its own way out of it must not be to lose its cell.
+                (At::Moved { table, key, rows }, _) if truth > reserved => {
                     let settle = |cell: usize| {
-                        if let (Memory::Keys(_), Some(row)) =
-                            (memory, memory.row(Some(table), cell))
-                        {
-                            row.settle(limit, ticket.weight, truth, ticket.at, now);
+                        if let Some(row) = table.row(rows, cell) {
+                            row.settle(limit, reserved, truth, ticket.at, now);
                         }
                     };
-                    if table.hold(seat.key, now, settle).is_none() {
+                    if table.hold(key, now, settle).is_none() {
                         settle(table.overflow_cell());
                     }
                 }
+                (At::Moved { .. }, _) => {}
             }
-        }
+        });
+        self.land(policy, route, ticket);
     }
 
     /// The limits of `told` bits, and their earlier selves: where each was charged, and how much.
-    fn each_charge(
-        &self,
-        policy: &Policy,
-        route: &RouteRules,
+    fn each_charge<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
         ticket: &Ticket,
         told: u64,
-        mut end: impl FnMut((Limit, Row<'_>), &LimitRule, u64),
+        mut end: impl FnMut(Charge<'a>),
     ) {
         for (at, rules) in policy.seats(route) {
             if told >> (u32::from(at) * 8) & 0xff == 0 {
@@ -166,7 +139,7 @@ impl Breaker {
             else {
                 continue;
             };
-            let lost = table.zip(key).is_some_and(|(table, seat)| has_lost_cell(table, seat));
+            let lost = table.zip(key).filter(|(table, seat)| has_lost_cell(table, *seat));
             for (index, rule) in (0..).zip(rules.limits_of(key.map(|seat| seat.key))) {
                 if told & limit_bit(at, index) == 0 {
                     continue;
@@ -176,23 +149,46 @@ impl Breaker {
                 let selves = std::iter::once((rule.limit, &rule.memory))
                     .chain(rule.before.iter().map(|before| (before.limit, &before.memory)));
                 for (limit, memory) in selves {
-                    // Where the slot has another tenant by now, a place in flight stayed with the slot and is given
-                    // back there; a refund would be a stranger's.
-                    let shared = lost && matches!(memory, Memory::Keys(_));
-                    if shared && !matches!(limit, Limit::InFlight(_)) {
-                        continue;
+                    let at = match (lost, memory) {
+                        // A place in flight stays with the slot in which it was taken, whoever has that.
+                        (Some((table, seat)), Memory::Keys(rows))
+                            if !matches!(limit, Limit::InFlight(_)) =>
+                        {
+                            Some(At::Moved { table, key: seat.key, rows })
+                        }
+                        _ => memory.row(table, cell).map(At::There),
+                    };
+                    if let Some(at) = at {
+                        end(Charge { at, limit, reserved, rule });
                     }
-                    let Some(row) = memory.row(table, cell) else { continue };
-                    end((limit, row), rule, reserved);
                 }
+            }
+        }
+    }
+
+    /// Places in flight that were taken in a shared slot are given back: its keys may have slots of their own again.
+    fn land(&self, policy: &Policy, route: &RouteRules, ticket: &Ticket) {
+        for (at, rules) in policy.seats(route).skip(NAMED) {
+            let Some((Some(table), _, Some(seat))) =
+                self.seat_rows(policy, route, ticket, usize::from(at))
+            else {
+                continue;
+            };
+            let mut limits = (0..).zip(rules.limits_of(Some(seat.key)));
+            let flew = seat.cell() == NO_CELL
+                && limits.any(|(index, rule)| {
+                    ticket.charged & limit_bit(at, index) != 0 && rule.flies_in_table()
+                });
+            if flew {
+                table.land(seat.key);
             }
         }
     }
 
     /// Where the limits of a seat keep their words: table and slot of a key.
     fn seat_rows<'a>(
-        &'a self,
-        policy: &Policy,
+        &self,
+        policy: &'a Policy,
         route: &RouteRules,
         ticket: &Ticket,
         at: usize,
@@ -200,7 +196,8 @@ impl Breaker {
         let Some(position) = at.checked_sub(NAMED) else { return Some((None, 0, None)) };
         let seat = ticket.keys.get(position).copied().flatten()?;
         let rules = policy.dimensions.get(*route.dimensions.get(position)?)?;
-        let table = self.table(count(rules.table))?;
+        // The policy's own, as when it was charged.
+        let table = &*rules.keys;
         let cell = usize::try_from(seat.cell()).ok().filter(|cell| *cell < table.cells());
         Some((Some(table), cell.unwrap_or(table.overflow_cell()), Some(seat)))
     }
@@ -289,6 +286,22 @@ impl Breaker {
             }
         }
     }
+}
+
+/// What a call was charged: by which limit or earlier self of one, and how much.
+struct Charge<'a> {
+    at: At<'a>,
+    limit: Limit,
+    reserved: u64,
+    rule: &'a LimitRule,
+}
+
+/// Where a charge is now.
+enum At<'a> {
+    /// Where it was made.
+    There(Row<'a>),
+    /// With a key that lost the slot in which it was made.
+    Moved { table: &'a Table, key: KeyHash, rows: &'a Rows },
 }
 
 /// Whether a key's cell is another's by now.

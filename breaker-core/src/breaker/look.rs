@@ -1,6 +1,6 @@
 //! The last look of a call on its way out: does what it was admitted under still hold? It charges nothing.
 
-use super::{Breaker, count, denial};
+use super::{Breaker, NOWHERE, count, denial};
 use crate::facts::{Denial, Place};
 use crate::gate::Word;
 use crate::keys::Table;
@@ -24,7 +24,7 @@ impl Breaker {
     pub fn look(&self, pass: &Pass, _now: Mono) -> Result<(), Denial> {
         let levels = [Level::Global, Level::Group, Level::Route];
         for (seat, level) in pass.named.iter().zip(levels) {
-            let Some(gate) = self.named_gate(seat.cell) else { continue };
+            let Some(gate) = self.named_gate(seat.cell) else { return Err(NOWHERE) };
             let word = gate.word();
             if let Some(cause) = word.look_again(seat.epoch, pass.reducing, seat.shadow) {
                 let place = Place { level, index: seat.cell, key: None };

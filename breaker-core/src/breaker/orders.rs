@@ -9,7 +9,7 @@ use crate::gate::{Input, LiftTo, TripRule, Word};
 use crate::keys::{Ordered, Which};
 use crate::limit::Limit;
 use crate::policy::{Policy, Rules};
-use crate::scope::{Level, Scope};
+use crate::scope::{KeyHash, Level, Scope};
 use crate::time::Mono;
 
 /// Which kill or trip a lift undoes.
@@ -27,6 +27,8 @@ pub struct Stamp {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OrderError {
+    /// The policy is another breaker's.
+    Foreign,
     /// No such scope in this policy; with the nearest names, at most 3.
     UnknownScope(Vec<Scope>),
     /// All cells of the key's bucket are blocked or on probation: kill the scope it hangs from.
@@ -68,6 +70,9 @@ impl Breaker {
         to: LiftTo,
         now: Mono,
     ) -> Result<Stamp, OrderError> {
+        if !self.owns(policy) {
+            return Err(OrderError::Foreign);
+        }
         let Some(rules) = policy.rules_at(stamp.place) else {
             return Err(OrderError::UnknownScope(Vec::new()));
         };
@@ -154,11 +159,15 @@ impl Breaker {
         policy: &'p Policy,
         scope: &Scope,
     ) -> Result<(Place, &'p Rules), OrderError> {
+        if !self.owns(policy) {
+            return Err(OrderError::Foreign);
+        }
         let unknown = || OrderError::UnknownScope(nearest(policy, scope));
         if let Some((dimension, label)) = scope.key_parts() {
             let parent = scope.parent().ok_or_else(unknown)?;
             let rules = policy.dimension(&parent, dimension).ok_or_else(unknown)?;
-            let key = Some((rules.index, self.hash(&label)));
+            let hash = if label.is_empty() { KeyHash::MISSING } else { self.hash(&label) };
+            let key = Some((rules.index, hash));
             Ok((Place { level: Level::Key, index: rules.table, key }, &rules.rules))
         } else {
             let rules = policy.named(scope).ok_or_else(unknown)?;
@@ -230,6 +239,7 @@ fn nearest(policy: &Policy, scope: &Scope) -> Vec<Scope> {
 impl fmt::Display for OrderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            OrderError::Foreign => f.write_str("the policy is another breaker's"),
             OrderError::UnknownScope(near) if near.is_empty() => f.write_str("no such scope"),
             OrderError::UnknownScope(near) => {
                 f.write_str("no such scope; the nearest are")?;

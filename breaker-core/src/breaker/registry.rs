@@ -13,7 +13,7 @@ use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
 use crate::limit::Limit;
 use crate::policy::{
     Before, Counting, Draft, DraftKey, DraftRules, KeyRules, LimitKind, LimitRule, LimitSpec,
-    Memory, Policy, PolicyError, Recover, Rules, ScopeRules, Unit,
+    Memory, Missing, Policy, PolicyError, Recover, Rules, ScopeRules, Unit,
 };
 use crate::scope::{KeyHash, Scope};
 use crate::tally::Tally;
@@ -26,8 +26,6 @@ pub(super) struct Registry {
     free: Vec<u32>,
     tables: BTreeMap<(Scope, String), TableEntry>,
     /// Policies compiled.
-    policies: u32,
-    /// The same, in a number that does not wrap.
     serial: u64,
     /// The policies that may still be in use, by serial; each limit's rule holds its policy's token.
     living: Vec<(u64, Weak<()>)>,
@@ -147,7 +145,6 @@ impl Registry {
             scopes: BTreeMap::new(),
             free: (0..cells).rev().collect(),
             tables: BTreeMap::new(),
-            policies: 0,
             serial: 0,
             living: Vec::new(),
         }
@@ -184,11 +181,10 @@ impl Registry {
             };
             dimensions.push(rules);
         }
-        Ok(Policy::new(self.policies, scopes, dimensions, draft.routes))
+        Ok(Policy::new(breaker.number, scopes, dimensions, draft.routes))
     }
 
     fn turn(&mut self, now: Mono) -> Turn {
-        self.policies = self.policies.wrapping_add(1);
         self.living.retain(|(_, token)| token.strong_count() > 0);
         let living = self.living.iter().map(|(serial, _)| *serial).collect();
         self.serial += 1;
@@ -237,6 +233,7 @@ impl Registry {
             table: entry.table,
             keys: Arc::clone(table),
             index: draft.index,
+            missing: (draft.missing == Missing::Share).then_some(KeyHash::MISSING),
             claims,
             rules,
         })
@@ -410,13 +407,13 @@ impl Memories {
         if rules.is_empty() {
             return None;
         }
-        let known = self.tally.take().filter(|known| known.rules() == rules);
+        let known = self.tally.take().filter(|known| **known.rules() == *rules);
         let tally = known.unwrap_or_else(|| {
             let rules = Arc::new(rules.clone());
             Arc::new(match cells {
                 Some(cells) => Tally::for_cells(rules, cells),
                 None => {
-                    let counted = self.counts.as_ref().map(|counts| counts.read());
+                    let counted = self.counts.as_ref().map(|counts| counts.read().ended());
                     Tally::for_scope(rules).counting_from(counted.unwrap_or_default())
                 }
             })

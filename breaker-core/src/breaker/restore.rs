@@ -5,8 +5,10 @@ use super::Breaker;
 use super::registry::{Identity, identities};
 use crate::cell::{Gate, Moved};
 use crate::charges::{self, Past, Row};
+use crate::detect::LearnedError;
 use crate::facts::{By, Cause, KillLevel, Mode, State};
-use crate::gate::{Input, LiftTo, Word};
+use crate::gate::{Input, LiftTo, TripRule, Word};
+use crate::judges::LearnedAt;
 use crate::keys::{Table, Which};
 use crate::limit::Limit;
 use crate::limit::rate::Owed;
@@ -30,6 +32,17 @@ pub struct Saved {
     pub scopes: Vec<SavedScope>,
     /// The key dimensions, in the order of the policy.
     pub dimensions: Vec<SavedDimension>,
+}
+
+/// All that a restart must keep: where a breaker stood, and what its detectors learned. [`Sweeper::save`](crate::Sweeper::save)
+/// makes it, and [`Sweeper::restore`](crate::Sweeper::restore) takes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct SavedWhole {
+    /// Gates and charges.
+    pub standings: Saved,
+    /// What is believed of scopes, dimensions and keys.
+    pub learned: Vec<LearnedAt>,
 }
 
 /// A named scope.
@@ -78,8 +91,11 @@ pub struct SavedGate {
     pub shadow: Option<bool>,
     /// Trips in the bad spell.
     pub strikes: u8,
-    /// What tripped it, if it was tripped or on probation.
+    /// What tripped it, if it was tripped, on probation, or killed while it was tripped.
     pub cause: SavedCause,
+    /// Whether it was tripped when it was killed, and that trip still held: a lift leads back to it.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub tripped_below: bool,
 }
 
 /// Where a gate stood.
@@ -110,6 +126,8 @@ pub enum SavedCause {
     Limit(u8),
     /// A detector, by its index.
     Detector(u8),
+    /// A detector of a wider scope.
+    Wider,
 }
 
 /// A limit.
@@ -182,6 +200,9 @@ pub struct Restored {
     pub missed: Vec<Missed>,
     /// How many more.
     pub more: u64,
+    /// What detectors had learned and could not be taken up, 1 000 at most: its index in [`SavedWhole::learned`], and why. The
+    /// rest is among `more`.
+    pub unlearned: Vec<(usize, LearnedError)>,
 }
 
 /// Something that could not be put back.
@@ -201,6 +222,8 @@ pub struct Missed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Why {
+    /// The policy is another breaker's: nothing was put back, and nothing spent.
+    Foreign,
     /// The save is of another version.
     Version,
     /// The policy has no such scope or dimension.
@@ -222,11 +245,14 @@ pub enum Why {
 impl Breaker {
     /// Where all scopes of a policy stand, and all keys with something to lose. It allocates, and reads while calls pass:
     /// a save after the last call is exact, one beside traffic is as good as a moment's look.
+    ///
+    /// These are the standings alone. Where there are detectors, what they learned must be saved too:
+    /// [`Sweeper::save`](crate::Sweeper::save) saves both.
     #[must_use]
     pub fn save(&self, policy: &Policy, now: Mono) -> Saved {
         let scopes = policy.scopes.iter().map(|rules| SavedScope {
             path: rules.scope.as_str().to_owned(),
-            gate: self.named_gate(rules.cell).map(Gate::word).map(saved_gate).unwrap_or_default(),
+            gate: saved_gate(Some(&rules.gate.gate), &rules.rules.trip, now),
             limits: saved_limits(&rules.rules.limits, None, 0, MAX_PASSED, now),
         });
         let dimensions = policy.dimensions.iter().filter_map(|rules| {
@@ -251,8 +277,14 @@ impl Breaker {
     /// It only ever blocks: a gate that stands blocked already stays so, a kill comes back as a kill. A hold starts again in
     /// full, a probation with all its probes. Whatever cannot be put back starts spent, and is reported. After
     /// [`Restart::Crash`] rates and windows start spent, of keys seen and unseen.
+    ///
+    /// Where there are detectors, [`Sweeper::restore`](crate::Sweeper::restore) restores what they learned as well.
     pub fn restore(&self, policy: &Policy, saved: &Saved, restart: Restart, now: Mono) -> Restored {
         let mut work = Work { breaker: self, restart, now, told: Restored::default() };
+        if !self.owns(policy) {
+            work.miss("/", None, None, Why::Foreign);
+            return work.told;
+        }
         if saved.version != VERSION {
             work.miss("/", None, None, Why::Version);
             self.spend(policy, now);
@@ -261,6 +293,11 @@ impl Breaker {
         work.scopes(policy, saved);
         work.dimensions(policy, saved);
         work.told
+    }
+
+    /// Whether keys were hashed here as they are in this save.
+    pub(crate) fn has_seed_of(&self, saved: &Saved) -> bool {
+        saved.seed == self.hash(SEED_LABEL).as_u64()
     }
 
     /// Starts all limits of a policy spent, as if all had just been used: for a start after a crash without a save. What is
@@ -329,7 +366,7 @@ impl Work<'_> {
                 self.miss(&known.parent, key, None, Why::Unknown);
             }
         }
-        let same_seed = saved.seed == self.breaker.hash(SEED_LABEL).as_u64();
+        let same_seed = self.breaker.has_seed_of(saved);
         for rules in &policy.dimensions {
             let Some(parent) = policy.scopes.get(rules.parent) else { continue };
             let path = parent.scope.as_str();
@@ -433,8 +470,12 @@ impl Work<'_> {
                 SavedCause::Hand => By::Hand,
                 SavedCause::Limit(index) => By::Limit(index),
                 SavedCause::Detector(index) => By::Detector(index),
+                SavedCause::Wider => By::Wider,
             };
-            let tripped = matches!(saved.state, SavedState::Tripped | SavedState::HalfOpen);
+            let killed = matches!(saved.state, SavedState::Halted | SavedState::Cut);
+            let below = saved.tripped_below && killed;
+            let tripped =
+                matches!(saved.state, SavedState::Tripped | SavedState::HalfOpen) || below;
             let strikes = saved.strikes.min(MAX_STRIKES).max(u8::from(tripped));
             for strike in 0..strikes {
                 if strike > 0 {
@@ -442,7 +483,7 @@ impl Work<'_> {
                 }
                 step(Input::Trip(by));
             }
-            if strikes > 0 && saved.state != SavedState::Tripped {
+            if strikes > 0 && saved.state != SavedState::Tripped && !below {
                 step(Input::Lift(word().epoch(), LiftTo::HalfOpen));
             }
             if strikes > 0 && saved.state == SavedState::Armed {
@@ -535,10 +576,10 @@ fn saved_keys(rules: &KeyRules, now: Mono) -> Vec<SavedKey> {
     let mut keys = Vec::new();
     for cell in 0..table.cells() {
         let Some(key) = table.tag(cell) else { continue };
-        let word = table.gate(cell).map(Gate::word).unwrap_or_default();
+        let gate = saved_gate(table.gate(cell), &rules.rules.trip, now);
         let limits =
             saved_limits(rules.rules.limits_of(Some(key)), Some(table), cell, MAX_KEY_PASSED, now);
-        keys.push(SavedKey { hash: key.as_u64(), gate: saved_gate(word), limits });
+        keys.push(SavedKey { hash: key.as_u64(), gate, limits });
     }
     for (key, limits) in &rules.rules.overrides {
         if table.find(*key).is_none() {
@@ -586,7 +627,9 @@ fn names(rules: &[LimitRule]) -> Vec<String> {
     all.iter().map(Identity::text).collect()
 }
 
-fn saved_gate(word: Word) -> SavedGate {
+fn saved_gate(gate: Option<&Gate>, rule: &TripRule, now: Mono) -> SavedGate {
+    let word = gate.map(Gate::word).unwrap_or_default();
+    let below = word.trip_below(rule, now);
     let state = match word.state() {
         State::Armed => SavedState::Armed,
         State::Tripped => SavedState::Tripped,
@@ -594,13 +637,14 @@ fn saved_gate(word: Word) -> SavedGate {
         State::Killed(KillLevel::Halt) => SavedState::Halted,
         State::Killed(KillLevel::Cut) => SavedState::Cut,
     };
-    let cause = match word.cause() {
+    let cause = match below.or(word.cause()) {
         Some(Cause::Tripped(By::Limit(index))) => SavedCause::Limit(index),
         Some(Cause::Tripped(By::Detector(index))) => SavedCause::Detector(index),
+        Some(Cause::Tripped(By::Wider)) => SavedCause::Wider,
         _ => SavedCause::Hand,
     };
     let shadow = word.mode().map(|mode| mode == Mode::Shadow);
-    SavedGate { state, shadow, strikes: word.strikes(), cause }
+    SavedGate { state, shadow, strikes: word.strikes(), cause, tripped_below: below.is_some() }
 }
 
 fn plain(saved: charges::Saved, most: usize) -> SavedCharge {

@@ -8,9 +8,10 @@ use crate::facts::{Cause, Denial, Place};
 use crate::gate::Word;
 use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Ticket, Verdict};
 use crate::policy::{
-    Charge, Charged, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy, RouteRules, Short, Unit, limit_bit,
+    Charge, Charged, Hearing, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy, RouteRules, Short, Unit,
+    limit_bit,
 };
-use crate::scope::Level;
+use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
 
 impl Breaker {
@@ -85,6 +86,9 @@ impl Breaker {
         if !short.keys.is_empty() && !find_keys(short, call, now, &mut keys) {
             return self.decide(policy, route, call, now);
         }
+        if !short.hearings.is_empty() && !is_calm(short, call, &keys, now) {
+            return self.decide(policy, route, call, now);
+        }
         if short.looks_first && !would_pass(short, call, &keys, now) {
             return self.decide(policy, route, call, now);
         }
@@ -98,6 +102,10 @@ impl Breaker {
                     if charged != 0 {
                         undo(short, &keys, charged, &taken);
                     }
+                    if !short.hearings.is_empty() {
+                        // Who hears of a call that is refused depends on where: the long way tells them.
+                        return self.decide(policy, route, call, now);
+                    }
                     return match refusal(short, route, &keys, words, wait) {
                         Some(denial) => {
                             count_refusal(route, short, &denial);
@@ -109,7 +117,42 @@ impl Breaker {
             }
             charged |= limit_bit(charge.seat, u32::from(charge.index));
         }
+        if !short.hearings.is_empty()
+            && let Some(denial) = self.tell_offer(policy, route, short, call, &keys, now)
+        {
+            undo(short, &keys, charged, &taken);
+            route.count_denial(&denial);
+            return Verdict::Deny(denial);
+        }
         self.allow(policy, route, call, now, words, charged, keys)
+    }
+
+    /// Tells the detectors of an offer that every limit has admitted, narrow to wide; a denial, if one trips for it.
+    #[inline]
+    fn tell_offer(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        short: &Short,
+        call: &Call,
+        keys: &KeySeats,
+        now: Mono,
+    ) -> Option<Denial> {
+        for hearing in &short.hearings {
+            let Some(row) = row_heard(hearing, keys) else { continue };
+            if usize::from(hearing.seat) < NAMED
+                && let Some(voter) = voter(short, keys)
+            {
+                hearing.tally.voted(row, voter);
+            }
+            let Some(found) = hearing.tally.hears(row, call.print, now) else { continue };
+            let at = usize::from(hearing.seat);
+            let denial = self.found_shortly(policy, route, call, (at, &found), now);
+            if denial.is_some() {
+                return denial;
+            }
+        }
+        None
     }
 
     #[inline(always)]
@@ -146,6 +189,35 @@ impl Breaker {
     }
 }
 
+/// The row of a call in what detectors count in; `None` if it has no such key.
+#[inline]
+fn row_heard(hearing: &Hearing, keys: &KeySeats) -> Option<usize> {
+    match usize::from(hearing.seat).checked_sub(NAMED) {
+        None => Some(0),
+        Some(position) => Some(count(keys.get(position).copied().flatten()?.cell())),
+    }
+}
+
+/// The key that votes on who leads the wider scopes.
+#[inline]
+fn voter(short: &Short, keys: &KeySeats) -> Option<KeyHash> {
+    let mut votes = keys.iter().zip(&short.keys).filter(|(_, dimension)| dimension.votes);
+    votes.find_map(|(seat, _)| seat.map(|seat| seat.key))
+}
+
+/// Asks for what the detectors will count in. False if one of them would find something while a charge could not be undone
+/// any more: then whoever found it is told before anything is charged, as the long way does.
+#[inline]
+fn is_calm(short: &Short, call: &Call, keys: &KeySeats, now: Mono) -> bool {
+    let mut rows =
+        short.hearings.iter().filter_map(|one| Some((&one.tally, row_heard(one, keys)?)));
+    if short.asks_first {
+        return rows.all(|(tally, row)| tally.is_calm(row, call.print, now));
+    }
+    rows.for_each(|(tally, row)| tally.fetch(row));
+    true
+}
+
 /// Counts a refusal at the limit, and at the route.
 #[inline]
 fn count_refusal(route: &RouteRules, short: &Short, denial: &Denial) {
@@ -161,8 +233,12 @@ fn count_refusal(route: &RouteRules, short: &Short, denial: &Denial) {
 #[inline]
 fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool {
     for ((seat, dimension), key) in keys.iter_mut().zip(&short.keys).zip(call.keys) {
-        let Some(key) = key else { continue };
+        let Some(key) = key.or(dimension.missing) else { continue };
         let table = &dimension.table;
+        if let Some(tally) = &dimension.hears {
+            // Before it is known where the key stands: mostly there, and then both are waited for at once.
+            tally.fetch(table.likely(key));
+        }
         let cell = if dimension.claims { table.find_or_claim(key, now) } else { table.find(key) };
         let Some(cell) = cell else {
             if dimension.claims {

@@ -83,7 +83,7 @@ pub struct DimensionUsage {
     pub busy: u64,
     /// Cells that belong to a key, quiet or not.
     pub held: u64,
-    /// Cells. Two of each sixteen are kept for orders.
+    /// Cells. Two of each thirty-two are kept for orders.
     pub cells: u64,
     /// Calls that had to share the overflow cell.
     pub overflowed: u64,
@@ -202,13 +202,13 @@ impl Breaker {
     pub fn standings(&self, policy: &Policy, now: Mono) -> Vec<Standing> {
         let mut all = Vec::new();
         for rules in &policy.scopes {
-            let Some(gate) = self.named_gate(rules.cell) else { continue };
+            let gate = &rules.gate.gate;
             let place = Place { level: rules.scope.level(), index: rules.cell, key: None };
             let scope = ScopeOrKey::Named(rules.scope.clone());
             all.push(standing(scope, place, &rules.rules, (rules.cell, gate.word()), now));
         }
         for rules in &policy.dimensions {
-            let Some(table) = self.table(count(rules.table)) else { continue };
+            let table = &*rules.keys;
             let Some(parent) = policy.scopes.get(rules.parent) else { continue };
             for cell in 0..table.cells() {
                 let word = table.gate(cell).map(Gate::word).unwrap_or_default();
@@ -249,7 +249,7 @@ impl Breaker {
         parent: &Scope,
         dimension: &str,
     ) -> Option<DimensionUsage> {
-        let table = self.table(count(policy.dimension(parent, dimension)?.table))?;
+        let table = &*policy.dimension(parent, dimension)?.keys;
         // ordering: relaxed, for an instant stands alone.
         let newest = Mono::from_nanos(self.newest.load(Ordering::Relaxed));
         Some(DimensionUsage {

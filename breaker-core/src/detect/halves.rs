@@ -41,26 +41,31 @@ impl Halves {
         self.mask() - ROOM
     }
 
-    /// Whether one more may simply be added to the word's low bits at `now`.
-    pub(crate) const fn takes(self, word: u64, now: Mono) -> bool {
-        self.is_current(self.ahead(word, now)) && word & self.mask() < self.most()
+    /// Whether one more may simply be added to the word's low bits in the half of this number.
+    #[inline(always)]
+    pub(crate) const fn takes(self, word: u64, number: u64) -> bool {
+        self.is_current(self.ahead(word, number)) && word & self.mask() < self.most()
     }
 
     /// The word brought to `now`. A word that is a little newer than `now` stays as it is.
     pub(crate) const fn turned(self, word: u64, now: Mono) -> Turned {
-        let ahead = self.ahead(word, now);
+        self.turned_to(word, self.number(now))
+    }
+
+    const fn turned_to(self, word: u64, number: u64) -> Turned {
+        let ahead = self.ahead(word, number);
         if self.is_current(ahead) {
             return Turned { word, ended: None };
         }
         let last = if ahead == 1 { word & self.mask() } else { 0 };
-        let stamp = (now.as_nanos() / self.half) & self.stamps();
+        let stamp = number & self.stamps();
         let word_now = stamp << (2 * self.bits) | last << self.bits;
         Turned { word: word_now, ended: Some(self.sum(word)) }
     }
 
-    /// One more call at `now`; a full half stays full.
-    pub(crate) const fn added(self, word: u64, now: Mono) -> Turned {
-        let turned = self.turned(word, now);
+    /// One more call in the half of this number; a full half stays full.
+    pub(crate) const fn added(self, word: u64, number: u64) -> Turned {
+        let turned = self.turned_to(word, number);
         if turned.word & self.mask() < self.most() {
             Turned { word: turned.word + 1, ended: turned.ended }
         } else {
@@ -70,10 +75,17 @@ impl Halves {
 
     /// Calls in the window at `now`.
     pub(crate) const fn count(self, word: u64, now: Mono) -> u64 {
-        self.sum(self.turned(word, now).word)
+        self.count_in(word, self.number(now))
+    }
+
+    /// Calls in the window in the half of this number.
+    #[inline]
+    pub(crate) const fn count_in(self, word: u64, number: u64) -> u64 {
+        self.sum(self.turned_to(word, number).word)
     }
 
     /// Both halves of a word, as they stand.
+    #[inline(always)]
     pub(crate) const fn sum(self, word: u64) -> u64 {
         ((word >> self.bits) & self.mask()) + (word & self.mask())
     }
@@ -100,16 +112,17 @@ impl Halves {
         if word == 0 {
             return None;
         }
-        let ahead = self.ahead(word, now);
+        let ahead = self.ahead(word, self.number(now));
         if self.is_current(ahead) {
             return Some(Span::ZERO);
         }
         Some(Span::from_nanos(ahead.saturating_mul(self.half)))
     }
 
-    /// By how many halves `now` is ahead of the word, wrapping.
-    const fn ahead(self, word: u64, now: Mono) -> u64 {
-        (now.as_nanos() / self.half).wrapping_sub(word >> (2 * self.bits)) & self.stamps()
+    /// By how many halves the one of this number is ahead of the word, wrapping.
+    #[inline(always)]
+    const fn ahead(self, word: u64, number: u64) -> u64 {
+        number.wrapping_sub(word >> (2 * self.bits)) & self.stamps()
     }
 
     const fn is_current(self, ahead: u64) -> bool {
@@ -147,10 +160,10 @@ mod tests {
         let form = Halves::new(Span::from_secs(1), 22);
         let mut word = 0;
         for _ in 0..5 {
-            word = form.added(word, at(10_100)).word;
+            word = form.added(word, form.number(at(10_100))).word;
         }
         assert_eq!(form.count(word, at(10_499)), 5);
-        let turned = form.added(word, at(10_500));
+        let turned = form.added(word, form.number(at(10_500)));
         assert_eq!(turned.ended, Some(5));
         assert_eq!(form.count(turned.word, at(10_900)), 6);
         assert_eq!(form.parts(turned.word, at(10_900)), (5, 1));
@@ -163,8 +176,8 @@ mod tests {
     #[test]
     fn newer_state_wins() {
         let form = Halves::new(Span::from_secs(1), 22);
-        let word = form.added(0, at(10_600)).word;
-        let again = form.added(word, at(10_000));
+        let word = form.added(0, form.number(at(10_600))).word;
+        let again = form.added(word, form.number(at(10_000)));
         assert_eq!((form.sum(again.word), again.ended), (2, None));
         assert_eq!(form.count(again.word, at(10_700)), 2);
     }
@@ -175,10 +188,10 @@ mod tests {
         let form = Halves::new(Span::from_secs(1), 13);
         let mut word = 0;
         for _ in 0..10_000 {
-            word = form.added(word, at(600)).word;
+            word = form.added(word, form.number(at(600))).word;
         }
         assert_eq!(form.sum(word), form.most());
-        assert!(!form.takes(word, at(600)));
+        assert!(!form.takes(word, form.number(at(600))));
     }
 
     proptest! {
@@ -191,7 +204,7 @@ mod tests {
             let (mut word, mut now, mut seen) = (0, 1_000_000, Vec::new());
             for step in steps {
                 now += step;
-                word = form.added(word, at(now)).word;
+                word = form.added(word, form.number(at(now))).word;
                 seen.push(now / 100);
                 let half = now / 100;
                 let exact = seen.iter().filter(|&&at| at == half || at + 1 == half).count();
@@ -204,9 +217,9 @@ mod tests {
         fn total(word: u64, now: u64, length: u64, bits in 13_u32..28) {
             let form = Halves::new(Span::from_nanos(length), bits);
             let now = Mono::from_nanos(now);
-            let _ = (form.takes(word, now), form.idle(word, now), form.covered(now));
+            let _ = (form.takes(word, form.number(now)), form.idle(word, now), form.covered(now));
             prop_assert!(form.count(word, now) <= 2 << bits);
-            prop_assert!(form.sum(form.added(word, now).word) <= 2 << bits);
+            prop_assert!(form.sum(form.added(word, form.number(now)).word) <= 2 << bits);
         }
     }
 }

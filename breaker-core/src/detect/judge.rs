@@ -72,7 +72,7 @@ pub(crate) struct Orders {
     pub(crate) location: Option<u64>,
     /// What would be forgotten with the row.
     pub(crate) weight: u32,
-    /// The windows and the streak begin at nothing.
+    /// The windows, the repeated calls and the streak begin at nothing.
     pub(crate) begin_anew: bool,
 }
 

@@ -11,6 +11,7 @@ use crate::time::Span;
 ///
 /// All of it is believed already: what still waited is not saved, and an attack in progress neither.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Learned {
     /// The version of this form. Another one is refused.
     pub version: u16,

@@ -5,7 +5,7 @@
 //! (as in HeavyKeeper, Gong et al. 2018). So a slot never counts a call that was not made.
 
 use super::{Sighting, long, told, wide, within};
-use crate::time::{Mono, Span};
+use crate::time::Span;
 
 /// The same call over and over.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,19 +60,28 @@ impl Repeat {
         })
     }
 
-    /// What a call with this fingerprint does to the slots at `now`.
-    pub(crate) fn slot(&self, slots: [u64; SLOTS], fingerprint: u64, now: Mono) -> Slotted {
-        let half = (self.window.as_nanos() / 2).max(1);
-        let stamp = (now.as_nanos() / half) & STAMPS;
+    /// What a call with this fingerprint does to the slots in the half window of this number.
+    #[inline]
+    pub(crate) fn slot(&self, slots: &[u64; SLOTS], fingerprint: u64, half: u64) -> Slotted {
+        let stamp = half & STAMPS;
         let tag = (fingerprint >> (64 - TAG_BITS)) << (64 - TAG_BITS);
-        let turned = slots.map(|slot| turn(slot, stamp));
-        let own = turned.iter().position(|&slot| slot & TAG_MASK == tag && sum(slot) > 0);
-        if let Some(at) = own {
-            let word = turned.get(at).copied().unwrap_or(0);
-            let word = if word & MOST < MOST { word + 1 } else { word };
-            return Slotted { slot: at, word, count: sum(word) };
+        let first = usize::try_from(fingerprint & 0xffff).unwrap_or(0) % SLOTS;
+        // Its own slot, if there is one; else the one with the least count. Among equals the fingerprint chooses, so that no slot
+        // is always the one.
+        let (mut least, mut at, mut word) = (u64::MAX, 0, 0);
+        for (slot, &seen) in slots.iter().enumerate() {
+            let turned = turn(seen, stamp);
+            let count = sum(turned);
+            if turned & TAG_MASK == tag && count > 0 {
+                let word = if turned & MOST < MOST { turned + 1 } else { turned };
+                return Slotted { slot, word, count: sum(word) };
+            }
+            let behind = if slot < first { slot + SLOTS - first } else { slot - first };
+            let rank = count << 3 | behind as u64;
+            if rank < least {
+                (least, at, word) = (rank, slot, turned);
+            }
         }
-        let (at, word) = weakest(&turned, fingerprint);
         if sum(word) == 0 {
             return Slotted { slot: at, word: tag | stamp << STAMP_AT | 1, count: 1 };
         }
@@ -83,16 +92,6 @@ impl Repeat {
         }
         Slotted { slot: at, word: worn, count: 0 }
     }
-}
-
-/// The slot with the least count. Among equals the fingerprint chooses, so that no slot is always the one.
-fn weakest(slots: &[u64; SLOTS], fingerprint: u64) -> (usize, u64) {
-    let first = usize::try_from(fingerprint & 0xffff).unwrap_or(0);
-    (0..SLOTS)
-        .map(|step| (first + step) % SLOTS)
-        .filter_map(|at| slots.get(at).map(|&slot| (at, slot)))
-        .min_by_key(|&(_, slot)| sum(slot))
-        .unwrap_or((0, 0))
 }
 
 /// A slot brought to the half of `stamp`. One of a little later stays as it is.
@@ -124,6 +123,7 @@ const BACK: u64 = 16;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::{Repeat, SLOTS};
+    use crate::detect::halves::Halves;
     use crate::time::{Mono, Span};
     use proptest::prelude::*;
 
@@ -142,6 +142,10 @@ mod tests {
         Mono::from_nanos(millis * 1_000_000)
     }
 
+    fn half(rule: &Repeat, now: Mono) -> u64 {
+        Halves::new(rule.window, 22).number(now)
+    }
+
     /// Calls `count` times, `share` per cent of them the same; how many of those until it is found.
     fn found_after(share: u64, count: u64, tail: u64, seed: u64) -> Option<u64> {
         let (rule, mut mix, mut slots, mut same) = (Repeat::default(), Mix(seed), [0; SLOTS], 0);
@@ -150,7 +154,8 @@ mod tests {
             let fingerprint =
                 if repeats { 0xabcd_ef12_3456_7890 } else { Mix(mix.next() % tail).next() };
             same += u64::from(repeats);
-            let done = rule.slot(slots, fingerprint, at(30_000 + call * 29_000 / count));
+            let done =
+                rule.slot(&slots, fingerprint, half(&rule, at(30_000 + call * 29_000 / count)));
             if let Some(slot) = slots.get_mut(done.slot) {
                 *slot = done.word;
             }
@@ -179,7 +184,7 @@ mod tests {
     fn slow_or_rare_repetition_is_none() {
         let (rule, mut slots) = (Repeat::default(), [0; SLOTS]);
         for call in 0..200 {
-            let done = rule.slot(slots, 7 << 50, at(call * 3_000));
+            let done = rule.slot(&slots, 7 << 50, half(&rule, at(call * 3_000)));
             slots[done.slot] = done.word;
             assert!(rule.judge(done.count, done.count).is_none());
         }
@@ -194,13 +199,13 @@ mod tests {
             (Repeat { window: Span::from_secs(10), ..Repeat::default() }, [0; SLOTS]);
         let mut count = 0;
         for now in [50_000, 51_000, 49_000, 55_100, 59_900] {
-            let done = rule.slot(slots, 7 << 50, at(now));
+            let done = rule.slot(&slots, 7 << 50, half(&rule, at(now)));
             slots[done.slot] = done.word;
             count = done.count;
         }
         assert_eq!(count, 5);
-        assert_eq!(rule.slot(slots, 7 << 50, at(60_000)).count, 3);
-        assert_eq!(rule.slot(slots, 7 << 50, at(70_000)).count, 1);
+        assert_eq!(rule.slot(&slots, 7 << 50, half(&rule, at(60_000))).count, 3);
+        assert_eq!(rule.slot(&slots, 7 << 50, half(&rule, at(70_000))).count, 1);
     }
 
     proptest! {
@@ -208,12 +213,12 @@ mod tests {
         #[test]
         fn total(slots: [u64; SLOTS], fingerprint: u64, now: u64, calls in proptest::collection::vec(0_u64..9, 1..200)) {
             let rule = Repeat::default();
-            let done = rule.slot(slots, fingerprint, Mono::from_nanos(now));
+            let done = rule.slot(&slots, fingerprint, half(&rule, Mono::from_nanos(now)));
             prop_assert!(done.slot < SLOTS);
             let (mut slots, mut made) = ([0; SLOTS], [0_u64; 9]);
             for (step, call) in (0..).zip(calls) {
                 made[usize::try_from(call).unwrap()] += 1;
-                let done = rule.slot(slots, Mix(call).next(), at(step * 100));
+                let done = rule.slot(&slots, Mix(call).next(), half(&rule, at(step * 100)));
                 slots[done.slot] = done.word;
                 prop_assert!(done.count <= made[usize::try_from(call).unwrap()]);
             }

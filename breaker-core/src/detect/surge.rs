@@ -371,6 +371,15 @@ pub(crate) const FORMS: [Halves; 4] = [
     Halves::new(Span::from_secs(60), 25),
     Halves::new(Span::from_secs(300), 26),
 ];
+
+/// The numbers of the halves that an instant lies in: each window's half is whole halves of the window before.
+#[inline(always)]
+pub(crate) const fn halves_at(now: Mono) -> [u64; 4] {
+    let [second, ..] = FORMS;
+    let first = second.number(now);
+    [first, first / 10, first / 60, first / 300]
+}
+
 const HOUR: u64 = 3_600_000_000_000;
 
 #[cfg(all(test, not(loom)))]
@@ -387,6 +396,15 @@ mod tests {
 
     fn floors(bounds: [Short; 4]) -> [u64; 4] {
         bounds.map(Short::floor)
+    }
+
+    /// Goal: an instant's halves are those of each window.
+    #[test]
+    fn halves_are_of_halves() {
+        let instants = [0, 1, 499_999_999, 149_999_999_999, 987_654_321_987_654_321, u64::MAX];
+        for now in instants.map(Mono::from_nanos) {
+            assert_eq!(super::halves_at(now), super::FORMS.map(|form| form.number(now)));
+        }
     }
 
     /// Goal: floors, factors and ceilings as the rule has them, for keys, routes and everything.

@@ -16,7 +16,8 @@ impl InFlight {
             let hint = "use a count of at least 1, or kill the scope";
             return Err(("0 in flight can never pass".to_owned(), hint.to_owned()));
         }
-        Ok(InFlight { count })
+        // The largest amount stands for one that is not known: it never passes.
+        Ok(InFlight { count: count.min(u64::MAX - 1) })
     }
 
     /// What is in flight with this amount more, if it may pass.

@@ -87,6 +87,8 @@ impl Rate {
         if burst == 0 {
             return told("0 is not a burst: no call could pass", "use at least 1");
         }
+        // The largest amount stands for one that is not known: it never passes.
+        let burst = burst.min(u64::MAX - 1);
         for shift in 0..=MAX_SHIFT {
             let units = u128::from(per.as_nanos()) << shift;
             let cost = units.div_ceil(u128::from(count));

@@ -1,9 +1,9 @@
 //! The trading firm: one breaker, one route and one cancel route for each server, and a book of what became of every order. It sets no limits of its own.
 
 use breaker_core::{
-    Breaker, Call, Capacity, Class, Denial, GroupSpec, KeyHash, KeySpec, KillLevel, Level, LiftTo,
-    LimitSpec, Mode, Mono, Outcome, Policy, PolicySpec, Recover, RouteId, RouteSpec, Scope,
-    ScopeSpec, Seed, Settlement, Stamp, Verdict,
+    Breaker, Call, Capacity, Class, Denial, DetectorKind, GroupSpec, KeyHash, KeySpec, KillLevel,
+    Level, LiftTo, LimitSpec, Mode, Mono, Novel, Outcome, Policy, PolicySpec, Recover, RouteId,
+    RouteSpec, Scope, ScopeSpec, Seed, Settlement, Stamp, Verdict,
 };
 
 use crate::market::{
@@ -32,6 +32,8 @@ pub(crate) struct Rules {
     /// Of each parent, in a decision of its own before the order's, weighed in parts per million of the quantity
     /// that the parent asked for. A call has one weight, and here each parent has a quantity of its own.
     pub(crate) out_against_in: Vec<LimitSpec>,
+    /// Of each server: a reject of a class never seen there is told.
+    pub(crate) alerts: bool,
     /// Room for so many keys of each dimension, if more than 4,096.
     pub(crate) room: u32,
 }
@@ -143,6 +145,16 @@ impl Firm {
         let parent = self.breaker.hash_u64(order.parent);
         let call = self.call(self.servers[order.server], parent, order.symbol, order.account);
         self.decide(call, parent, order.shares, order.quantity, order.at)
+    }
+
+    /// An order of no parent of the 212, which passes and is rejected by the venue for a reason of this number.
+    pub(crate) fn rejected(&self, server: usize, reason: u16, now: Mono) {
+        let parent = self.breaker.hash_u64(now.as_nanos());
+        let call = self.call(self.servers[server], parent, server, 1).weighing(PRICE * 100);
+        let Verdict::Allow(permit) = self.breaker.admit(&self.policy, call, now) else {
+            panic!("an order before the open was refused")
+        };
+        permit.settle_as(Settlement { class: reason, ..Settlement::of(Outcome::Fault) }, now);
     }
 
     /// Where the gate at a path stands, as a stamp that a lift can name.
@@ -334,8 +346,13 @@ fn spec(rules: &Rules) -> PolicySpec {
         class,
         scope: ScopeSpec { counts: true, ..scope(limits.to_vec(), Vec::new()) },
     };
-    let orders =
-        (1..=SERVERS).map(|number| route(format!("server{number}"), Class::Normal, &rules.server));
+    let orders = (1..=SERVERS).map(|number| {
+        let mut orders = route(format!("server{number}"), Class::Normal, &rules.server);
+        if rules.alerts {
+            orders.scope.detectors.push(DetectorKind::Novel(Novel::default()).into());
+        }
+        orders
+    });
     let cancels =
         (1..=SERVERS).map(|number| route(format!("cancel{number}"), Class::Reducing, &[]));
     let check = RouteSpec { group: "parents".into(), ..route("check".into(), Class::Normal, &[]) };

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use breaker_core::{
-    Breaker, By, Call, Capacity, Cause, Denial, KillLevel, LiftTo, Mode, Mono, OrderError, Pass,
-    Policy, Scope, ScopeCounts, Seed, Settlement, Span, Stamp, Standing, State, Sweeper, Ticket,
-    Transition, Verdict,
+    Breaker, By, Call, Capacity, Cause, Denial, KeyHash, KillLevel, LiftTo, Mode, Mono, OrderError,
+    Pass, Policy, Scope, ScopeCounts, Seed, Settlement, Span, Stamp, Standing, State, Sweeper,
+    Ticket, Transition, Verdict,
 };
 
 use crate::oracle::gate::{self, Gate, Why};
@@ -17,7 +17,7 @@ use crate::oracle::{self, Answer, House, Outcome, Passed, ScopeSpec, Seat};
 use spec::{Dice, Style, any_spec, mutate, translated};
 
 /// What may become of a call, and of the house.
-pub(crate) const EVENTS: [&str; 21] = [
+pub(crate) const EVENTS: [&str; 23] = [
     "passed",
     "passed in shadow",
     "probe",
@@ -33,6 +33,8 @@ pub(crate) const EVENTS: [&str; 21] = [
     "true weight",
     "stale look",
     "lift",
+    "trip below",
+    "no key",
     "stale lift",
     "reload",
     "failed reload",
@@ -250,7 +252,7 @@ impl Life {
         match self.dice.pick(0, 100) {
             0..53 => {
                 let calls = match (self.style, self.dice.pick(0, 100)) {
-                    (Style::Flood, 0..30) => self.dice.pick(10, 30),
+                    (Style::Flood, 0..30) => self.dice.pick(20, 50),
                     (_, 0..20) => self.dice.pick(2, 7),
                     _ => 1,
                 };
@@ -319,6 +321,7 @@ impl Life {
         }
         match scope.parent {
             None => scope.path.clone(),
+            Some(_) if self.dice.chance(10) => format!("{}=!", scope.path),
             Some(_) => format!("{}={}", scope.path, self.dice.pick(0, self.style.keys())),
         }
     }
@@ -343,15 +346,25 @@ impl Life {
                 let label = self.dice.pick(0, self.style.keys()).to_string();
                 keys.push((number, label.clone()));
                 seats.push(seat(dimension, Some(label)));
+            } else if !Life::rules(&policy, &dimension).unwrap().skips {
+                seats.push(seat(dimension, Some("!".to_owned())));
+                self.note("no key");
             }
         }
-        let weight = if self.dice.chance(40) { self.dice.pick(0, 14) } else { 1 };
+        let weight = match self.dice.pick(0, 100) {
+            0..40 => self.dice.pick(0, 14),
+            40..43 => oracle::UNWEIGHED,
+            _ => 1,
+        };
         let overflowed = self.twins[0].key_usage().overflowed;
         let detected = self.detected(&policy, &seats);
         let said = [0, 1].map(|twin| {
             let breaker = &self.twins[twin];
             let compiled = &policy.twins[twin];
-            let mut call = Call::new(compiled.route(&path(route)).unwrap()).weighing(weight);
+            let mut call = Call::new(compiled.route(&path(route)).unwrap());
+            if weight != oracle::UNWEIGHED {
+                call = call.weighing(weight);
+            }
             for (number, label) in &keys {
                 call = call.with_key(*number, breaker.hash(label.as_bytes()));
             }
@@ -616,7 +629,7 @@ impl Life {
             7 => Some(Outcome::Fault),
             _ => None,
         };
-        let truth = self.dice.chance(30).then(|| self.dice.pick(0, 2 * held.weight + 3));
+        let truth = self.dice.chance(30).then(|| self.dice.pick(0, 2 * held.weight.min(20) + 3));
         let how = how.map(|outcome| (outcome, truth));
         let moved = {
             let mut tickets = held.tickets.into_iter();
@@ -698,7 +711,15 @@ impl Life {
         let policy = self.any_policy();
         let times = if self.style == Style::Flood { self.dice.pick(1, 12) } else { 1 };
         for _ in 0..times {
-            let scope = self.any_path(&policy);
+            let tripped = self.house.gates().filter(|(path, gate)| {
+                gate.state == gate::State::Tripped && Life::rules(&policy, path).is_some()
+            });
+            let tripped: Vec<String> = tripped.map(|(path, _)| path.clone()).collect();
+            let scope = if !tripped.is_empty() && self.dice.chance(40) {
+                tripped[self.dice.index(tripped.len())].clone()
+            } else {
+                self.any_path(&policy)
+            };
             let level = if self.dice.chance(30) { KillLevel::Cut } else { KillLevel::Halt };
             let [short, long] = [0, 1].map(|twin| {
                 self.twins[twin].kill(&policy.twins[twin], &path(&scope), level, at(now))
@@ -725,7 +746,7 @@ impl Life {
                 let blocked = self.house.gates().filter(|(path, gate)| {
                     path.starts_with(&prefix) && gate.state != gate::State::Armed
                 });
-                assert!(blocked.count() >= 16, "no room, and not all are blocked");
+                assert!(blocked.count() >= 32, "no room, and not all are blocked");
                 self.note("no room");
                 None
             }
@@ -761,7 +782,7 @@ impl Life {
         let recovery = rules.recovery;
         let gate = self.house.gate_mut(&scope);
         let was = gate.clone();
-        let expected = gate.lift(saw, state, &recovery);
+        let expected = gate.lift(saw, state, &recovery, now);
         let gate = gate.clone();
         self.tell(|| format!("{now}: lift {scope} (seen after {saw}) to {to:?}: {short:?}"));
         if was.state == gate::State::Armed && self.style == Style::Flood {
@@ -786,6 +807,10 @@ impl Life {
             }
         }
         self.stamps.push((stamp, scope, gate.moves));
+        if (gate.state, to) == (gate::State::Tripped, LiftTo::Armed) {
+            self.promised.extend(gate.hold_ends(&recovery).filter(|end| *end > self.clock));
+            self.note("trip below");
+        }
         self.note("lift");
     }
 
@@ -890,7 +915,9 @@ impl Life {
                 Some((_, hash)) => {
                     let label = (0..self.style.keys()).map(|label| label.to_string());
                     let is = |label: &String| self.twins[0].hash(label.as_bytes()) == hash;
-                    format!("{place}={}", label.filter(is).last().unwrap())
+                    let label = label.filter(is).last();
+                    let missing = (hash == KeyHash::MISSING).then(|| "!".to_owned());
+                    format!("{place}={}", label.or(missing).unwrap())
                 }
                 None => place.clone(),
             };
@@ -977,11 +1004,12 @@ impl Life {
             for label in 0..labels {
                 self.check_scope(&policy, scope, &format!("{}={label}", scope.path), now);
             }
+            self.check_scope(&policy, scope, &format!("{}=!", scope.path), now);
             self.check_counts(&policy, scope);
         }
         for twin in &self.twins {
             let usage = twin.key_usage();
-            assert!(usage.held <= usage.cells && usage.cells <= 16 * 16);
+            assert!(usage.held <= usage.cells && usage.cells <= 16 * 32);
         }
     }
 

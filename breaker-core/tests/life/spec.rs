@@ -1,7 +1,8 @@
 //! What a seed makes of itself: random policies, in the oracle's words, and their translation into the crate's.
 
 use breaker_core::{
-    Class, GroupSpec, KeyOverride, KeySpec, LimitSpec, Mode, PolicySpec, Recover, RouteSpec, Span,
+    Class, GroupSpec, KeyOverride, KeySpec, LimitSpec, Missing, Mode, PolicySpec, Recover,
+    RouteSpec, Span,
 };
 
 use crate::oracle::ScopeSpec;
@@ -94,7 +95,7 @@ impl Style {
     }
 
     pub(crate) fn keys(self) -> u64 {
-        if self == Style::Flood { 40 } else { 3 }
+        if self == Style::Flood { 70 } else { 3 }
     }
 }
 
@@ -177,6 +178,7 @@ fn scope(dice: &mut Dice, style: Style, path: String) -> ScopeSpec {
         counts: dice.chance(75) || !ROUTES_MAY_NOT_COUNT,
         reducing: false,
         parent: None,
+        skips: false,
         overrides: Vec::new(),
     }
 }
@@ -191,6 +193,7 @@ pub(crate) fn dimension(dice: &mut Dice, style: Style, parent: &str, name: &str)
         own.limits.iter_mut().for_each(|rule| lengthen(&mut rule.kind));
     }
     own.parent = Some(parent.to_owned());
+    own.skips = dice.chance(30);
     if style.hides() || style == Style::Changing {
         for label in 0..style.keys() {
             if dice.chance(15) {
@@ -352,6 +355,7 @@ pub(crate) fn translated(spec: &[ScopeSpec], long: bool) -> PolicySpec {
                 limits: limits(&key.limits),
                 recover: recover(key.recovery),
                 mode: mode(key.shadow),
+                missing: if key.skips { Missing::Skip } else { Missing::Share },
                 overrides: (key.overrides.iter())
                     .map(|(label, rules)| KeyOverride {
                         label: label.as_bytes().to_vec(),

@@ -33,6 +33,8 @@ pub(crate) struct Gate {
     pub(crate) state: State,
     /// None: armed, killed, or on probation after a kill.
     pub(crate) why: Option<Why>,
+    /// What a kill found: who tripped it, whether without an end, until when.
+    below: Option<(Option<Why>, bool, u64)>,
     /// In units.
     until: u64,
     pub(crate) strikes: u32,
@@ -49,6 +51,7 @@ impl Default for Gate {
         Gate {
             state: State::Armed,
             why: None,
+            below: None,
             until: 0,
             strikes: 0,
             left: 0,
@@ -108,6 +111,11 @@ impl Gate {
             self.go(State::HalfOpen);
         } else if self.state == State::Armed && self.strikes > 0 && now / UNIT >= self.until {
             self.strikes = 0;
+        } else if self.is_killed() {
+            // The trip below a kill has ended.
+            self.below = self.below.filter(|&(_, endless, until)| {
+                endless || recovery.holds.is_none() || now / UNIT < until
+            });
         }
     }
 
@@ -149,20 +157,36 @@ impl Gate {
 
     pub(crate) fn kill(&mut self, cut: bool) {
         let cut = cut || self.state == State::Cut;
+        if !self.is_killed() {
+            let trip = (self.why, self.endless, self.until);
+            self.below = (self.state == State::Tripped).then_some(trip);
+        }
         self.why = None;
         self.go(if cut { State::Cut } else { State::Halted });
     }
 
     /// Whether a lift that saw the gate after so many moves does something, or had nothing to do.
-    pub(crate) fn lift(&mut self, saw: u64, to: State, recovery: &Recovery) -> bool {
+    pub(crate) fn lift(&mut self, saw: u64, to: State, recovery: &Recovery, now: u64) -> bool {
         if self.moves != saw {
             return false;
         }
+        let killed = self.is_killed();
+        if killed && to != State::Halted {
+            self.elapse(recovery, now);
+        }
+        let below = self.below;
         match (to, self.state) {
             (State::Halted, State::Cut) => self.go(State::Halted),
             (State::Halted, _) => {}
             (State::HalfOpen, State::Tripped | State::Halted | State::Cut) => {
+                if let Some((why, ..)) = below.filter(|_| killed) {
+                    self.why = why;
+                }
                 self.half_open(recovery);
+            }
+            (State::Armed, State::Halted | State::Cut) if below.is_some() => {
+                (self.why, self.endless, self.until) = below.unwrap();
+                self.go(State::Tripped);
             }
             (State::Armed, State::Armed) | (State::HalfOpen, _) => return false,
             _ => self.arm(),

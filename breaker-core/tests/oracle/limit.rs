@@ -195,7 +195,7 @@ impl Past {
                     None => NEVER,
                 }
             }
-            Kind::InFlight { count } if self.used + amount <= count => 0,
+            Kind::InFlight { count } if self.used.saturating_add(amount) <= count => 0,
             Kind::InFlight { .. } => NEVER,
         }
     }

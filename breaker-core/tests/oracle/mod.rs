@@ -24,6 +24,8 @@ pub(crate) struct ScopeSpec {
     pub(crate) reducing: bool,
     /// The scope that declares it, if it is a dimension.
     pub(crate) parent: Option<String>,
+    /// Of a dimension: calls without the key are not judged by it.
+    pub(crate) skips: bool,
     /// Keys with limits of their own.
     pub(crate) overrides: Vec<(String, Vec<Rule>)>,
 }
@@ -282,6 +284,7 @@ impl House {
         let reducing = policy.scopes[&seats[2].rules].spec.reducing;
         let mut passed = Passed::default();
         let mut wanting = Vec::new();
+        let mut blocked = Vec::new();
         // Look, wide to narrow.
         for (index, seat) in seats.iter().enumerate() {
             let recovery = &policy.scope(seat).spec.recovery;
@@ -289,6 +292,7 @@ impl House {
             let shadow = gate.mode.unwrap_or(policy.scope(seat).spec.shadow);
             passed.shadows.push(shadow);
             wanting.push(!reducing && gate.wants_probe(recovery, now));
+            blocked.push(false);
             let answer = match gate.state {
                 State::Cut => return Answer::Killed { seat: index, cut: true },
                 State::Halted if !reducing => return Answer::Killed { seat: index, cut: false },
@@ -304,9 +308,11 @@ impl House {
                 return answer;
             }
             passed.shadowed = true;
+            blocked[index] = true;
         }
         if !reducing {
-            if let Some(refused) = self.charge(policy, seats, weight, now, said, &mut passed) {
+            let charged = self.charge(policy, seats, weight, now, said, (&mut passed, &blocked));
+            if let Some(refused) = charged {
                 return refused;
             }
             // Probes, wide to narrow.
@@ -355,7 +361,7 @@ impl House {
         weight: u64,
         now: u64,
         said: Said<'_>,
-        passed: &mut Passed,
+        (passed, blocked): (&mut Passed, &[bool]),
     ) -> Option<Answer> {
         let asked = self.asked(policy, seats, weight, now, said);
         let live = |index: usize| {
@@ -373,13 +379,20 @@ impl House {
             most: all().map(|(wait, _)| wait.most).max().unwrap_or(0),
         };
         for index in narrow {
+            if blocked[index] {
+                // What the gate would have refused is charged nothing.
+                continue;
+            }
             let seat = &seats[index];
             let scope = policy.scope(seat);
             let limits = scope.limits_of(seat);
             let shadow = passed.shadows[index];
-            let here = refusing == Some(index);
             let refuses = |number: usize| asked[index][number].1;
             let is_live = |number: &usize| !limits[*number].rule.candidate;
+            // In shadow a scope charges what it would have charged live.
+            let would =
+                shadow && (0..limits.len()).any(|number| refuses(number) && is_live(&number));
+            let here = refusing == Some(index) || would;
             // Whether it is known that one that does not refuse was charged: not beside one that may have.
             let sure = |number: usize| !here || asked[index][number].0.most == 0;
             let (offered, admitted): (Vec<usize>, Vec<usize>) =
@@ -393,15 +406,10 @@ impl House {
                     passed.charges.extend(limits[number].charge(seat.row(), weight, now, sure));
                 }
             }
-            let offer_refused = breaching.iter().any(is_live);
-            if refusing.is_none() && (!offer_refused || shadow) {
+            if refusing.is_none() && !would {
                 for &number in &admitted {
                     if refuses(number) {
                         breaching.push(number);
-                        if is_live(&number) {
-                            // The others are not asked.
-                            break;
-                        }
                     } else {
                         passed.charges.extend(limits[number].charge(seat.row(), weight, now, true));
                     }
@@ -420,7 +428,10 @@ impl House {
             }
             // Who starts spent answers for others, and is not tripped for it.
             let spared = seat.pressed && !said.iter().any(|(.., tripped)| *tripped);
-            let may_trip = |&number: &usize| limits[number].rule.trips && !seat.shares && !spared;
+            let known = |number: usize| weight != UNWEIGHED || !limits[number].rule.weighs;
+            let may_trip = |&number: &usize| {
+                limits[number].rule.trips && !seat.shares && !spared && known(number)
+            };
             let trips = breaching.iter().any(may_trip);
             // The one that trips leads, then the one that waits longest, then the first.
             let leads = |number: &usize| trips == may_trip(number);
@@ -571,5 +582,7 @@ fn identity(rule: &Rule, before: &mut Vec<String>) -> String {
     format!("{like} {nth}")
 }
 
+/// The weight of a call that says none.
+pub(crate) const UNWEIGHED: u64 = u64::MAX;
 /// The row that keys without a cell share.
 const OVERFLOW: &str = "*";

@@ -358,7 +358,7 @@ fn rules(section: &mut Section, report: &mut Report<'_>) -> Rules {
 }
 
 fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource) {
-    let spec = KeySpec {
+    let mut spec = KeySpec {
         name: name(key, report),
         limits: limits(key, report),
         recover: recover(key, report),
@@ -387,6 +387,11 @@ fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource)
     let words = [("refuse", Missing::Refuse), ("share", Missing::Share), ("skip", Missing::Skip)];
     let missing = key.text("missing", report).and_then(|text| word(&text, &words, report));
     let missing = missing.unwrap_or(Missing::Refuse);
+    spec.missing = match missing {
+        Missing::Skip => breaker_core::Missing::Skip,
+        // What is refused for lack of a key never comes to be judged.
+        Missing::Refuse | Missing::Share => breaker_core::Missing::Share,
+    };
     if missing == Missing::Share
         && spec.limits.iter().any(|limit| limit.on_breach == OnBreach::Trip)
     {

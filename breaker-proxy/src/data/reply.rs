@@ -181,7 +181,7 @@ pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply
     let id = plane.names.id(denial);
     let (status, code, title, cause) = match denial.cause {
         Cause::Limit(_) => (StatusCode::TOO_MANY_REQUESTS, "limited", "Too many requests", "limit"),
-        Cause::Tripped(By::Limit(_) | By::Detector(_)) => {
+        Cause::Tripped(By::Limit(_) | By::Detector(_) | By::Wider) => {
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a limit was exceeded")
         }
         Cause::Tripped(By::Hand) => {
