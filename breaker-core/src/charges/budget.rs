@@ -417,7 +417,7 @@ mod tests {
     }
 
     /// Calls of each thread: few where each step is interpreted.
-    const CALLS: u64 = if cfg!(miri) { 200 } else { 2_000 };
+    const CALLS: u64 = if cfg!(miri) { 20 } else { 2_000 };
 
     /// Goal: eight real threads at one budget: it passes its count between two resets, no more and no less,
     /// undone ones aside.
