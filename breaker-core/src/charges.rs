@@ -122,7 +122,7 @@ impl Row<'_> {
     /// As [`Row::peek`], at an instant that may lie ahead: not even a tick begins.
     pub(crate) fn forecast(self, limit: Limit, amount: u64, now: Mono) -> Result<(), Span> {
         match limit {
-            Limit::Buckets(buckets) => buckets::forecast(buckets, self, amount, now),
+            Limit::Buckets(buckets) => buckets::forecast::<SOUND>(buckets, self, amount, now),
             _ => self.peek(limit, amount, now),
         }
     }
@@ -191,7 +191,9 @@ impl Row<'_> {
                 }
             }
             Limit::Window(_) => {}
-            Limit::Buckets(buckets) => buckets::undo(buckets, self, taken.before, taken.after),
+            Limit::Buckets(buckets) => {
+                buckets::undo::<SOUND>(buckets, self, taken.before, taken.after);
+            }
             Limit::Budget(_) => budget::undo(self, taken.before, taken.after),
             Limit::InFlight(_) => self.give_back(limit, taken.after),
         }
@@ -274,8 +276,8 @@ impl Row<'_> {
         }
     }
 
-    /// Fills new memory, which nobody charges yet, from that of the limit as it was: never freer than if this
-    /// limit had counted the same calls all along. What is unknown counts as passed.
+    /// Fills memory from that of the limit as it was: never freer than if this limit had counted the same calls all along. What is
+    /// unknown counts as passed. What the memory holds already is taken for a part of what the limit counted.
     pub(crate) fn seed(self, limit: Limit, old: Row<'_>, was: Limit, now: Mono) {
         let carried = old.save(was, now).is_some_and(|saved| self.restore(limit, &saved, now));
         if !carried {
@@ -298,16 +300,16 @@ impl Row<'_> {
         }
     }
 
-    /// Fills new memory, which nobody charges yet, with what was saved. False, and nothing done, if that
-    /// says nothing about this limit.
+    /// Fills memory, new or idle or with a part of the same, with what was saved. False, and nothing done, if that says nothing
+    /// about this limit.
     #[must_use]
     pub(crate) fn restore(self, limit: Limit, saved: &Saved, now: Mono) -> bool {
         match (limit, saved) {
             (_, Saved::Fresh) | (Limit::InFlight(_), Saved::InFlight) => true,
             (Limit::Rate(rate), Saved::Rate(owed)) => {
                 let Some(debt) = rate.restored(owed, now) else { return false };
-                // ordering: relaxed, for a debt stands alone.
-                self.head.store(debt, Ordering::Relaxed);
+                // ordering: relaxed, for a debt stands alone. The later of two debts stands.
+                self.head.fetch_max(debt, Ordering::Relaxed);
                 true
             }
             (Limit::Window(window), Saved::Window(past)) => {
@@ -442,6 +444,8 @@ const LATE: u8 = 5;
 const NUMBERLESS: u8 = 6;
 /// Where a ring turns is judged by the parities of laps alone.
 const DISORDERED: u8 = 7;
+/// What was read of a tick's bucket is not asked whether it still is that tick's.
+const STALE: u8 = 8;
 
 /// Tries every interleaving with at most so many preemptions.
 #[cfg(all(test, loom))]

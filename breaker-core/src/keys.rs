@@ -869,29 +869,57 @@ mod models {
         kill_against_claim::<false>();
     }
 
-    /// One thread kills a key; another that sees the gate moved looks as every decision does: at the bit first.
-    /// Without `STIRS` the bit is never set.
-    fn kill_against_look<const STIRS: bool>() {
-        explore(|| {
+    /// How a killer stirs the bucket of the gate that it moves.
+    #[derive(Clone, Copy)]
+    enum Stirs {
+        /// As it is meant.
+        First,
+        /// After the move.
+        Late,
+        /// First, without the fence.
+        Unfenced,
+        Never,
+    }
+
+    fn stir_and_kill(table: &Table, cell: usize, stirs: Stirs) {
+        let input = Input::Kill(KillLevel::Halt);
+        let moves = || table.gate(cell).unwrap().step(input, &rule(), Mono::ZERO);
+        let moved = match stirs {
+            Stirs::First => table.step(cell, input, &rule(), Mono::ZERO),
+            Stirs::Late => {
+                let moved = moves();
+                table.stir(cell);
+                moved
+            }
+            Stirs::Unfenced => {
+                // ordering: relaxed and no more, which is the point.
+                table.stirred[0].fetch_or(1, Ordering::Relaxed);
+                moves()
+            }
+            Stirs::Never => moves(),
+        };
+        assert!(moved.is_some());
+    }
+
+    /// One thread kills a key; another that sees the gate moved looks as every decision does: at the bit first. The one that looks
+    /// is spawned: the other way round loom reaches no look between the killer's two steps, and no control fails.
+    fn kill_against_look(stirs: Stirs) {
+        explore(move || {
             let table = Arc::new(Table::new(1));
             let cell = table.find_or_claim(KeyHash::new(1), Mono::ZERO).unwrap();
-            let killer = {
+            let killed = State::Killed(KillLevel::Halt);
+            let looker = {
                 let table = Arc::clone(&table);
                 loom::thread::spawn(move || {
-                    let input = Input::Kill(KillLevel::Halt);
-                    let _ = if STIRS {
-                        table.step(cell, input, &rule(), Mono::ZERO)
-                    } else {
-                        table.gate(cell).unwrap().step(input, &rule(), Mono::ZERO)
-                    };
+                    if table.gate(cell).unwrap().word().state() == killed {
+                        fence(Ordering::Acquire);
+                        let seen = table.word(cell).unwrap().state();
+                        assert_eq!(seen, killed, "the look missed it");
+                    }
                 })
             };
-            let killed = State::Killed(KillLevel::Halt);
-            if table.gate(cell).unwrap().word().state() == killed {
-                fence(Ordering::Acquire);
-                assert_eq!(table.word(cell).unwrap().state(), killed, "the look missed it");
-            }
-            killer.join().unwrap();
+            stir_and_kill(&table, cell, stirs);
+            looker.join().unwrap();
             assert_eq!(table.word(cell).unwrap().state(), killed, "the kill was lost");
         });
     }
@@ -899,14 +927,28 @@ mod models {
     /// Goal: whoever saw a gate moved, and whoever looks after the kill returned, is told so by the bit.
     #[test]
     fn loom_a_stirred_bucket_shows_its_kill() {
-        kill_against_look::<true>();
+        kill_against_look(Stirs::First);
     }
 
     /// Negative control: a bit that is never set.
     #[test]
     #[should_panic(expected = "the ")]
     fn loom_a_bit_never_set_is_caught() {
-        kill_against_look::<false>();
+        kill_against_look(Stirs::Never);
+    }
+
+    /// Negative control: a bit that is set after the move is missed by who saw the move.
+    #[test]
+    #[should_panic(expected = "the look missed it")]
+    fn loom_a_bit_set_late_is_caught() {
+        kill_against_look(Stirs::Late);
+    }
+
+    /// Negative control: without the fence the move may be seen before the bit.
+    #[test]
+    #[should_panic(expected = "the look missed it")]
+    fn loom_a_bit_without_its_fence_is_caught() {
+        kill_against_look(Stirs::Unfenced);
     }
 
     /// Goal: two keys that are first seen at once get a slot each, and an order to a third while the bucket is full evicts one

@@ -14,6 +14,7 @@ use breaker_core::{
 };
 
 const SECOND: Span = Span::from_secs(1);
+/// Random lives, if `RELOAD_LIVES` asks for no other number.
 const LIVES: u64 = 300;
 
 fn at(millis: u64) -> Mono {
@@ -409,10 +410,13 @@ fn overrides_come_and_go_without_a_second_burst() {
 
 /// Goal: over random reloads, with policies of many ages in use at once, no interval holds more than the largest bound of
 /// the policies that lived in it; for a route's limit, for keys, and for keys with and without limits of their own.
+/// `RELOAD_LIVES` says over how many.
 #[test]
 fn random_reloads_stay_within_the_largest_bound() {
-    let passed: usize = (1..=LIVES).map(random_life).sum();
-    assert!(passed as u64 > LIVES * 15, "{passed} calls passed");
+    let asked = std::env::var("RELOAD_LIVES").ok().and_then(|lives| lives.parse().ok());
+    let lives: u64 = asked.unwrap_or(LIVES);
+    let passed: usize = (1..=lives).map(random_life).sum();
+    assert!(passed as u64 > lives * 15, "{passed} calls passed");
 }
 
 fn random_life(seed: u64) -> usize {
@@ -571,4 +575,58 @@ fn a_crowded_dimension_says_so() {
     assert!(breaker.key_usage_of(&policy, &path("/g"), "k").is_none());
     drop(breaker.recompile(&keyed(Vec::new(), &[]), at(5_000)).unwrap());
     assert_eq!((usage().busy, usage().is_crowded()), (0, false), "all have gone quiet");
+}
+
+/// Goal: a key that loses its own limits charges its dimension's again, also where its slot was charged before: what it brings along is
+/// put among what is there. It was written over a part of a ring, which then turned nowhere, and every later call of the key
+/// looked for the turn for ever.
+#[test]
+fn a_key_back_among_others_finds_a_ring_that_turns() {
+    for brings in 1..=3 {
+        let breaker = breaker();
+        let shared = LimitSpec::window(3, SECOND);
+        let own = [("x", vec![LimitSpec::window(5, SECOND)])];
+        let compile = |own: &[(&str, Vec<LimitSpec>)], millis| {
+            breaker.recompile(&keyed(vec![shared.clone()], own), at(millis)).unwrap()
+        };
+        let first = compile(&[], 0);
+        assert_eq!(burst(&breaker, &first, call_of(&breaker, &first, "x"), at(0), 9), 3);
+        drop(first);
+        // Twice again, until what the key was charged among others is charged no more.
+        drop(compile(&own, 10));
+        drop(compile(&own, 2_000));
+        let alone = compile(&own, 4_000);
+        assert!(!alone.has_predecessors());
+        let x = call_of(&breaker, &alone, "x");
+        assert_eq!(burst(&breaker, &alone, x, at(4_000), brings), brings);
+        let back = compile(&[], 4_001);
+        drop(alone);
+        let x = call_of(&breaker, &back, "x");
+        assert_eq!(burst(&breaker, &back, x, at(4_001), 9), 3 - brings);
+        assert_eq!(burst(&breaker, &back, x, at(9_000), 9), 3);
+    }
+}
+
+/// Goal: a memory of all keys that one key kept for its own is charged for that key as long as a policy with it lives, though the
+/// other keys' policies have gone. It was known by its number of selves alone, and forgotten with the others'.
+#[test]
+fn what_a_key_kept_for_its_own_is_charged_while_its_policy_lives() {
+    let breaker = breaker();
+    let window = |count, millis| LimitSpec::window(count, Span::from_millis(millis));
+    let all = |limit| keyed(vec![limit], &[]);
+    let own = keyed(vec![window(1, 1_000).named("z")], &[("x", vec![window(4, 500)])]);
+    let compile = |spec: &PolicySpec, millis| breaker.recompile(spec, at(millis)).unwrap();
+    let first = compile(&all(window(4, 500)), 0);
+    drop(compile(&all(window(8, 500)), 1));
+    // The key goes back to the first memory, for its own; the others do not.
+    let kept = compile(&own, 2);
+    drop(first);
+    let wide = all(window(5, 1_000));
+    let third = compile(&wide, 3);
+    drop(compile(&wide, 2_000));
+    let last = compile(&wide, 4_000);
+    let (one, other) = (call_of(&breaker, &kept, "x"), call_of(&breaker, &last, "x"));
+    assert_eq!(burst(&breaker, &kept, one, at(4_000), 9), 4);
+    assert_eq!(burst(&breaker, &last, other, at(4_001), 9), 0, "more than any policy allows");
+    drop(third);
 }

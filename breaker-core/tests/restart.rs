@@ -319,3 +319,32 @@ fn nonsense_frees_nothing() {
         assert!(burst(&breaker, &policy, x, at(0), 20) <= 10, "{limit:?} {saved:?}");
     }
 }
+
+/// Goal: a save put back into a breaker that has been in use, and is idle, is as good as in a new one: what it used before leaves
+/// nothing behind. A window's ring that was written over had no turn any more, and the next call looked for it for ever.
+#[test]
+fn a_save_put_back_into_an_idle_breaker_goes_on() {
+    for limit in limits().into_iter().filter(|limit| *limit != LimitSpec::budget(10)) {
+        // As many, fewer and more calls than the save tells of.
+        for calls in [1, 3, 4, 9, 10, 13] {
+            let (_, _, saved) = used(&limit);
+            let (breaker, policy) = house(&spec(&limit), 1);
+            burst(&breaker, &policy, call(&policy), at(0), calls);
+            burst(&breaker, &policy, call_of(&breaker, &policy, "x"), at(0), calls);
+            let told = breaker.restore(&policy, &saved, Restart::Clean, at(50_100));
+            assert_eq!((told.missed.len(), told.more), (0, 0), "{limit:?}: {told:?}");
+            let in_flight = limit == LimitSpec::in_flight(10);
+            let gone = |calls| if in_flight { 0 } else { calls };
+            // A tenth of a second ago: one call of the rate is forgiven.
+            let forgiven = usize::from(limit == LimitSpec::rate(10, SECOND, 10));
+            let most = if in_flight { 20 } else { 10 };
+            let passed = burst(&breaker, &policy, call(&policy), at(50_100), 20);
+            assert_eq!(passed, most - gone(4 - forgiven), "{limit:?} after {calls}");
+            let x = call_of(&breaker, &policy, "x");
+            let passed = burst(&breaker, &policy, x, at(50_100), 20);
+            assert_eq!(passed, most - gone(7 - forgiven), "{limit:?} after {calls}");
+            let later = burst(&breaker, &policy, x, at(60_000), 20);
+            assert_eq!(later, most, "{limit:?} after {calls}");
+        }
+    }
+}

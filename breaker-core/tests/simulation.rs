@@ -16,8 +16,9 @@ mod oracle;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use breaker_core::{
-    Breaker, Call, Capacity, Class, GroupSpec, KeySpec, KillLevel, LiftTo, LimitSpec, Mono,
-    OrderError, Policy, PolicySpec, RouteSpec, Scope, ScopeSpec, Seed, Span,
+    Breaker, Call, Capacity, Cause, Class, GroupSpec, KeyOverride, KeySpec, KillLevel, LiftTo,
+    LimitSpec, Mode, Mono, OrderError, Outcome, Policy, PolicySpec, RouteSpec, Scope, ScopeSpec,
+    Seed, Settlement, Span, Verdict,
 };
 use life::Life;
 
@@ -223,4 +224,75 @@ fn a_lengthened_window_counts_what_the_shorter_one_had_let_expire() {
     drop(first);
     assert!(!passes(&breaker, &second, call(&second), 1_101), "four in 1,000");
     assert!(passes(&breaker, &second, call(&second), 2_000));
+}
+
+/// Goal: a key that gets a limit of another kind under the name of its dimension's starts with it spent, and in shadow the permit
+/// says so though the call passes. The lives took the oracle's word for what shadow hides, which cannot know it.
+#[test]
+fn a_key_in_shadow_that_gets_another_limit_is_told_that_it_starts_spent() {
+    let breaker = breaker();
+    let second = Span::from_secs(1);
+    let mut spec = house(vec![], vec![]);
+    spec.global.keys = vec![KeySpec {
+        name: "account".into(),
+        limits: vec![LimitSpec::window(2, second).named("own")],
+        mode: Mode::Shadow,
+        ..KeySpec::default()
+    }];
+    let first = breaker.recompile(&spec, at(1_000)).unwrap();
+    let known = |policy: &Policy| call(policy).with_key(0, breaker.hash(b"known"));
+    assert!(passes(&breaker, &first, known(&first), 1_000));
+    let limits = vec![LimitSpec::rate(1, second, 2).named("own")];
+    spec.global.keys[0].overrides = vec![KeyOverride { label: b"known".to_vec(), limits }];
+    let second = breaker.recompile(&spec, at(2_000)).unwrap();
+    let Verdict::Allow(permit) = breaker.admit(&second, known(&second), at(2_000)) else {
+        panic!("shadow refuses nobody")
+    };
+    assert_eq!(permit.shadowed().map(|denial| denial.cause), Some(Cause::Limit(0)));
+}
+
+/// Goal: what turns out to weigh less ends no tick of a window of weight, nor does a call that weighs too much to ever pass: who
+/// asks by an earlier clock still finds it full. The oracle took their instants for ones at which somebody had asked.
+#[test]
+fn a_refund_ends_no_tick_of_a_window() {
+    let breaker = breaker();
+    let limit = LimitSpec::window(8, Span::from_nanos(6_400)).by_weight();
+    let policy = breaker.compile(&house(vec![limit], vec![])).unwrap();
+    let weighing = |weight| call(&policy).weighing(weight);
+    let early = breaker.admit(&policy, weighing(2), at(10_000));
+    assert!(passes(&breaker, &policy, weighing(8), 20_000));
+    let Verdict::Allow(early) = early else { panic!("an empty window") };
+    early.settle_as(Settlement { weight: Some(1), ..Settlement::of(Outcome::Good) }, at(40_000));
+    assert!(!passes(&breaker, &policy, weighing(9), 40_000));
+    assert!(!passes(&breaker, &policy, weighing(1), 15_000), "9 of 8 as of 20,000");
+    assert!(passes(&breaker, &policy, weighing(1), 40_000));
+}
+
+/// Goal: a refill by a clock that is late does not let the budget forget sooner: what is charged in its new run counts at least as
+/// long as what was charged before it would have.
+#[test]
+fn a_late_refill_does_not_shorten_what_a_budget_remembers() {
+    let breaker = breaker();
+    let limit = LimitSpec::budget(2).idle(Span::from_nanos(100));
+    let policy = breaker.compile(&house(vec![limit], vec![])).unwrap();
+    assert!(passes(&breaker, &policy, call(&policy), 1_000));
+    assert_eq!(breaker.refill(&policy, &Scope::global(), at(0)), Ok(true));
+    (0..2).for_each(|_| assert!(passes(&breaker, &policy, call(&policy), 0)));
+    assert!(!passes(&breaker, &policy, call(&policy), 1_099), "idle for 99 of 100");
+    assert!(passes(&breaker, &policy, call(&policy), 1_100));
+}
+
+/// Goal: a window of weight whose past a reload cannot know starts full: nothing that weighs passes until its length has, and what
+/// weighs nothing does. The oracle, which knows the past, thought it fuller than full.
+#[test]
+fn a_window_that_starts_full_is_no_fuller() {
+    let breaker = breaker();
+    let window = |count, nanos| LimitSpec::window(count, Span::from_nanos(nanos)).by_weight();
+    let first = breaker.recompile(&house(vec![window(32, 640)], vec![]), at(10_000)).unwrap();
+    assert!(passes(&breaker, &first, call(&first).weighing(32), 10_000));
+    assert!(passes(&breaker, &first, call(&first).weighing(1), 11_000));
+    let second = breaker.recompile(&house(vec![window(24, 6_400)], vec![]), at(11_000)).unwrap();
+    assert!(!passes(&breaker, &second, call(&second).weighing(1), 11_000));
+    assert!(passes(&breaker, &second, call(&second).weighing(0), 11_000));
+    assert!(!passes(&breaker, &second, call(&second).weighing(1), 16_300));
 }

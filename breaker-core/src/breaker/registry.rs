@@ -472,7 +472,7 @@ impl Memories {
                 }
                 None => shared.clone(),
             };
-            lasts |= known.older.len() > shared.older.len();
+            lasts |= known.older.iter().any(|own| !shared.older.iter().any(|all| all.covers(own)));
             rules.push(known.rule(spec, turn));
             self.limits.push(known);
         }
@@ -575,10 +575,14 @@ impl Known {
 
     /// All its selves, this one the last.
     fn into_earlier(self, turn: &Turn) -> Vec<Earlier> {
-        let Known { limit, memory, since, mut older, .. } = self;
+        let Known { limit, memory, mut since, mut older, .. } = self;
         let until = turn.serial.saturating_sub(1);
-        // A memory that came back is charged once.
-        older.retain(|older| !older.memory.is(&memory));
+        // A memory that came back is charged once, for as long as whoever had it first.
+        older.retain(|older| {
+            let same = older.memory.is(&memory);
+            since = if same { since.min(older.since) } else { since };
+            !same
+        });
         older.push(Earlier { limit, memory, since, until, last: until, drained: None });
         older
     }
@@ -668,8 +672,9 @@ impl Known {
         let mut older = self.into_earlier(turn);
         older.retain(|older| !shares(older));
         for earlier in &shared.older {
-            if older.iter().all(|known: &Earlier| !known.memory.is(&earlier.memory)) {
-                older.push(earlier.clone());
+            match older.iter_mut().find(|known| known.memory.is(&earlier.memory)) {
+                Some(known) => known.lives_as(earlier),
+                None => older.push(earlier.clone()),
             }
         }
         next.older = older;
@@ -689,6 +694,21 @@ impl Known {
         if seeded.is_none() {
             table.spend_newcomers(Some(key), true, now);
         }
+    }
+}
+
+impl Earlier {
+    /// Whether this one is charged for at least as long as the other, which is the same.
+    fn covers(&self, other: &Earlier) -> bool {
+        self.memory.is(&other.memory) && self.since <= other.since && self.until >= other.until
+    }
+
+    /// Lives for as long as either of two that are the same: a key had a memory for its own that all keys had before.
+    fn lives_as(&mut self, other: &Earlier) {
+        self.since = self.since.min(other.since);
+        self.until = self.until.max(other.until);
+        self.last = self.last.max(other.last);
+        self.drained = self.drained.zip(other.drained).map(|(own, all)| own.max(all));
     }
 }
 
@@ -745,3 +765,124 @@ const FOREVER: Span = Span::from_nanos(u64::MAX);
 const MAX_REMEMBERED: usize = 8;
 /// Keys that had limits of their own and whose memory is kept, at most.
 const MAX_FORMER: usize = 1_024;
+
+#[cfg(all(test, loom))]
+mod models {
+    use std::sync::Arc;
+
+    use super::super::{Breaker, Call, Capacity, Seed};
+    use crate::permit::Verdict;
+    use crate::policy::{KeySpec, LimitSpec, Policy, PolicySpec, RouteSpec, ScopeSpec};
+    use crate::scope::Scope;
+    use crate::time::{Mono, Span};
+
+    const BOUND: usize = 2;
+
+    /// A route with this limit; of each of its keys, if `KEYED`.
+    fn spec<const KEYED: bool>(limit: LimitSpec) -> PolicySpec {
+        let key = KeySpec { name: "k".into(), limits: vec![limit.clone()], ..KeySpec::default() };
+        let (limits, keys) = if KEYED { (vec![], vec![key]) } else { (vec![limit], vec![]) };
+        let route = RouteSpec {
+            name: "r".into(),
+            group: "g".into(),
+            class: crate::facts::Class::Normal,
+            scope: ScopeSpec { limits, keys, counts: false, ..ScopeSpec::default() },
+        };
+        let scope = ScopeSpec { counts: false, ..ScopeSpec::default() };
+        PolicySpec {
+            global: scope.clone(),
+            groups: vec![crate::policy::GroupSpec { name: "g".into(), scope }],
+            routes: vec![route],
+        }
+    }
+
+    /// Calls that pass of as many as are too many.
+    fn passed(breaker: &Breaker, policy: &Policy) -> usize {
+        let route = policy.route(&Scope::parse("/g/r").unwrap()).unwrap();
+        let call = Call::new(route).with_key(0, breaker.hash_u64(7));
+        let passes = |_: &usize| match breaker.admit(policy, call, Mono::from_nanos(1_000)) {
+            Verdict::Allow(permit) => {
+                drop(permit);
+                true
+            }
+            Verdict::Deny(_) => false,
+        };
+        (0..BOUND).filter(passes).count()
+    }
+
+    /// One thread calls under a policy while another compiles its successor, whose limit counts by other numbers, and calls
+    /// under that. `BESIDE`: the successor charges beside its own memory that of the limit as it was.
+    fn reload_against_calls<const KEYED: bool, const BESIDE: bool>(
+        limit: impl Fn(u64) -> LimitSpec + Sync + Send + 'static,
+    ) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(2);
+        builder.check(move || {
+            let breaker = Arc::new(Breaker::new(Capacity { scopes: 2, keys: 1 }, Seed([1, 2])));
+            let now = Mono::from_nanos(1_000);
+            let old = breaker.recompile(&spec::<KEYED>(limit(10_000)), now).unwrap();
+            let caller = {
+                let breaker = Arc::clone(&breaker);
+                loom::thread::spawn(move || {
+                    let passed = passed(&breaker, &old);
+                    // In use until the end.
+                    (passed, old)
+                })
+            };
+            let mut new = breaker.recompile(&spec::<KEYED>(limit(11_000)), now).unwrap();
+            if !BESIDE {
+                let scopes = new.scopes.iter_mut().map(|scope| &mut scope.rules);
+                let keys = new.dimensions.iter_mut().map(|keys| &mut keys.rules);
+                for rule in scopes.chain(keys).flat_map(|rules| &mut rules.limits) {
+                    rule.before = Box::default();
+                }
+            }
+            let own = passed(&breaker, &new);
+            let (others, old) = caller.join().unwrap();
+            assert!(own + others <= BOUND, "over-admitted");
+            assert!(own + others > 0, "all were refused");
+            assert_eq!(passed(&breaker, &old) + passed(&breaker, &new), BOUND - own - others);
+        });
+    }
+
+    fn window(length: u64) -> LimitSpec {
+        LimitSpec::window(BOUND as u64, Span::from_nanos(length))
+    }
+
+    fn rate(length: u64) -> LimitSpec {
+        LimitSpec::rate(1, Span::from_nanos(length), BOUND as u64)
+    }
+
+    fn budget(length: u64) -> LimitSpec {
+        LimitSpec::budget(BOUND as u64).idle(Span::from_nanos(length))
+    }
+
+    /// Goal: a limit that a reload changes under its callers gives no second burst, whichever policy they have.
+    #[test]
+    fn loom_a_reload_gives_no_second_burst() {
+        reload_against_calls::<false, true>(window);
+        reload_against_calls::<false, true>(rate);
+        reload_against_calls::<false, true>(budget);
+    }
+
+    /// Goal: nor does a key's.
+    #[test]
+    fn loom_a_reload_gives_a_key_no_second_burst() {
+        reload_against_calls::<true, true>(window);
+        reload_against_calls::<true, true>(rate);
+    }
+
+    /// Negative control: a successor that charges its own memory alone does not see what is charged to the old one meanwhile.
+    #[test]
+    #[should_panic(expected = "over-admitted")]
+    fn loom_a_reload_that_charges_once_is_caught() {
+        reload_against_calls::<false, false>(window);
+    }
+
+    /// Negative control: the same of a key.
+    #[test]
+    #[should_panic(expected = "over-admitted")]
+    fn loom_a_reload_that_charges_a_key_once_is_caught() {
+        reload_against_calls::<true, false>(rate);
+    }
+}

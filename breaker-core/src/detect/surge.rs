@@ -516,6 +516,7 @@ mod tests {
 
     /// Goal: the quantile finds the top thousandth of a known population, and cannot be driven up in an hour.
     #[test]
+    #[cfg_attr(miri, ignore = "hundreds of thousands of samples of plain arithmetic")]
     fn the_quantile_settles() {
         let mut quantiles = Quantiles::default();
         let mut number = 1_u64;

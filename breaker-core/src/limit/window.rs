@@ -134,7 +134,12 @@ impl Window {
         if now.as_nanos() > END {
             return None;
         }
-        let (newest, expiry) = (before >> 1, now.as_nanos() + self.length);
+        self.expiring(before, slot, now.as_nanos() + self.length)
+    }
+
+    /// The same for an admission that expires then; it is recorded no earlier than the newest.
+    pub(crate) const fn expiring(self, before: u64, slot: u64, expiry: u64) -> Option<u64> {
+        let newest = before >> 1;
         let expiry = if newest > expiry { newest } else { expiry };
         if slot >> 1 >= expiry {
             return None;
@@ -148,10 +153,10 @@ impl Window {
         (slot != 0).then(|| later.saturating_sub(slot >> 1))
     }
 
-    /// The slot of the first lap for an admission so long ago; none if it has expired.
-    pub(crate) fn slot(self, age: u64, now: Mono) -> Option<u64> {
+    /// When an admission so long ago expires; none if it has.
+    pub(crate) fn expiry(self, age: u64, now: Mono) -> Option<u64> {
         let left = self.length.checked_sub(age).filter(|left| *left > 0)?;
-        Some(now.as_nanos().min(END).saturating_add(left) << 1 | 1)
+        Some(now.as_nanos().min(END).saturating_add(left))
     }
 
     /// Whether every admission has expired at `now`, by the newest: as good as a new ring. If in doubt, no.

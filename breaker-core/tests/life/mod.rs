@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Denial, KeyHash, KillLevel, LiftTo, Mode, Mono, OrderError,
-    Pass, Policy, Scope, Seed, Settlement, Span, Stamp, Standing, State, Sweeper, Ticket,
-    Transition, Verdict,
+    Pass, Policy, Scope, ScopeCounts, Seed, Settlement, Span, Stamp, Standing, State, Sweeper,
+    Ticket, Transition, Verdict,
 };
 
 use crate::oracle::gate::{self, Gate, Why};
@@ -357,6 +357,7 @@ impl Life {
             _ => 1,
         };
         let overflowed = self.twins[0].key_usage().overflowed;
+        let detected = self.detected(&policy, &seats);
         let said = [0, 1].map(|twin| {
             let breaker = &self.twins[twin];
             let compiled = &policy.twins[twin];
@@ -392,14 +393,20 @@ impl Life {
         if self.evicted > 0 || self.twins[0].key_usage().overflowed > 0 {
             seats.iter_mut().skip(3).for_each(|seat| seat.pressed = true);
         }
-        let hint = match &said[0] {
-            Said::Denied(denial) => self.hint(&policy, &seats, denial),
-            Said::Allowed { .. } => None,
-        };
+        let mut hints = self.newly_detected(&policy, &seats, &detected);
+        match &said[0] {
+            Said::Denied(denial) => hints.extend(Life::hint(&policy, &seats, denial)),
+            // Of a scope that counts nothing, the first refusal that was hidden is known.
+            Said::Allowed { shadowed, .. } => {
+                let hidden =
+                    shadowed.as_ref().and_then(|denial| Life::hint(&policy, &seats, denial));
+                hints.extend(hidden.filter(|_| self.style == Style::Reloading));
+            }
+        }
         if Life::rules(&policy, route).unwrap().counts {
             *self.offered.entry(route.to_owned()).or_default() += 1;
         }
-        let answer = self.house.decide(&policy.oracle, &seats, weight, now, hint);
+        let answer = self.house.decide(&policy.oracle, &seats, weight, now, &hints);
         self.tell(|| {
             let keys: Vec<String> = seats.iter().skip(3).map(Seat::gate).collect();
             let said = match &said[0] {
@@ -437,7 +444,47 @@ impl Life {
         seats.iter().position(|seat| seat.rules == rules).unwrap()
     }
 
-    fn hint(&self, policy: &InForce, seats: &[Seat], denial: &Denial) -> oracle::Said {
+    /// How often the limits of a call's scopes and keys would have refused, where shadow may hide that they do.
+    fn detected(&self, policy: &InForce, seats: &[Seat]) -> Vec<[u64; 8]> {
+        if self.style != Style::Reloading {
+            return Vec::new();
+        }
+        let counts = seats.iter().map(|seat| {
+            let counts = self.counts(0, policy, &policy.oracle.scope(seat).spec);
+            counts.map_or([0; 8], |counts| counts.detected)
+        });
+        counts.collect()
+    }
+
+    /// By which limits of a call's scopes and keys it would have been refused since.
+    fn newly_detected(
+        &self,
+        policy: &InForce,
+        seats: &[Seat],
+        before: &[[u64; 8]],
+    ) -> Vec<(usize, usize, bool)> {
+        let mut new = Vec::new();
+        for (seat, (now, before)) in self.detected(policy, seats).iter().zip(before).enumerate() {
+            let limits = now.iter().zip(before).enumerate();
+            let more = limits.filter(|(_, (now, before))| now > before);
+            new.extend(more.map(|(limit, _)| (seat, limit, false)));
+        }
+        new
+    }
+
+    /// What a twin counts at a scope, or at a dimension's keys; none if it does not.
+    fn counts(&self, twin: usize, policy: &InForce, scope: &ScopeSpec) -> Option<ScopeCounts> {
+        let (breaker, compiled) = (&self.twins[twin], &policy.twins[twin]);
+        match &scope.parent {
+            None => breaker.counts(compiled, &path(&scope.path)),
+            Some(parent) => {
+                let name = scope.path.rsplit_once('/').unwrap().1;
+                breaker.key_counts(compiled, &path(parent), name)
+            }
+        }
+    }
+
+    fn hint(policy: &InForce, seats: &[Seat], denial: &Denial) -> Option<(usize, usize, bool)> {
         let limit = match denial.cause {
             Cause::Limit(limit) => limit,
             Cause::Tripped(By::Limit(limit)) if denial.moved => limit,
@@ -984,16 +1031,7 @@ impl Life {
     }
 
     fn check_counts(&self, policy: &InForce, scope: &ScopeSpec) {
-        let [short, long] = [0, 1].map(|twin| {
-            let (breaker, compiled) = (&self.twins[twin], &policy.twins[twin]);
-            match &scope.parent {
-                None => breaker.counts(compiled, &path(&scope.path)),
-                Some(parent) => {
-                    let name = scope.path.rsplit_once('/').unwrap().1;
-                    breaker.key_counts(compiled, &path(parent), name)
-                }
-            }
-        });
+        let [short, long] = [0, 1].map(|twin| self.counts(twin, policy, scope));
         assert_eq!(short, long, "{}: counts of the two ways", scope.path);
         assert_eq!(short.is_some(), scope.counts || scope.parent.is_some());
         let Some(read) = short else { return };

@@ -62,7 +62,8 @@ pub(crate) struct Row {
     pub(crate) strict: Past,
     /// All that was ever charged: when, and how much.
     history: Vec<(u64, u64)>,
-    /// The newest instant that anybody asked at.
+    /// The newest instant that anybody asked at, or charged more than was reserved: a window by ticks stands there. To give
+    /// something back ends no tick, nor does asking for what can never pass.
     seen: u64,
 }
 
@@ -317,10 +318,12 @@ impl Limit {
 
     /// What it says to so much, now. Since a reload changed it, it may refuse for what it was before.
     pub(crate) fn wait(&self, row: &str, weight: u64, now: u64) -> Wait {
-        let mut wait = ask(&self.rule, &self.rows, row, self.rule.amount(weight), now);
+        let amount = self.rule.amount(weight);
+        let mut wait = ask(&self.rule, &self.rows, row, amount, now);
         if self.is_changed() {
-            // That it refuses is promised, the wait is not.
-            wait = Wait { least: wait.least.min(1), most: NEVER };
+            // That it refuses is promised, the wait is not. What weighs nothing may pass: a limit that counts what it cannot know
+            // as passed starts full, and never fuller than that.
+            wait = Wait { least: wait.least.min(amount).min(1), most: NEVER };
         }
         wait
     }
@@ -454,7 +457,9 @@ impl Ever {
 fn ask(rule: &Rule, rows: &Rows, row: &str, amount: u64, now: u64) -> Wait {
     let mut rows = rows.borrow_mut();
     let row = rows.entry(row.to_owned()).or_default();
-    row.seen = row.seen.max(now);
+    if !matches!(rule.kind, Kind::Window { count, .. } if amount > count) {
+        row.seen = row.seen.max(now);
+    }
     Wait {
         // A window by ticks never goes back behind the newest instant that anybody asked at.
         least: row.free.wait(rule, amount, if rule.is_coarse() { row.seen } else { now }, false),
@@ -471,7 +476,9 @@ impl Charge {
             row.free.used = row.free.used.saturating_sub(self.amount);
             row.strict.used = row.strict.used.saturating_sub(self.amount);
         } else if let Some(truth) = truth.filter(|_| self.rule.weighs) {
-            row.seen = row.seen.max(now);
+            if truth > self.amount {
+                row.seen = row.seen.max(now);
+            }
             row.free.settle(self, truth, now, false);
             let late = if self.rule.is_coarse() { row.seen } else { now };
             row.strict.settle(self, truth, late, true);

@@ -94,8 +94,9 @@ pub(crate) struct Seat {
     pub(crate) pressed: bool,
 }
 
-/// What the crate said, for where it has a choice: which seat refused, by which limit, and whether that tripped it.
-pub(crate) type Said = Option<(usize, usize, bool)>;
+/// What the crate said, for where it has a choice: which seats refused (or would have, if they were not in shadow), by which
+/// limits, and whether that tripped them.
+pub(crate) type Said<'a> = &'a [(usize, usize, bool)];
 
 /// What the oracle says of a call: who refused (index in the lineage), why, and how long to wait.
 #[derive(Clone, Debug)]
@@ -257,7 +258,7 @@ impl House {
         seats: &[Seat],
         weight: u64,
         now: u64,
-        said: Said,
+        said: Said<'_>,
     ) -> Answer {
         let route = &policy.scopes[&seats[2].rules].spec;
         let answer = self.judge(policy, seats, weight, now, said);
@@ -278,7 +279,7 @@ impl House {
         seats: &[Seat],
         weight: u64,
         now: u64,
-        said: Said,
+        said: Said<'_>,
     ) -> Answer {
         let reducing = policy.scopes[&seats[2].rules].spec.reducing;
         let mut passed = Passed::default();
@@ -334,7 +335,7 @@ impl House {
         seats: &[Seat],
         weight: u64,
         now: u64,
-        said: Said,
+        said: Said<'_>,
     ) -> Vec<Vec<(Wait, bool)>> {
         let ask = |(index, seat): (usize, &Seat)| -> Vec<(Wait, bool)> {
             let limits = policy.scope(seat).limits_of(seat).iter().enumerate();
@@ -344,7 +345,7 @@ impl House {
                 if uncertain {
                     wait.most = NEVER;
                 }
-                let is_said = said.is_some_and(|(at, limit, _)| (at, limit) == (index, number));
+                let is_said = said.iter().any(|&(at, limit, _)| (at, limit) == (index, number));
                 let refuses = wait.least > 0 || wait.most > 0 && is_said;
                 (wait, refuses)
             };
@@ -359,7 +360,7 @@ impl House {
         seats: &[Seat],
         weight: u64,
         now: u64,
-        said: Said,
+        said: Said<'_>,
         (passed, blocked): (&mut Passed, &[bool]),
     ) -> Option<Answer> {
         let asked = self.asked(policy, seats, weight, now, said);
@@ -426,7 +427,7 @@ impl House {
                 continue;
             }
             // Who starts spent answers for others, and is not tripped for it.
-            let spared = seat.pressed && !said.is_some_and(|(.., tripped)| tripped);
+            let spared = seat.pressed && !said.iter().any(|(.., tripped)| *tripped);
             let known = |number: usize| weight != UNWEIGHED || !limits[number].rule.weighs;
             let may_trip = |&number: &usize| {
                 limits[number].rule.trips && !seat.shares && !spared && known(number)
@@ -440,8 +441,12 @@ impl House {
                 let most = leaders.iter().map(|&number| waits(number).least).max();
                 leaders.retain(|&number| Some(waits(number).least) == most);
                 leaders.truncate(1);
-            } else if let Some((_, number, _)) = said.filter(|(at, ..)| *at == index) {
-                leaders.retain(|leader| *leader == number);
+            } else {
+                let is_said =
+                    |leader: &usize| said.iter().any(|said| (said.0, said.1) == (index, *leader));
+                if leaders.iter().any(is_said) {
+                    leaders.retain(is_said);
+                }
             }
             let Some(&lead) = leaders.first() else { continue };
             self.breached(scope, lead, shadow);
