@@ -55,9 +55,9 @@ impl Gate {
     }
 
     /// As [`Gate::step`], but a trip first lets time act: a hold that has elapsed already counts as
-    /// half-open, and strikes that are old enough no longer count.
+    /// half-open, and strikes that are old enough no longer count. A killed gate takes no trip, and is left as it is.
     pub(crate) fn order(&self, input: Input, rule: &TripRule, now: Mono) -> Option<Moved> {
-        if matches!(input, Input::Trip(_)) {
+        if matches!(input, Input::Trip(_)) && !self.word().is_killed() {
             let _ = self.step(Input::Elapsed, rule, now);
         }
         self.step(input, rule, now)

@@ -274,6 +274,11 @@ impl Word {
         }
     }
 
+    /// Of all words those of killed gates are the greatest.
+    pub(crate) const fn is_killed(self) -> bool {
+        self.0 >= KILLED
+    }
+
     pub(crate) const fn is_cut(self) -> bool {
         let at = self.fields();
         matches!(at.phase, Phase::Killed) && at.cut

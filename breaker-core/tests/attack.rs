@@ -723,6 +723,21 @@ fn a_lifted_kill_leaves_the_trip_below() {
     assert_eq!(house.state("/desk/orders", at(3)), State::Tripped);
 }
 
+/// Goal: a trip that a kill refuses changes nothing: not even time acts on the trip below, as seen by a clock that runs ahead.
+#[test]
+fn a_trip_that_a_kill_refuses_changes_nothing() {
+    let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
+    let orders = ScopeSpec { recover, ..ScopeSpec::default() };
+    let house = House::new(&spec(ScopeSpec::default(), orders), 16);
+    let orders = scope("/desk/orders");
+    house.breaker.trip(&house.policy, &orders, at(0)).unwrap();
+    let held = house.state("/desk/orders", at(500));
+    let stamp = house.breaker.kill(&house.policy, &orders, KillLevel::Halt, at(1)).unwrap();
+    assert!(house.breaker.trip(&house.policy, &orders, at(5_000)).is_err());
+    house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(2)).unwrap();
+    assert_eq!((held, house.state("/desk/orders", at(3))), (State::Tripped, State::Tripped));
+}
+
 /// Goal: the same over a restart, for latched trips and for those with an end.
 #[test]
 fn a_kill_over_a_restart_leaves_the_trip_below() {
