@@ -228,7 +228,7 @@ impl Breaker {
             Plainest::Rate(plain) => {
                 let now = clock();
                 if Word::are_quiet(words)
-                    && plain.charges.row(0).is_some_and(|row| row.take_plain(plain.rate, now))
+                    && plain.charges.row(0).is_some_and(|row| row.take_hot(plain.rate, now))
                 {
                     return self.allow(policy, route, &call, now, words, plain.charged, keys);
                 }
