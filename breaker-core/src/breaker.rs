@@ -254,8 +254,16 @@ impl Breaker {
                 if let Some(reached) = reached
                     && let Some((cell, row)) = keyed.table.quiet(key, &reached)
                     && let Ok(cell) = u32::try_from(cell)
-                    && row.take_plain(keyed.rate, now)
+                    && let Some(taken) = row.take_plain(keyed.rate, now)
                 {
+                    if let Some(wider) = &keyed.wider {
+                        let ring = wider.charges.row(0);
+                        if ring.is_none_or(|ring| ring.take_ring(wider.window, now).is_err()) {
+                            row.undo_plain(taken);
+                            // Who says no, and for how long, is found the long way.
+                            return self.decide(policy, route, &call, now);
+                        }
+                    }
                     let seat = Some(KeySeat::new(key, cell, keyed.number, 0, false));
                     let keys = [seat, None, None, None];
                     return self.allow(policy, route, &call, now, words, keyed.charged, keys);

@@ -150,11 +150,18 @@ impl Row<'_> {
         }
     }
 
-    /// Charges one call; false says only that [`Row::take`] must be asked.
+    /// Charges one call; `None` says only that [`Row::take`] must be asked.
     #[inline(always)]
-    pub(crate) fn take_plain(self, plain: Plain, now: Mono) -> bool {
+    pub(crate) fn take_plain(self, plain: Plain, now: Mono) -> Option<Taken> {
         // ordering: relaxed, for a debt stands alone.
-        self.swap_plain(self.head.load(Ordering::Relaxed), plain, now).is_some()
+        self.swap_plain(self.head.load(Ordering::Relaxed), plain, now)
+    }
+
+    /// Undoes that, exactly or not at all, as [`Row::undo`].
+    pub(crate) fn undo_plain(self, taken: Taken) {
+        // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
+        let order = Ordering::Relaxed;
+        let _ = self.head.compare_exchange(taken.after, taken.before, order, order);
     }
 
     /// The same of a word that several threads may want without pause: they take turns at it, see [`turns`].
@@ -167,22 +174,21 @@ impl Row<'_> {
             // ordering: relaxed, for a debt stands alone.
             debt = self.head.load(Ordering::Relaxed);
         }
-        let left = self.swap_plain(debt, plain, now);
-        if let Some(left) = left {
-            turns::remember(self.head, left, now);
+        let taken = self.swap_plain(debt, plain, now);
+        if let Some(taken) = taken {
+            turns::remember(self.head, taken.after, now);
         }
-        left.is_some()
+        taken.is_some()
     }
 
-    /// The debt left after one more call.
     #[inline(always)]
-    fn swap_plain(self, mut debt: u64, plain: Plain, now: Mono) -> Option<u64> {
+    fn swap_plain(self, mut debt: u64, plain: Plain, now: Mono) -> Option<Taken> {
         loop {
             let after = plain.take(debt, now)?;
             // ordering: relaxed, for a debt stands alone.
             let order = Ordering::Relaxed;
             match self.head.compare_exchange_weak(debt, after, order, order) {
-                Ok(_) => return Some(after),
+                Ok(_) => return Some(Taken { before: debt, after }),
                 // A swap that fails has brought the word here, so that the next nearly always succeeds. Each retry means that
                 // another thread charged: somebody always gets on.
                 Err(seen) => debt = seen,
@@ -205,11 +211,8 @@ impl Row<'_> {
     pub(crate) fn undo(self, limit: Limit, taken: Taken) {
         match limit {
             Limit::Rate(rate) => {
-                let Taken { before, after } = taken;
                 if rate.can_undo() {
-                    // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
-                    let order = Ordering::Relaxed;
-                    let _ = self.head.compare_exchange(after, before, order, order);
+                    self.undo_plain(taken);
                 }
             }
             Limit::Window(_) => {}

@@ -200,11 +200,21 @@ pub(crate) struct PlainWindow {
     pub(crate) refusal: Refusal,
 }
 
-/// One rate of one key's calls and nothing more.
+/// One rate of one key's calls, and at most an exact window of a wider scope.
 pub(crate) struct KeyedRate {
     pub(crate) rate: Plain,
     pub(crate) table: Arc<Table>,
     pub(crate) number: u8,
+    /// The bits of all that is charged.
+    pub(crate) charged: u64,
+    /// What is charged after it.
+    pub(crate) wider: Option<WiderWindow>,
+}
+
+/// An exact window of a named scope, charged beside a key's rate.
+pub(crate) struct WiderWindow {
+    pub(crate) window: Window,
+    pub(crate) charges: Arc<Charges>,
     /// Its bit.
     pub(crate) charged: u64,
 }
@@ -280,14 +290,18 @@ impl Short {
     }
 
     fn keyed(&self) -> Option<KeyedRate> {
-        let ([key], [only], []) = (&*self.keys, &*self.charges, &*self.hearings) else {
-            return None;
+        let ([key], []) = (&*self.keys, &*self.hearings) else { return None };
+        // What can be undone comes first.
+        let (own, wider) = match &*self.charges {
+            [own] => (own, None),
+            [own, wider] => (own, Some(wider.ring()?)),
+            _ => return None,
         };
-        let Charged::Key(0, Rows::Inline(0)) = only.at else { return None };
-        let Limit::Rate(rate) = only.limit else { return None };
-        let charged = limit_bit(only.seat, u32::from(only.index));
+        let Charged::Key(0, Rows::Inline(0)) = own.at else { return None };
+        let Limit::Rate(rate) = own.limit else { return None };
+        let charged = own.bit() | wider.as_ref().map_or(0, |wider| wider.charged);
         let (rate, table) = (rate.plain()?, Arc::clone(&key.table));
-        Some(KeyedRate { rate, table, number: key.number, charged })
+        Some(KeyedRate { rate, table, number: key.number, charged, wider })
     }
 }
 
@@ -308,9 +322,22 @@ impl Lone {
 }
 
 impl Charge {
+    /// Its bit.
+    fn bit(&self) -> u64 {
+        limit_bit(self.seat, u32::from(self.index))
+    }
+
+    /// The exact window of a named scope, if it is one.
+    fn ring(&self) -> Option<WiderWindow> {
+        let (Charged::Named(charges), Limit::Window(window)) = (&self.at, self.limit) else {
+            return None;
+        };
+        Some(WiderWindow { window, charges: Arc::clone(charges), charged: self.bit() })
+    }
+
     fn lone(&self, cells: [u32; NAMED]) -> Option<Lone> {
         let (Charged::Named(charges), Unit::Calls) = (&self.at, self.by) else { return None };
-        let charged = limit_bit(self.seat, u32::from(self.index));
+        let charged = self.bit();
         let level = [Level::Global, Level::Group, Level::Route].get(usize::from(self.seat));
         let index = cells.get(usize::from(self.seat)).copied()?;
         let place = Place { level: *level?, index, key: None };
