@@ -210,8 +210,9 @@ impl Breaker {
         self.admit_at(policy, call, || now)
     }
 
-    /// As [`Breaker::admit`], and asks for the time only when it needs it: once, after the gates were looked at and the key was
-    /// found, or never, if a kill refuses the call.
+    /// As [`Breaker::admit`], and asks for the time as late as it can: once, after the gates were read and, where the only
+    /// limit is a rate for the keys of the only dimension, the key was found. A kill's refusal asks for it too: [`Policy::gates`]
+    /// sees a kill without.
     ///
     /// A processor's counter is read in order, and what is found before it is not waited for after it.
     #[inline(always)]

@@ -13,6 +13,9 @@ use crate::scope::{KeyHash, Level, Scope};
 use crate::time::Mono;
 
 /// Which kill or trip a lift undoes.
+///
+/// It is good for the life of its breaker. After a restart epochs begin anew, and it may name another kill: take
+/// [`Standing::stamp`](crate::Standing::stamp) there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// Whose gate.
@@ -101,7 +104,8 @@ impl Breaker {
     }
 
     /// Arms a tripped or half-open gate, forgives its strikes, drops an operator's mode and empties the scope's
-    /// budgets. False if there was nothing to do.
+    /// budgets. False if there was nothing to do. Windows and rates stay as they are: while the window that tripped the gate
+    /// still holds too much, the next call trips it again.
     ///
     /// # Errors
     /// `UnknownScope`; `Killed`: a killed gate is lifted, not reset.

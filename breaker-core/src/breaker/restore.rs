@@ -146,7 +146,7 @@ pub struct SavedLimit {
 pub enum SavedCharge {
     /// Nothing.
     Fresh,
-    /// More than could be read whole: it starts spent.
+    /// More than could be read whole, as while [`Policy::has_predecessors`]: it starts spent.
     Unsure,
     /// A rate: its debt, and the measure of it.
     Rate {
@@ -230,7 +230,8 @@ pub enum Why {
     Unknown,
     /// The scope has no such limit.
     UnknownLimit,
-    /// It says nothing about the limit as it is now, or could not be read whole.
+    /// It says nothing about the limit as it is now, or could not be read whole: as of a limit that a reload had changed, while
+    /// [`Policy::has_predecessors`].
     Unclear,
     /// The limit has been charged already.
     Charged,

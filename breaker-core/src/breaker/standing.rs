@@ -268,7 +268,8 @@ impl Breaker {
         Some(policy.named(scope)?.rules.counts.as_ref()?.read())
     }
 
-    /// As [`Breaker::counts`], of the limits of all keys of the dimension that `parent` declares.
+    /// As [`Breaker::counts`], of the limits of all keys of the dimension that `parent` declares: `enforced` and `detected`
+    /// alone, since what became of calls is counted at their route.
     #[must_use]
     pub fn key_counts(
         &self,

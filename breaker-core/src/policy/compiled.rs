@@ -482,7 +482,8 @@ impl Policy {
     }
 
     /// Whether some limit was changed by a reload while an older policy was in use: until the older one is gone and its charges
-    /// have passed, both are charged. Compile the same spec again later to be rid of it; it is only slower.
+    /// have passed, both are charged. That is slower, and a save cannot tell how far such a limit is used: restored, it starts
+    /// spent. [Recompile](crate::Breaker::recompile) the same spec later, and before a planned stop, to be rid of it.
     #[must_use]
     pub fn has_predecessors(&self) -> bool {
         let named = self.scopes.iter().map(|scope| &scope.rules);
