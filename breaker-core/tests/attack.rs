@@ -801,3 +801,43 @@ fn a_label_cannot_be_chosen_to_be_a_number() {
     label.push(b'x');
     assert_ne!(breaker.hash(&label), breaker.fingerprint(&[b"x"]));
 }
+
+/// Goal: a newcomer whose spent budget was refilled by an order is tripped by that budget like anybody else.
+#[test]
+fn a_refilled_newcomer_is_not_above_trips() {
+    let house = House::new(&keyed(key(vec![LimitSpec::budget(3).tripping()])), 16);
+    for number in 0..32 {
+        let path = scope(&format!("/desk/account=busy{number}"));
+        house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(0)).ok();
+        let stamp = house.breaker.standing(&house.policy, &path, at(0)).unwrap().stamp();
+        house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(0)).ok();
+        house.send(house.of(&format!("busy{number}")), at(0)).ok();
+    }
+    // An order evicts one, so the newcomer starts spent.
+    let own = scope("/desk/account=runaway");
+    let stamp = house.breaker.kill(&house.policy, &own, KillLevel::Halt, at(1)).unwrap();
+    assert_eq!(house.breaker.key_usage().evicted, 1);
+    house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(2)).unwrap();
+    assert_eq!(house.pass(house.of("runaway"), 1, at(3)), 0, "spent");
+    assert_eq!(house.state("/desk/account=runaway", at(3)), State::Armed);
+    assert!(house.breaker.refill(&house.policy, &own, at(4)).unwrap());
+    assert_eq!(house.pass(house.of("runaway"), 10, at(5)), 3);
+    assert_eq!(house.state("/desk/account=runaway", at(5)), State::Tripped);
+}
+
+/// Goal: after a crash a key whose rate starts spent is tripped all the same by its budget, which did not.
+#[test]
+fn a_crash_puts_no_budget_above_trips() {
+    let limits = vec![LimitSpec::window(100, SECOND), LimitSpec::budget(3).tripping()];
+    let all = keyed(key(limits));
+    let was = House::new(&all, 16);
+    was.send(was.of("runaway"), at(0)).unwrap();
+    let saved = was.breaker.save(&was.policy, at(1));
+    let house = House::new(&all, 16);
+    house.breaker.restore(&house.policy, &saved, Restart::Crash, at(2));
+    for label in ["runaway", "unseen"] {
+        house.pass(house.of(label), 10, at(5_000));
+        let path = format!("/desk/account={label}");
+        assert_eq!(house.state(&path, at(5_000)), State::Tripped, "{label}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::standing::each_row_at;
 use super::{Breaker, count};
 use crate::cell::{Gate, Moved};
 use crate::facts::{By, KillLevel, Mode, Place, State};
@@ -129,12 +130,23 @@ impl Breaker {
 
     fn empty_budgets(&self, place: Place, rules: &Rules, now: Mono) -> bool {
         let mut used = false;
-        self.each_row(place, rules, |_, limit, row| {
-            if matches!(limit, Limit::Budget(_)) && row.used(limit, now) > 0 {
-                row.reset(limit, now);
-                used = true;
+        let mut empty = |table, cell| {
+            each_row_at(place, rules, (table, cell), |_, limit, row| {
+                if matches!(limit, Limit::Budget(_)) && row.used(limit, now) > 0 {
+                    row.reset(limit, now);
+                    used = true;
+                }
+            });
+        };
+        match place.key {
+            None => empty(None, 0),
+            // Under the bucket's lock: the cell may have changed hands since it was found.
+            Some((_, key)) => {
+                if let Some(table) = self.table(count(place.index)) {
+                    table.with_budgets(key, |cell| empty(Some(table), cell));
+                }
             }
-        });
+        }
         used
     }
 
