@@ -495,8 +495,10 @@ mod tests {
                     }
                     (4, _) if which < 10 => {
                         row.reset(limit, at(nanos));
-                        oracle.renew(oracle.last.max(nanos) + 1);
-                        oracle.last = oracle.last.max(nanos);
+                        let newest = oracle.last;
+                        oracle.renew(newest.max(nanos) + 1);
+                        // An order is no charge: the run lasts as long as the last would have.
+                        oracle.last = oracle.last.max(newest);
                     }
                     _ => {
                         let fits = oracle.used(nanos) + amount <= count;
