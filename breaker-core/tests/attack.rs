@@ -5,8 +5,9 @@
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
     KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Missing, Mode, Mono, Newcomers, OrderError,
-    Outcome, Permit, Policy, PolicySpec, Recover, Restart, RouteSpec, Scope, ScopeSpec, Seed,
-    Settlement, Span, State, Streak, Verdict,
+    Outcome, Permit, Policy, PolicySpec, Ratio, Recover, Repeat, Restart, RouteSpec, SavedWhole,
+    Scope, ScopeSpec, Seed, Settlement, ShareOf, Span, Spread, State, Streak, Surge, Sweeper,
+    Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -30,6 +31,12 @@ fn key(limits: Vec<LimitSpec>) -> KeySpec {
 
 fn streak(count: u32) -> DetectorSpec {
     DetectorSpec::new(DetectorKind::Streak(Streak { count, or_slow: false }))
+}
+
+fn ratio() -> ScopeSpec {
+    let rule = Ratio { of: ShareOf::Faults, share: 0.5, minimum: 10, window: Span::from_secs(60) };
+    let detectors = vec![DetectorSpec::new(DetectorKind::Ratio(rule))];
+    ScopeSpec { detectors, ..ScopeSpec::default() }
 }
 
 /// `/desk/orders` and `/desk/cancels`, under one group.
@@ -840,4 +847,39 @@ fn a_crash_puts_no_budget_above_trips() {
         let path = format!("/desk/account={label}");
         assert_eq!(house.state(&path, at(5_000)), State::Tripped, "{label}");
     }
+}
+
+/// Goal: what a detector finds in calls by another breaker's policy trips nothing here.
+#[test]
+fn a_finding_by_a_policy_of_another_breaker_trips_nothing() {
+    let repeat = Repeat { count: 2, share: 0.0, ..Repeat::default() };
+    let detectors = vec![DetectorSpec::new(DetectorKind::Repeat(repeat))];
+    let all = spec(ScopeSpec::default(), ScopeSpec { detectors, ..ScopeSpec::default() });
+    let (ours, theirs) = (House::new(&all, 16), House::new(&all, 16));
+    let call = theirs.orders().with_fingerprint(theirs.breaker.fingerprint(&[b"same"]));
+    for _ in 0..20 {
+        let _ = ours.breaker.admit(&theirs.policy, call, at(1));
+    }
+    assert_eq!(ours.state("/desk/orders", at(1)), State::Armed);
+}
+
+/// Goal: a policy of another breaker takes up nothing of what was learned.
+#[test]
+fn a_policy_of_another_breaker_learns_nothing_here() {
+    let own = KeySpec {
+        detectors: vec![DetectorSpec::new(DetectorKind::Surge(Surge::of_keys(1_000)))],
+        ..key(vec![LimitSpec::window(9, SECOND)])
+    };
+    let house = House::new(&keyed(own.clone()), 64);
+    let mut sweeper = Sweeper::new();
+    let mut out = Vec::new();
+    for step in 0..2_000 {
+        house.send(house.of("a"), at(step * 1_000)).unwrap();
+        sweeper.sweep(&house.breaker, &house.policy, at(step * 1_000 + 100), &mut out);
+    }
+    let saved: SavedWhole = sweeper.save(&house.breaker, &house.policy, at(3_000_000));
+    let other = House::new(&keyed(own), 64);
+    let mut sweeper = Sweeper::new();
+    sweeper.restore(&other.breaker, &house.policy, &saved, (Restart::Clean, Span::ZERO), at(10));
+    assert_eq!(other.breaker.key_usage().held, 0, "nothing is taken up");
 }
