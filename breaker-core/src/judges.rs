@@ -242,10 +242,14 @@ impl Judges {
         let Some(key) = saved.key else {
             return keys.seat.judge.import_all(&saved.learned, away, now);
         };
-        let claimed = table_of(breaker, rules).and_then(|table| table.find_or_claim(key, now));
-        let Some(cell) = claimed else { return Ok(()) };
-        keys.seat.tally.keep(cell);
-        keys.seat.judge.import(cell, &saved.learned, away, now)
+        let Some(table) = table_of(breaker, rules) else { return Ok(()) };
+        let Seat { tally, judge, .. } = &mut keys.seat;
+        // Who is known from before is no first sight.
+        let imported = table.hold(key, now, |cell| {
+            tally.keep(cell);
+            judge.import(cell, &saved.learned, away, now)
+        });
+        imported.unwrap_or(Ok(()))
     }
 
     /// Makes a judge for every tally of the policy. One whose rules changed takes over what was learned.

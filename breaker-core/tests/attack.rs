@@ -883,3 +883,36 @@ fn a_policy_of_another_breaker_learns_nothing_here() {
     sweeper.restore(&other.breaker, &house.policy, &saved, (Restart::Clean, Span::ZERO), at(10));
     assert_eq!(other.breaker.key_usage().held, 0, "nothing is taken up");
 }
+
+/// Goal: what keys had learned is taken up whatever the rate of first sights, and takes none of it.
+#[test]
+fn what_keys_learned_is_no_first_sight() {
+    let own = KeySpec {
+        newcomers: Some(Newcomers { count: 1, per: HOUR, burst: 1 }),
+        detectors: vec![DetectorSpec::new(DetectorKind::Surge(Surge::of_keys(1_000)))],
+        ..key(vec![LimitSpec::window(9, SECOND)])
+    };
+    let house = House::new(&keyed(KeySpec { newcomers: None, ..own.clone() }), 64);
+    let mut sweeper = Sweeper::new();
+    let mut out = Vec::new();
+    for step in 0..2_000 {
+        for label in ["a", "b", "c"] {
+            house.send(house.of(label), at(step * 1_000)).unwrap();
+        }
+        sweeper.sweep(&house.breaker, &house.policy, at(step * 1_000 + 100), &mut out);
+    }
+    let saved: SavedWhole = sweeper.save(&house.breaker, &house.policy, at(3_000_000));
+    let learned = saved.learned.iter().filter(|one| one.key.is_some()).count();
+    assert_eq!(learned, 3);
+    let next = House::new(&keyed(own), 64);
+    let mut sweeper = Sweeper::new();
+    sweeper.restore(&next.breaker, &next.policy, &saved, (Restart::Clean, Span::ZERO), at(10));
+    assert_eq!(next.breaker.key_usage().held, 3);
+    next.send(next.of("new"), at(20)).unwrap();
+    assert_eq!(next.breaker.key_usage().held, 4, "the newcomer is welcome");
+    // Another breaker's sweeper takes up nothing by this policy.
+    let other = House::new(&keyed(key(vec![LimitSpec::window(9, SECOND)])), 64);
+    let mut sweeper = Sweeper::new();
+    sweeper.restore(&other.breaker, &next.policy, &saved, (Restart::Clean, Span::ZERO), at(10));
+    assert_eq!(other.breaker.key_usage().held, 0, "nothing is taken up");
+}
