@@ -126,7 +126,9 @@ impl Judges {
             if let Some(seat) = self.seat_of(moved.place) {
                 seat.tally.touch(if area == 0 { 0 } else { cell });
             }
+            // A lift that leads back to the trip below a kill is no new trip.
             if moved.to == State::Tripped
+                && !(matches!(moved.from, State::Killed(_)) && moved.skipped == 0)
                 && let Some(parent) = parent_of(policy, moved.place)
                 && let Some(named) = self.named.iter_mut().find(|named| named.scope == parent)
             {

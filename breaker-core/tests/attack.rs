@@ -916,3 +916,40 @@ fn what_keys_learned_is_no_first_sight() {
     sweeper.restore(&other.breaker, &next.policy, &saved, (Restart::Clean, Span::ZERO), at(10));
     assert_eq!(other.breaker.key_usage().held, 0, "nothing is taken up");
 }
+
+/// Goal: a lift that leads back to an old trip is no new trip for the scope above.
+#[test]
+fn a_lifted_kill_is_no_new_trip_for_those_above() {
+    let spread = Spread { children: Some(2), share: None, minimum: 1, ..Spread::default() };
+    let group = ScopeSpec {
+        keys: vec![key(vec![LimitSpec::window(9, SECOND)])],
+        detectors: vec![DetectorSpec::new(DetectorKind::Spread(spread))],
+        ..ScopeSpec::default()
+    };
+    let house = House::new(&spec(group, ScopeSpec::default()), 16);
+    let (mut sweeper, mut out) = (Sweeper::new(), Vec::new());
+    let mut stamps = Vec::new();
+    for (hour, label) in ["a", "b"].into_iter().enumerate() {
+        let path = scope(&format!("/desk/account={label}"));
+        let now = at(u64::try_from(hour).unwrap() * 3_600_000);
+        house.breaker.trip(&house.policy, &path, now).unwrap();
+        sweeper.sweep(&house.breaker, &house.policy, now, &mut out);
+        sweeper.sweep(&house.breaker, &house.policy, now.plus(SECOND), &mut out);
+    }
+    assert_eq!(house.state("/desk", at(7_000_000)), State::Armed, "an hour apart");
+    for label in ["a", "b"] {
+        let path = scope(&format!("/desk/account={label}"));
+        stamps.push(
+            house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(10_000_000)).unwrap(),
+        );
+    }
+    sweeper.sweep(&house.breaker, &house.policy, at(10_000_020), &mut out);
+    for stamp in stamps {
+        house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(10_001_000)).unwrap();
+    }
+    for step in 0..100 {
+        sweeper.sweep(&house.breaker, &house.policy, at(10_001_020 + step * 20), &mut out);
+    }
+    assert_eq!(house.state("/desk/account=a", at(10_005_000)), State::Tripped);
+    assert_eq!(house.state("/desk", at(10_005_000)), State::Armed);
+}
