@@ -953,3 +953,13 @@ fn a_lifted_kill_is_no_new_trip_for_those_above() {
     assert_eq!(house.state("/desk/account=a", at(10_005_000)), State::Tripped);
     assert_eq!(house.state("/desk", at(10_005_000)), State::Armed);
 }
+
+/// Goal: who kills the calls that lack a key, where a dimension does not judge those, is not told that it is done.
+#[test]
+fn a_kill_of_what_is_not_judged_is_refused() {
+    let own = KeySpec { missing: Missing::Skip, ..key(vec![LimitSpec::window(9, SECOND)]) };
+    let house = House::new(&keyed(own), 16);
+    let missing = scope("/desk").missing_key("account").unwrap();
+    let killed = house.breaker.kill(&house.policy, &missing, KillLevel::Halt, at(0));
+    assert!(killed.is_err() || house.send(house.orders(), at(1)).is_err(), "killed, and it passes");
+}
