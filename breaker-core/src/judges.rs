@@ -90,8 +90,8 @@ struct Seat {
     taken: u64,
     /// When a child's trip was last counted.
     trips: BTreeMap<(usize, usize), Mono>,
-    /// What the scope had counted at the last look.
-    fed: Ended,
+    /// What the scope had counted at the last look; `None` if nobody looked yet who still knows.
+    fed: Option<Ended>,
 }
 
 impl Judges {
@@ -433,12 +433,12 @@ impl Seat {
             }
         }
         let trips = old.map_or_else(BTreeMap::new, |old| old.trips);
-        Seat { tally: Arc::clone(tally), judge, taken: 0, trips, fed: tally.since() }
+        Seat { tally: Arc::clone(tally), judge, taken: 0, trips, fed: tally.take_since() }
     }
 
     /// Tells the tally what its scope counted since the last look.
     fn feed(&mut self, counts: Ended) {
-        let before = std::mem::replace(&mut self.fed, counts);
+        let Some(before) = self.fed.replace(counts) else { return };
         let good = counts.good.wrapping_sub(before.good);
         let slow = counts.slow.wrapping_sub(before.slow);
         let faults = counts.fault.wrapping_sub(before.fault);

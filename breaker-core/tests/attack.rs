@@ -963,3 +963,49 @@ fn a_kill_of_what_is_not_judged_is_refused() {
     let killed = house.breaker.kill(&house.policy, &missing, KillLevel::Halt, at(0));
     assert!(killed.is_err() || house.send(house.orders(), at(1)).is_err(), "killed, and it passes");
 }
+
+/// Goal: faults from the time when a scope had no detectors trip nobody hours later, when it has them again.
+#[test]
+fn faults_of_a_time_without_detectors_are_not_judged() {
+    let (with, without) =
+        (spec(ScopeSpec::default(), ratio()), spec(ScopeSpec::default(), ScopeSpec::default()));
+    let mut house = House::new(&with, 16);
+    let mut sweeper = Sweeper::new();
+    let mut out = Vec::new();
+    let mut sweep =
+        |house: &House, now| sweeper.sweep(&house.breaker, &house.policy, now, &mut out);
+    sweep(&house, at(0));
+    house.policy = house.breaker.recompile(&without, at(1_000)).unwrap();
+    sweep(&house, at(1_000));
+    for _ in 0..100 {
+        house.end(house.orders(), Outcome::Fault, at(2_000)).unwrap();
+    }
+    sweep(&house, at(3_000));
+    house.policy = house.breaker.recompile(&with, at(20_000_000)).unwrap();
+    for step in 0..100 {
+        sweep(&house, at(20_000_000 + step * 20));
+    }
+    assert_eq!(house.state("/desk/orders", at(20_003_000)), State::Armed);
+}
+
+/// Goal: a new sweeper judges what ends from then on, not all that ever ended.
+#[test]
+fn a_new_sweeper_judges_nothing_twice() {
+    let house = House::new(&spec(ScopeSpec::default(), ratio()), 16);
+    let mut out = Vec::new();
+    let mut sweeper = Sweeper::new();
+    sweeper.sweep(&house.breaker, &house.policy, at(0), &mut out);
+    // Ten faults among many that are good, over hours; no ten of them near each other.
+    for step in 0..8 {
+        for _ in 0..2 {
+            house.end(house.orders(), Outcome::Fault, at(step * 3_600_000)).unwrap();
+        }
+        sweeper.sweep(&house.breaker, &house.policy, at(step * 3_600_000 + 100), &mut out);
+    }
+    assert_eq!(house.state("/desk/orders", at(30_000_000)), State::Armed);
+    let mut second = Sweeper::new();
+    for step in 0..100 {
+        second.sweep(&house.breaker, &house.policy, at(40_000_000 + step * 20), &mut out);
+    }
+    assert_eq!(house.state("/desk/orders", at(40_003_000)), State::Armed);
+}
