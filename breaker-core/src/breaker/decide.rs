@@ -687,8 +687,8 @@ impl<'a> Seat<'a> {
     fn breach(&self, limit: u8, rule: &LimitRule, call: &Call, wait: Span, now: Mono) -> Breach {
         // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
         // others: they throttle and never trip.
-        let recovery = rule.limit.recovery();
-        let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, recovery, now);
+        let answers =
+            |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, rule.limit, now);
         // That a weight is not known proves no breach.
         let known = rule.spec.by == Unit::Calls || call.weight != UNWEIGHED;
         let trips = rule.spec.on_breach == OnBreach::Trip

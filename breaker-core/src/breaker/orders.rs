@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::standing::each_row_at;
 use super::{Breaker, count};
 use crate::cell::{Gate, Moved};
 use crate::facts::{By, KillLevel, Mode, Place, State};
@@ -9,7 +10,7 @@ use crate::gate::{Input, LiftTo, TripRule, Word};
 use crate::keys::{Ordered, Which};
 use crate::limit::Limit;
 use crate::policy::{Policy, Rules};
-use crate::scope::{KeyHash, Level, Scope};
+use crate::scope::{Level, Scope};
 use crate::time::Mono;
 
 /// Which kill or trip a lift undoes.
@@ -133,12 +134,23 @@ impl Breaker {
 
     fn empty_budgets(&self, place: Place, rules: &Rules, now: Mono) -> bool {
         let mut used = false;
-        self.each_row(place, rules, |_, limit, row| {
-            if matches!(limit, Limit::Budget(_)) && row.used(limit, now) > 0 {
-                row.reset(limit, now);
-                used = true;
+        let mut empty = |table, cell| {
+            each_row_at(place, rules, (table, cell), |_, limit, row| {
+                if matches!(limit, Limit::Budget(_)) && row.used(limit, now) > 0 {
+                    row.reset(limit, now);
+                    used = true;
+                }
+            });
+        };
+        match place.key {
+            None => empty(None, 0),
+            // Under the bucket's lock: the cell may have changed hands since it was found.
+            Some((_, key)) => {
+                if let Some(table) = self.table(count(place.index)) {
+                    table.with_budgets(key, |cell| empty(Some(table), cell));
+                }
             }
-        });
+        }
         used
     }
 
@@ -170,7 +182,9 @@ impl Breaker {
         if let Some((dimension, label)) = scope.key_parts() {
             let parent = scope.parent().ok_or_else(unknown)?;
             let rules = policy.dimension(&parent, dimension).ok_or_else(unknown)?;
-            let hash = if label.is_empty() { KeyHash::MISSING } else { self.hash(&label) };
+            // Where calls without the key are not judged, nothing could be done to them.
+            let missing = || rules.missing.ok_or_else(unknown);
+            let hash = if label.is_empty() { missing()? } else { self.hash(&label) };
             let key = Some((rules.index, hash));
             Ok((Place { level: Level::Key, index: rules.table, key }, &rules.rules))
         } else {
