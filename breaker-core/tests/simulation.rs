@@ -13,7 +13,6 @@
 mod life;
 mod oracle;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use breaker_core::{
@@ -95,28 +94,28 @@ fn swarm() {
     }
     let from = number("SIM_FROM").unwrap_or(10_000);
     let seeds = number("SIM_SEEDS").unwrap_or(200_000);
-    let (next, failed) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let lived = next.fetch_add(1, Ordering::Relaxed);
-                    if lived >= seeds {
-                        return;
-                    }
-                    if lived.is_multiple_of(10_000) {
-                        println!("{lived} of {seeds}");
-                    }
-                    let seed = from + lived;
-                    if std::panic::catch_unwind(|| live(seed, false)).is_err() {
-                        failed.lock().unwrap().push(seed);
-                    }
-                }
-            });
+    let live_on = || {
+        let mut failed = Vec::new();
+        loop {
+            let lived = next.fetch_add(1, Ordering::Relaxed);
+            if lived >= seeds {
+                return failed;
+            }
+            if lived.is_multiple_of(10_000) {
+                println!("{lived} of {seeds}");
+            }
+            let seed = from + lived;
+            if std::panic::catch_unwind(|| live(seed, false)).is_err() {
+                failed.push(seed);
+            }
         }
+    };
+    let failed: Vec<u64> = std::thread::scope(|scope| {
+        let spawned: Vec<_> = (0..threads).map(|_| scope.spawn(live_on)).collect();
+        spawned.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{} of {seeds} fail: {failed:?}", failed.len());
 }
 
