@@ -185,7 +185,7 @@ proptest! {
 
 /// What each thread does: little of it where each step is interpreted.
 const fn often(times: u64) -> u64 {
-    if cfg!(miri) { times / 100 } else { times }
+    if cfg!(miri) { times / 400 } else { times }
 }
 
 /// Goal: eight threads at one budget: its count passes, and not one more or less.

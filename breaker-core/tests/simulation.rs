@@ -79,7 +79,8 @@ fn lives_are_eventful() {
     }
     for event in life::EVENTS {
         let times = seen.get(event).copied().unwrap_or(0);
-        assert!(times >= 20, "{event}: {times} times in {seen:#?}");
+        let least = if event.ends_with(" in line") { 500 } else { 20 };
+        assert!(times >= least, "{event}: {times} times in {seen:#?}");
     }
 }
 
@@ -319,13 +320,13 @@ fn a_key_killed_again_in_another_cell_is_told_in_order() {
         let first = breaker.kill(&policy, &scope, KillLevel::Halt, at(0)).unwrap();
         sweeper.sweep(&breaker, &policy, at(0), &mut told);
         breaker.lift(&policy, first, LiftTo::Armed, at(0)).unwrap();
-        // Strangers take every cell that is free, among them the one that was killed.
-        for stranger in 0..64_u64 {
+        // Strangers take every cell that is free, the last of them the one that was killed, and she alone is busy later.
+        for (stranger, now) in (0..30).map(|stranger| (stranger, 1_000)).chain([(29, 2_000)]) {
             let key = breaker.hash_u64(stranger);
-            let _ = breaker.admit(&policy, call(&policy).with_key(0, key), at(1_000));
+            assert!(passes(&breaker, &policy, call(&policy).with_key(0, key), now));
         }
-        breaker.kill(&policy, &scope, KillLevel::Halt, at(1_000)).unwrap();
-        sweeper.sweep(&breaker, &policy, at(1_000), &mut told);
+        breaker.kill(&policy, &scope, KillLevel::Halt, at(2_000)).unwrap();
+        sweeper.sweep(&breaker, &policy, at(2_000), &mut told);
         let key = Some((0, breaker.hash_u64(account)));
         let own: Vec<_> = told.iter().filter(|fact| fact.place.key == key).collect();
         let states: Vec<_> = own.iter().map(|fact| (fact.from, fact.to)).collect();
