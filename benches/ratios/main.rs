@@ -151,6 +151,8 @@ fn two_threads(wanted: &Wanted) -> String {
     let cases: Vec<Shared> = [
         shared::hot_governor,
         shared::hot_rate,
+        shared::busy_governor,
+        shared::busy_rate,
         shared::hot_rate_settled,
         shared::hot_window,
         shared::hot_gates,
@@ -440,6 +442,7 @@ const ROWS: &[Row] = &[
 /// The goals of two threads.
 const PAIRS: &[Row] = &[
     row(shared::HOT_RATE, shared::HOT_DIRECT, 0.55),
+    row(shared::BUSY_RATE, shared::BUSY_DIRECT, 0.55),
     beside(shared::HOT_RATE_SETTLED, shared::HOT_DIRECT),
     row(shared::HOT_WINDOW, shared::HOT_DIRECT, 2.0),
     beside(shared::HOT_GATES, shared::HOT_DIRECT),

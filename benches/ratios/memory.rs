@@ -47,7 +47,7 @@ pub(crate) fn measure(keys: usize) -> Vec<Bytes> {
     }
     let few = keys / 16;
     let window = vec![LimitSpec::window(16, Span::from_secs(1))];
-    for tenths in [10, 20] {
+    for tenths in [10, 15] {
         let times = format!("{}.{}", tenths / 10, tenths % 10);
         let name = format!("one `window` of 16, {few} keys, room for {times} × the keys");
         let room = few * tenths / 10;

@@ -224,22 +224,21 @@ impl Breaker {
     ) -> Verdict<'a> {
         let Some(route) = policy.route_rules(call.route) else { return Verdict::Deny(NOWHERE) };
         let words = route.words();
+        if !Word::are_quiet(words) {
+            return self.admit_loud(policy, route, &call, words, clock);
+        }
         let keys = [None; MAX_DIMENSIONS];
         match &route.plainest {
             Plainest::Rate(plain) => {
                 let now = clock();
-                if Word::are_quiet(words)
-                    && plain.charges.row(0).is_some_and(|row| row.take_plain(plain.rate, now))
-                {
+                if plain.charges.row(0).is_some_and(|row| row.take_hot(plain.rate, now)) {
                     return self.allow(policy, route, &call, now, words, plain.charged, keys);
                 }
                 self.admit_other(policy, route, &call, now)
             }
             Plainest::Window(plain) => {
                 let now = clock();
-                if Word::are_quiet(words)
-                    && let Some(row) = plain.charges.row(0)
-                {
+                if let Some(row) = plain.charges.row(0) {
                     return match row.take_ring(plain.window, now) {
                         Ok(()) => self.allow(policy, route, &call, now, words, plain.charged, keys),
                         Err(wait) => Verdict::Deny(route.refuse(&plain.refusal, words, wait)),
@@ -253,12 +252,19 @@ impl Breaker {
                 };
                 let reached = keyed.table.reach(key);
                 let now = clock();
-                if Word::are_quiet(words)
-                    && let Some(reached) = reached
+                if let Some(reached) = reached
                     && let Some((cell, row)) = keyed.table.quiet(key, &reached)
                     && let Ok(cell) = u32::try_from(cell)
-                    && row.take_plain(keyed.rate, now)
+                    && let Some(taken) = row.take_plain(keyed.rate, now)
                 {
+                    if let Some(wider) = &keyed.wider {
+                        let ring = wider.charges.row(0);
+                        if ring.is_none_or(|ring| ring.take_ring(wider.window, now).is_err()) {
+                            row.undo_plain(taken);
+                            // Who says no, and for how long, is found the long way.
+                            return self.decide(policy, route, &call, now);
+                        }
+                    }
                     let seat = Some(KeySeat::new(key, cell, keyed.number, 0, false));
                     let keys = [seat, None, None, None];
                     return self.allow(policy, route, &call, now, words, keyed.charged, keys);

@@ -3,11 +3,12 @@
 mod buckets;
 mod budget;
 mod ring;
+mod turns;
 
 use crate::limit::rate::{Owed, Plain};
 use crate::limit::window::Window;
 use crate::limit::{Limit, NEVER};
-use crate::sync::{AtomicU64, Ordering, pause};
+use crate::sync::{AtomicU64, Ordering};
 use crate::time::{Mono, Span};
 
 /// One limit's memory: a row of words for each cell.
@@ -67,8 +68,7 @@ pub(crate) struct Past {
 impl Charges {
     /// Memory for one named scope.
     pub(crate) fn for_scope(limit: Limit) -> Charges {
-        // A margin keeps other memory off the lines of a ring's first and last slots. The first word of a
-        // rate's remembers when calls were last in each other's way.
+        // A margin keeps other memory off the lines of a ring's first and last slots.
         let rest = limit.words() - 1 + MARGIN;
         Charges(Memory::Scope { head: Line(AtomicU64::new(0)), rest: zeros(rest) })
     }
@@ -134,7 +134,7 @@ impl Row<'_> {
     #[inline(always)]
     pub(crate) fn take(self, limit: Limit, amount: u64, now: Mono) -> Result<Taken, Span> {
         match limit {
-            Limit::Rate(rate) => charge::<SOUND>(self, now, |debt| rate.take(debt, amount, now))
+            Limit::Rate(rate) => step::<SOUND>(self.head, |debt| rate.take(debt, amount, now))
                 .map(|(before, after)| Taken { before, after }),
             Limit::Window(window) => {
                 ring::take::<SOUND>(window, self, now, true).map(|_| Taken::default())
@@ -150,22 +150,50 @@ impl Row<'_> {
         }
     }
 
-    /// Charges one call; false says only that [`Row::take`] must be asked.
+    /// Charges one call; `None` says only that [`Row::take`] must be asked.
     #[inline(always)]
-    pub(crate) fn take_plain(self, plain: Plain, now: Mono) -> bool {
+    pub(crate) fn take_plain(self, plain: Plain, now: Mono) -> Option<Taken> {
+        // ordering: relaxed, for a debt stands alone.
+        self.swap_plain(self.head.load(Ordering::Relaxed), plain, now)
+    }
+
+    /// Undoes that, exactly or not at all, as [`Row::undo`].
+    pub(crate) fn undo_plain(self, taken: Taken) {
+        // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
+        let order = Ordering::Relaxed;
+        let _ = self.head.compare_exchange(taken.after, taken.before, order, order);
+    }
+
+    /// The same of a word that several threads may want without pause: they take turns at it, see [`turns`].
+    #[inline(always)]
+    pub(crate) fn take_hot(self, plain: Plain, now: Mono) -> bool {
         // ordering: relaxed, for a debt stands alone.
         let mut debt = self.head.load(Ordering::Relaxed);
-        while let Some(after) = plain.take(debt, now) {
+        if turns::is_disturbed(self.head, debt, now) {
+            turns::stand_back(now);
+            // ordering: relaxed, for a debt stands alone.
+            debt = self.head.load(Ordering::Relaxed);
+        }
+        let taken = self.swap_plain(debt, plain, now);
+        if let Some(taken) = taken {
+            turns::remember(self.head, taken.after, now);
+        }
+        taken.is_some()
+    }
+
+    #[inline(always)]
+    fn swap_plain(self, mut debt: u64, plain: Plain, now: Mono) -> Option<Taken> {
+        loop {
+            let after = plain.take(debt, now)?;
             // ordering: relaxed, for a debt stands alone.
             let order = Ordering::Relaxed;
             match self.head.compare_exchange_weak(debt, after, order, order) {
-                Ok(_) => return true,
+                Ok(_) => return Some(Taken { before: debt, after }),
                 // A swap that fails has brought the word here, so that the next nearly always succeeds. Each retry means that
                 // another thread charged: somebody always gets on.
                 Err(seen) => debt = seen,
             }
         }
-        false
     }
 
     /// As [`Row::take`], of a ring.
@@ -183,11 +211,8 @@ impl Row<'_> {
     pub(crate) fn undo(self, limit: Limit, taken: Taken) {
         match limit {
             Limit::Rate(rate) => {
-                let Taken { before, after } = taken;
                 if rate.can_undo() {
-                    // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
-                    let order = Ordering::Relaxed;
-                    let _ = self.head.compare_exchange(after, before, order, order);
+                    self.undo_plain(taken);
                 }
             }
             Limit::Window(_) => {}
@@ -365,62 +390,6 @@ fn step<const FLAW: u8>(
         }
     }
 }
-
-/// As [`step`], for a word that many threads step without pause, if its row has a word to spare.
-///
-/// A swap that fails has brought the word's line here, so it is tried again at once, and nearly always succeeds. But where
-/// failures crowd, the line travels for every call and all are slow; then whoever failed stands back for a moment,
-/// and lets the other make its calls in one go.
-#[inline(always)]
-fn charge<const FLAW: u8>(
-    row: Row<'_>,
-    now: Mono,
-    rule: impl Fn(u64) -> Result<u64, Span>,
-) -> Result<(u64, u64), Span> {
-    // ordering: relaxed, for the word stands alone.
-    let mut before = row.head.load(Ordering::Relaxed);
-    let mut stood_back = false;
-    loop {
-        let after = rule(before)?;
-        if FLAW == BLIND {
-            row.head.store(after, Ordering::Relaxed);
-            return Ok((before, after));
-        }
-        // ordering: relaxed, for the word stands alone.
-        match row.head.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return Ok((before, after)),
-            // Each retry means that another thread stepped the word: somebody always gets on.
-            Err(seen) => before = seen,
-        }
-        if !stood_back {
-            stand_back(row.rest.first(), now);
-        }
-        stood_back = !stood_back;
-    }
-}
-
-/// Waits a little, whatever the others do, if this failure follows close on another.
-#[cold]
-#[inline(never)]
-fn stand_back(failed: Option<&AtomicU64>, now: Mono) {
-    let Some(failed) = failed else { return };
-    // ordering: relaxed, for it decides only how long to wait; what another wrote meanwhile may be lost.
-    let last = Mono::from_nanos(failed.load(Ordering::Relaxed));
-    failed.store(now.as_nanos(), Ordering::Relaxed);
-    if now.since(last) < CROWDED {
-        for _ in 0..PAUSES {
-            pause();
-        }
-    }
-}
-
-/// Failures closer than this crowd.
-const CROWDED: Span = Span::from_nanos(2_000);
-/// How long to stand back: some twenty calls of the other's.
-#[cfg(not(loom))]
-const PAUSES: u32 = 64;
-#[cfg(loom)]
-const PAUSES: u32 = 1;
 
 /// Words after a scope's rows.
 const MARGIN: usize = 16;

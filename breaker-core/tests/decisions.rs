@@ -440,6 +440,39 @@ fn a_full_table_throttles_and_still_kills() {
     assert_eq!(breaker.standings(&policy, at(9_000)).len(), 4 + 32);
 }
 
+/// Goal: a decision asks for the time once, and not at all if a kill refuses the call; what it says is what `admit` says.
+#[test]
+fn the_clock_is_asked_once_or_never() {
+    let asked = std::cell::Cell::new(0);
+    let clock = || {
+        asked.set(asked.get() + 1);
+        at(5)
+    };
+    for limits in [vec![], vec![LimitSpec::rate(9, SECOND, 9)], vec![LimitSpec::window(9, SECOND)]]
+    {
+        for keys in [vec![], vec![key("account", vec![LimitSpec::rate(9, SECOND, 9)])]] {
+            let breaker = breaker();
+            let route = ScopeSpec { limits: limits.clone(), keys, ..ScopeSpec::default() };
+            let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+            let call = orders(&policy).with_key(0, breaker.hash(b"7"));
+            for _ in 0..2 {
+                asked.set(0);
+                drop(allowed(breaker.admit_at(&policy, call, clock)));
+                assert_eq!(asked.get(), 1);
+            }
+            for path in ["/pay/orders", "/pay", "/"] {
+                breaker.kill(&policy, &scope(path), KillLevel::Halt, at(6)).unwrap();
+                asked.set(0);
+                let denial = denied(breaker.admit_at(&policy, call, clock));
+                assert_eq!((denial, asked.get()), (denied(breaker.admit(&policy, call, at(7))), 0));
+                assert_eq!(denial.cause, Cause::Killed(KillLevel::Halt));
+                drop(allowed(breaker.admit_at(&policy, cancel(&policy), clock)));
+            }
+            assert_eq!(breaker.counts(&policy, &scope("/pay/orders")).unwrap().blocked, 6);
+        }
+    }
+}
+
 /// Goal: the sweep tells each move once, with what it skipped, and ends a hold by itself.
 #[test]
 fn the_sweep_tells_what_moved() {

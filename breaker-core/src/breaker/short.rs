@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Breaker, Call, count, denial};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
-use crate::facts::{Cause, Denial, Place};
+use crate::facts::{Cause, Class, Denial, KillLevel, Place, State};
 use crate::gate::Word;
 use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Ticket, Verdict};
 use crate::policy::{
@@ -42,6 +42,26 @@ impl RouteRules {
 }
 
 impl Breaker {
+    /// Decides where a named gate may block, or an operator overrides its mode. If the widest of these is killed that is the
+    /// answer, and no time is asked for.
+    #[inline(never)]
+    pub(super) fn admit_loud<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        call: &Call,
+        words: [Word; NAMED],
+        clock: impl FnOnce() -> Mono,
+    ) -> Verdict<'a> {
+        if self.owns(policy)
+            && let Some(denial) = killed(route, words)
+        {
+            route.count_denial(&denial);
+            return Verdict::Deny(denial);
+        }
+        self.decide(policy, route, call, clock())
+    }
+
     /// Decides on whatever is not the plainest.
     #[inline(never)]
     pub(super) fn admit_other<'a>(
@@ -201,6 +221,17 @@ impl Breaker {
             shadowed: None,
         })
     }
+}
+
+/// The denial of the widest gate that is not quiet, if it is killed for this route.
+fn killed(route: &RouteRules, words: [Word; NAMED]) -> Option<Denial> {
+    let levels = [Level::Global, Level::Group, Level::Route];
+    let mut gates = words.into_iter().zip(route.cells).zip(levels);
+    let ((word, index), level) = gates.find(|((word, _), _)| !word.is_quiet())?;
+    let State::Killed(kill) = word.state() else { return None };
+    let spared = route.class == Class::Reducing && kill == KillLevel::Halt;
+    let place = Place { level, index, key: None };
+    (!spared).then(|| denial(place, Cause::Killed(kill), None, word.epoch()))
 }
 
 /// The row of a call in what detectors count in; `None` if it has no such key.
