@@ -210,9 +210,9 @@ impl Breaker {
         self.admit_at(policy, call, || now)
     }
 
-    /// As [`Breaker::admit`], and asks for the time as late as it can: once, after the gates were read and, where the only
-    /// limit is a rate for the keys of the only dimension, the key was found. A kill's refusal asks for it too: [`Policy::gates`]
-    /// sees a kill without.
+    /// As [`Breaker::admit`], and asks for the time itself, as late as it can: never, if the widest gate that has anything to say is
+    /// killed for the call; else once, after the gates were read and, where the limits are few and plain, the key was
+    /// looked for.
     ///
     /// A processor's counter is read in order, and what is found before it is not waited for after it.
     #[inline(always)]

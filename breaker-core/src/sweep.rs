@@ -20,6 +20,8 @@ pub struct Sweeper {
     seen: Vec<Vec<Word>>,
     /// Whose words those are that were not armed, by area and cell.
     blocked: BTreeMap<(usize, usize), KeyHash>,
+    /// In which cell each of those keys stood, by area.
+    stood: BTreeMap<(usize, KeyHash), usize>,
     /// Where the next walk over the dirty words begins: area and word.
     next_word: (usize, usize),
     /// Where the slow walk over all cells goes on: area and cell.
@@ -211,23 +213,31 @@ impl Sweeper {
         }
         let Some((place, rule)) = placed(policy, area, cell, key) else { return };
         let before = self.blocked.get(&(area, cell)).copied();
-        if let Some(forgotten) = before.filter(|before| Some(*before) != key) {
-            let freed = Word::freed(*seen);
-            let place = Place { key: place.key.map(|(at, _)| (at, forgotten)), ..place };
-            out.push(fact_of(place, None, *seen, freed, now));
-            *seen = freed;
-            self.blocked.remove(&(area, cell));
-            self.judges.forget((area, cell));
+        if before.is_some() && before != key {
+            self.forget(place, (area, cell), now, out);
         }
+        // What it was in a cell that it lost ends before what it is here begins, wherever that cell comes in the walk.
+        let elsewhere = key.and_then(|key| self.stood.get(&(area, key)).copied());
+        if let Some(other) = elsewhere.filter(|other| *other != cell) {
+            self.forget(place, (area, other), now, out);
+        }
+        let Some(seen) = self.seen.get_mut(area).and_then(|cells| cells.get_mut(cell)) else {
+            return;
+        };
         let fact = |from, to| fact_of(place, rule.as_ref(), from, to, now);
         if moves(*seen, word) > 0 && told(*seen, word) {
             out.push(fact(*seen, word));
         }
         *seen = word;
-        match key.filter(|_| !word.is_armed()) {
-            Some(key) => self.blocked.insert((area, cell), key),
-            None => self.blocked.remove(&(area, cell)),
-        };
+        if let Some(key) = key {
+            if word.is_armed() {
+                self.blocked.remove(&(area, cell));
+                self.stood.remove(&(area, key));
+            } else {
+                self.blocked.insert((area, cell), key);
+                self.stood.insert((area, key), cell);
+            }
+        }
         // Without a rule (its scope is in this policy no more) a gate stays as it is.
         let Some(trip) = &rule else { return };
         if let Some(moved) = step_elapsed(gate, trip, now) {
@@ -239,6 +249,26 @@ impl Sweeper {
         if seen.awaits_time(trip) {
             breaker.mark(area, cell);
         }
+    }
+
+    /// Tells the end of a key that lost its cell while it was not armed. `place` is of a key of the same table.
+    fn forget(
+        &mut self,
+        place: Place,
+        (area, cell): (usize, usize),
+        now: Mono,
+        out: &mut Vec<Transition>,
+    ) {
+        let Some(forgotten) = self.blocked.remove(&(area, cell)) else { return };
+        self.stood.remove(&(area, forgotten));
+        self.judges.forget((area, cell));
+        let Some(seen) = self.seen.get_mut(area).and_then(|cells| cells.get_mut(cell)) else {
+            return;
+        };
+        let freed = Word::freed(*seen);
+        let place = Place { key: place.key.map(|(at, _)| (at, forgotten)), ..place };
+        out.push(fact_of(place, None, *seen, freed, now));
+        *seen = freed;
     }
 }
 

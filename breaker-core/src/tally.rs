@@ -1220,18 +1220,22 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "threads are what is tested")]
     fn one_of_many_threads_finds() {
+        // Few where each step is interpreted.
+        const CALLS: u64 = if cfg!(miri) { 25 } else { 2_500 };
         let tally = Arc::new(Tally::for_scope(surges()));
-        bound(&tally, 0, [0, 0, 5_000, 0]);
+        bound(&tally, 0, [0, 0, 2 * CALLS, 0]);
         let threads: Vec<_> = (0..4)
             .map(|_| {
                 let tally = Arc::clone(&tally);
                 std::thread::spawn(move || {
-                    (0..2_500).filter_map(|call| tally.offered(0, at(29_990 + call / 250))).count()
+                    (0..CALLS)
+                        .filter_map(|call| tally.offered(0, at(29_990 + call * 10 / CALLS)))
+                        .count()
                 })
             })
             .collect();
         let found: usize = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
-        assert_eq!((found, tally.count(0, 2, at(30_000))), (1, 10_000));
+        assert_eq!((found, tally.count(0, 2, at(30_000))), (1, 4 * CALLS));
     }
 
     /// Goal: the largest count of every half that ended is kept for the judge, and told once.

@@ -777,6 +777,40 @@ fn a_pass_from_before_a_kill_is_stale_after_its_lift() {
     assert_eq!(breaker.look(&permit.pass(), at(0)).unwrap_err().cause, Cause::Stale);
 }
 
+/// Goal: a kill that lands while the clock is asked stops the call, at the last look at the latest; also where it is decided in line. A
+/// key's gate is looked at after the clock, so there nothing is admitted.
+#[test]
+fn a_kill_while_the_clock_is_asked_stops_the_call() {
+    let rate = LimitSpec::rate(1, SECOND, 9);
+    let mut keyed = limits(vec![]);
+    keyed.keys.push(key("account", vec![rate.clone()]));
+    let window = LimitSpec::window(9, SECOND);
+    for group in [keyed, limits(vec![rate]), limits(vec![window]), limits(vec![])] {
+        for path in ["/", "/pay", "/pay/orders", "/pay/account=7"] {
+            let breaker = breaker();
+            let policy = breaker.compile(&spec(group.clone(), limits(vec![]))).unwrap();
+            if group.keys.is_empty() && path.contains('=') {
+                continue;
+            }
+            let call = orders(&policy).with_key(0, breaker.hash(b"7"));
+            let before = allowed(breaker.admit_at(&policy, call, || at(0)));
+            assert_eq!(breaker.look(&before.pass(), at(0)), Ok(()));
+            let verdict = breaker.admit_at(&policy, call, || {
+                breaker.kill(&policy, &scope(path), KillLevel::Halt, at(0)).unwrap();
+                at(0)
+            });
+            let cause = match verdict {
+                Verdict::Deny(denial) => denial.cause,
+                Verdict::Allow(permit) if !path.contains('=') => {
+                    breaker.look(&permit.pass(), at(0)).unwrap_err().cause
+                }
+                Verdict::Allow(_) => panic!("{path}: admitted"),
+            };
+            assert_eq!(cause, Cause::Killed(KillLevel::Halt), "{path}");
+        }
+    }
+}
+
 /// Goal: a budget is used up for good, until a reset, which arms the gate it tripped as well, or a refill, which leaves
 /// gates alone; and its use is told.
 #[test]

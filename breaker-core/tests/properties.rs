@@ -183,16 +183,21 @@ proptest! {
     }
 }
 
+/// What each thread does: little of it where each step is interpreted.
+const fn often(times: u64) -> u64 {
+    if cfg!(miri) { times / 400 } else { times }
+}
+
 /// Goal: eight threads at one budget: its count passes, and not one more or less.
 #[test]
 fn eight_threads_share_a_budget() {
     let breaker = Breaker::new(Capacity { scopes: 2, keys: 0 }, Seed([7, 8]));
-    let policy = breaker.compile(&house(Some(LimitSpec::budget(10_000)))).unwrap();
+    let policy = breaker.compile(&house(Some(LimitSpec::budget(often(10_000))))).unwrap();
     let passed = AtomicU64::new(0);
     std::thread::scope(|threads| {
         for _ in 0..8 {
             threads.spawn(|| {
-                for now in 0..4_000 {
+                for now in 0..often(4_000) {
                     if wait(&breaker, &policy, only_call(&policy), now).is_none() {
                         passed.fetch_add(1, Ordering::Relaxed);
                     }
@@ -200,7 +205,7 @@ fn eight_threads_share_a_budget() {
             });
         }
     });
-    assert_eq!(passed.into_inner(), 10_000);
+    assert_eq!(passed.into_inner(), often(10_000));
 }
 
 /// Goal: eight threads and room for three at once: never more, and all of it is given back.
@@ -212,7 +217,7 @@ fn eight_threads_stay_within_what_may_be_in_flight() {
     std::thread::scope(|threads| {
         for _ in 0..8 {
             threads.spawn(|| {
-                for _ in 0..20_000 {
+                for _ in 0..often(20_000) {
                     let verdict = breaker.admit(&policy, only_call(&policy), Mono::ZERO);
                     if verdict.is_allowed() {
                         let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
@@ -248,7 +253,7 @@ fn eight_threads_stay_within_the_limits() {
             .map(|_| {
                 threads.spawn(|| {
                     let mut passed = Vec::new();
-                    for _ in 0..20_000 {
+                    for _ in 0..often(20_000) {
                         let now = clock.fetch_add(1, Ordering::SeqCst);
                         if breaker.admit(&policy, call, Mono::from_nanos(now)).is_allowed() {
                             passed.push((now, clock.load(Ordering::SeqCst)));
@@ -268,7 +273,7 @@ fn eight_threads_stay_within_the_limits() {
         let last = some.iter().map(|&(_, after)| after).max().unwrap();
         assert!(last - first >= LENGTH, "{COUNT} and one in {}", last - first);
     }
-    let most = (160_000 / LENGTH + 1) * COUNT;
+    let most = (often(160_000) / LENGTH + 1) * COUNT;
     let got = passed.len() as u64;
     assert!(got <= most && got >= most / 2, "{got} of {most}");
 }
@@ -297,7 +302,7 @@ fn silence_is_silence_on_real_threads() {
                 }
             });
         }
-        for _ in 0..2_000 {
+        for _ in 0..often(2_000) {
             let stamp = breaker.kill(&policy, &path("/g"), KillLevel::Halt, Mono::ZERO).unwrap();
             let mut watch = senders.watch();
             // Bounded, so that a fault fails the test and does not hang it.

@@ -492,6 +492,8 @@ fn random_life(seed: u64) -> usize {
 #[test]
 fn threads_under_two_policies_share_one_bound() {
     const HALF: u64 = 500;
+    // Few where each step is interpreted.
+    const TURNS: u64 = if cfg!(miri) { 8 } else { 40 };
     for (before, after) in [(8, 5), (5, 8)] {
         for by_key in [false, true] {
             let breaker = breaker();
@@ -503,7 +505,7 @@ fn threads_under_two_policies_share_one_bound() {
             let old = compile(before, 2 * HALF);
             let new = compile(after, 2 * HALF + 1);
             assert!(new.has_predecessors());
-            let passed: Vec<AtomicU64> = (0..40).map(|_| AtomicU64::new(0)).collect();
+            let passed: Vec<AtomicU64> = (0..TURNS).map(|_| AtomicU64::new(0)).collect();
             let barrier = Barrier::new(4);
             std::thread::scope(|scope| {
                 for policy in [&old, &new, &old, &new] {
@@ -523,7 +525,7 @@ fn threads_under_two_policies_share_one_bound() {
             for pair in passed.windows(2) {
                 assert!(pair.iter().sum::<u64>() <= before.max(after), "{passed:?}");
             }
-            assert!(passed.iter().sum::<u64>() >= 15 * before.min(after), "{passed:?}");
+            assert!(passed.iter().sum::<u64>() >= TURNS * 3 / 8 * before.min(after), "{passed:?}");
         }
     }
 }

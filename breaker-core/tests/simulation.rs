@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use breaker_core::{
     Breaker, Call, Capacity, Cause, Class, GroupSpec, KeyOverride, KeySpec, KillLevel, LiftTo,
     LimitSpec, Mode, Mono, OrderError, Outcome, Policy, PolicySpec, RouteSpec, Scope, ScopeSpec,
-    Seed, Settlement, Span, Verdict,
+    Seed, Settlement, Span, State, Sweeper, Verdict,
 };
 use life::Life;
 
@@ -79,7 +79,8 @@ fn lives_are_eventful() {
     }
     for event in life::EVENTS {
         let times = seen.get(event).copied().unwrap_or(0);
-        assert!(times >= 20, "{event}: {times} times in {seen:#?}");
+        let least = if event.ends_with(" in line") { 500 } else { 20 };
+        assert!(times >= least, "{event}: {times} times in {seen:#?}");
     }
 }
 
@@ -96,22 +97,27 @@ fn swarm() {
     let seeds = number("SIM_SEEDS").unwrap_or(200_000);
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let lived = next.fetch_add(1, Ordering::Relaxed);
-                    if lived >= seeds {
-                        return;
-                    }
-                    if lived.is_multiple_of(10_000) {
-                        println!("{lived} of {seeds}");
-                    }
-                    live(from + lived, false);
-                }
-            });
+    let live_on = || {
+        let mut failed = Vec::new();
+        loop {
+            let lived = next.fetch_add(1, Ordering::Relaxed);
+            if lived >= seeds {
+                return failed;
+            }
+            if lived.is_multiple_of(10_000) {
+                println!("{lived} of {seeds}");
+            }
+            let seed = from + lived;
+            if std::panic::catch_unwind(|| live(seed, false)).is_err() {
+                failed.push(seed);
+            }
         }
+    };
+    let failed: Vec<u64> = std::thread::scope(|scope| {
+        let spawned: Vec<_> = (0..threads).map(|_| scope.spawn(live_on)).collect();
+        spawned.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
+    assert!(failed.is_empty(), "{} of {seeds} fail: {failed:?}", failed.len());
 }
 
 // What lives found, each as the smallest life that shows it.
@@ -295,4 +301,36 @@ fn a_window_that_starts_full_is_no_fuller() {
     assert!(!passes(&breaker, &second, call(&second).weighing(1), 11_000));
     assert!(passes(&breaker, &second, call(&second).weighing(0), 11_000));
     assert!(!passes(&breaker, &second, call(&second).weighing(1), 16_300));
+}
+
+/// Goal: of a key that was lifted, lost its cell and was killed anew in another, the end is told before the new kill, whichever cell
+/// the sweep comes to first: who follows what is told has it killed.
+#[test]
+fn a_key_killed_again_in_another_cell_is_told_in_order() {
+    let mut spec = house(vec![], vec![]);
+    spec.global.keys = vec![KeySpec {
+        name: "account".into(),
+        limits: vec![LimitSpec::window(1, Span::from_nanos(100))],
+        ..KeySpec::default()
+    }];
+    for account in 100..140 {
+        let (breaker, mut sweeper, mut told) = (breaker(), Sweeper::new(), Vec::new());
+        let policy = breaker.compile(&spec).unwrap();
+        let scope = path(&format!("/account={account}"));
+        let first = breaker.kill(&policy, &scope, KillLevel::Halt, at(0)).unwrap();
+        sweeper.sweep(&breaker, &policy, at(0), &mut told);
+        breaker.lift(&policy, first, LiftTo::Armed, at(0)).unwrap();
+        // Strangers take every cell that is free, the last of them the one that was killed, and she alone is busy later.
+        for (stranger, now) in (0..30).map(|stranger| (stranger, 1_000)).chain([(29, 2_000)]) {
+            let key = breaker.hash_u64(stranger);
+            assert!(passes(&breaker, &policy, call(&policy).with_key(0, key), now));
+        }
+        breaker.kill(&policy, &scope, KillLevel::Halt, at(2_000)).unwrap();
+        sweeper.sweep(&breaker, &policy, at(2_000), &mut told);
+        let key = Some((0, breaker.hash_u64(account)));
+        let own: Vec<_> = told.iter().filter(|fact| fact.place.key == key).collect();
+        let states: Vec<_> = own.iter().map(|fact| (fact.from, fact.to)).collect();
+        let (killed, armed) = (State::Killed(KillLevel::Halt), State::Armed);
+        assert_eq!(states, [(armed, killed), (killed, armed), (armed, killed)], "{account}");
+    }
 }

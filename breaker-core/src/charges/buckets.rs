@@ -705,7 +705,7 @@ mod tests {
     }
 
     /// Calls of each thread: few where each step is interpreted.
-    const ROUNDS: u64 = if cfg!(miri) { 100 } else { 8_000 };
+    const ROUNDS: u64 = if cfg!(miri) { 20 } else { 8_000 };
 
     /// Goal: eight real threads, ticks ending under them: no window of the exact length ever holds more than the
     /// count, and in the end nothing is lost and nothing counts twice.

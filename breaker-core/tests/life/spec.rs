@@ -238,7 +238,26 @@ pub(crate) fn any_spec(dice: &mut Dice, style: Style) -> Vec<ScopeSpec> {
         let parent = if style == Style::Flood { "/" } else { parent };
         all.push(dimension(dice, style, parent, name));
     }
+    if style == Style::Plain && dice.chance(60) {
+        leave_one(dice, &mut all);
+    }
     all
+}
+
+/// Leaves nothing but one rate or window, and one dimension at most: what is decided in line.
+fn leave_one(dice: &mut Dice, all: &mut Vec<ScopeSpec>) {
+    let named = all.iter().filter(|scope| scope.parent.is_none()).count();
+    all.truncate(named + 1);
+    all.iter_mut().for_each(|scope| scope.limits.clear());
+    let mut only = any_rule(dice, Style::Plain, "l0");
+    only.weighs = false;
+    only.kind = if dice.chance(50) {
+        Kind::Rate { cost: dice.pick(1, 20) * STEP, burst: dice.pick(1, 5) }
+    } else {
+        Kind::Window { count: dice.pick(1, 5), length: dice.pick(1, 60) * STEP }
+    };
+    let which = dice.index(all.len());
+    all[which].limits.push(only);
 }
 
 /// Changes something, as a person would who edits a file.

@@ -174,6 +174,13 @@ impl House {
         self.gates.entry(path.to_owned()).or_default()
     }
 
+    /// Whether the gate of any key of a dimension was ever moved.
+    pub(crate) fn has_moved_keys(&self, dimension: &str) -> bool {
+        let prefix = format!("{dimension}=");
+        let keys = self.gates.iter().filter(|(path, _)| path.starts_with(&prefix));
+        keys.into_iter().any(|(_, gate)| gate.moves > 0 || gate.mode.is_some())
+    }
+
     pub(crate) fn gates(&mut self) -> impl Iterator<Item = (&String, &mut Gate)> {
         self.gates.iter_mut()
     }
@@ -540,10 +547,10 @@ impl House {
         limits.filter(|limit| limit.refill(seat.row(), now)).count() > 0
     }
 
-    /// A block of the named scopes that no time ends.
-    pub(crate) fn blocked(&self, policy: &Policy, seats: &[Seat]) -> bool {
+    /// Which of the named scopes, the widest first, blocks a call so that no time ends it.
+    pub(crate) fn blocked(&self, policy: &Policy, seats: &[Seat]) -> Option<usize> {
         let reducing = policy.scopes[&seats[2].rules].spec.reducing;
-        seats.iter().take(3).any(|seat| {
+        seats.iter().take(3).position(|seat| {
             let spec = &policy.scope(seat).spec;
             let gate = self.gate(&seat.gate());
             let shadow = gate.mode.unwrap_or(spec.shadow);
