@@ -9,10 +9,10 @@ use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table, Which};
 use crate::limit::Limit;
-use crate::permit::{Due, KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
+use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
 use crate::policy::{
-    Counting, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules, Rules,
-    Unit, limit_bit,
+    Counting, Due, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules,
+    Rules, Unit, limit_bit,
 };
 use crate::scope::{KeyHash, Level};
 use crate::tally::Tally;
