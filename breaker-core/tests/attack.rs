@@ -166,7 +166,7 @@ fn a_policy_of_another_breaker_moves_nothing() {
     assert_eq!(lift.err(), foreign);
     ours.breaker.lift(&ours.policy, stamp, LiftTo::Armed, at(0)).unwrap();
     let mut moved = Vec::new();
-    breaker_core::Sweeper::new().sweep(&ours.breaker, &theirs.policy, at(0), &mut moved);
+    Sweeper::new().sweep(&ours.breaker, &theirs.policy, at(0), &mut moved);
     assert!(moved.is_empty());
     assert!(is_stale(&ours.breaker.admit(&ours.policy, theirs.orders(), at(0))));
 
@@ -380,7 +380,7 @@ fn a_hanging_probe_ends_no_probation() {
         let probe = house.permit(house.of("culprit"), then(10));
         assert!(probe.is_probe());
         let ticket = probe.detach();
-        let mut sweeper = breaker_core::Sweeper::new();
+        let mut sweeper = Sweeper::new();
         sweeper.sweep(&house.breaker, &house.policy, then(80), &mut Vec::new());
         for number in 0..40 {
             let _ = house.send(house.of(&format!("fresh{number}")), then(80));
@@ -400,7 +400,7 @@ fn a_transition_of_the_forgotten_names_no_heir() {
     let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
     let own = KeySpec { recover, ..key(vec![LimitSpec::window(3, SECOND).tripping()]) };
     let house = House::new(&keyed(own), 16);
-    let mut sweeper = breaker_core::Sweeper::new();
+    let mut sweeper = Sweeper::new();
     let mut told = Vec::new();
     let mut sweep = |now| sweeper.sweep(&house.breaker, &house.policy, now, &mut told);
     assert_eq!(house.pass(house.of("culprit"), 4, at(0)), 3);
@@ -1008,4 +1008,19 @@ fn a_new_sweeper_judges_nothing_twice() {
         second.sweep(&house.breaker, &house.policy, at(40_000_000 + step * 20), &mut out);
     }
     assert_eq!(house.state("/desk/orders", at(40_003_000)), State::Armed);
+}
+
+/// Goal: a kill that is in force before the restore leaves the saved trip below it.
+#[test]
+fn a_kill_before_the_restore_leaves_the_trip_below() {
+    let all = spec(ScopeSpec::default(), ScopeSpec::default());
+    let orders = scope("/desk/orders");
+    let was = House::new(&all, 16);
+    was.breaker.trip(&was.policy, &orders, at(0)).unwrap();
+    let saved = was.breaker.save(&was.policy, at(1));
+    let house = House::new(&all, 16);
+    let stamp = house.breaker.kill(&house.policy, &orders, KillLevel::Halt, at(2)).unwrap();
+    let told = house.breaker.restore(&house.policy, &saved, Restart::Clean, at(3));
+    house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(4)).unwrap();
+    assert_eq!(house.state("/desk/orders", at(5)), State::Tripped, "{told:?}");
 }
