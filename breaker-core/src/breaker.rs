@@ -67,7 +67,7 @@ pub struct Breaker {
     newest: AtomicU64,
 }
 
-/// A permutation of the numbers that the seed picks: two rounds of a secret added, a secret odd factor, and the high
+/// A permutation of the numbers that the seed picks: two rounds of a secret laid over (exclusive or), a secret odd factor, and the high
 /// bits brought down (the finalizer of MurmurHash3, keyed throughout). Each step can be undone, so no two numbers meet. It is no
 /// cipher: it keeps those who do not know the seed, and see no hash, from choosing numbers that crowd one bucket.
 struct Numbers([(u64, u64); 2]);
@@ -201,7 +201,7 @@ impl Breaker {
     ///
     /// Gates are looked at wide to narrow, and the widest block answers. Then limits are charged
     /// narrow to wide, keys first; a refusal undoes what it can and leaves wider scopes
-    /// unaware of the call. Lock-free but for the first sight of a key.
+    /// unaware of the call. Lock-free but for the first sight of a key, calls of a key without a cell, and trips of keys.
     ///
     /// A key whose dimension has limits shares the dimension's overflow cell when its bucket is full of busy keys: that cell
     /// throttles, and never trips.

@@ -1009,3 +1009,50 @@ fn a_new_sweeper_judges_nothing_twice() {
     }
     assert_eq!(house.state("/desk/orders", at(40_003_000)), State::Armed);
 }
+
+/// Goal: a kill that is in force before the restore leaves the saved trip below it.
+#[test]
+fn a_kill_before_the_restore_leaves_the_trip_below() {
+    let all = spec(ScopeSpec::default(), ScopeSpec::default());
+    let orders = scope("/desk/orders");
+    let was = House::new(&all, 16);
+    was.breaker.trip(&was.policy, &orders, at(0)).unwrap();
+    let saved = was.breaker.save(&was.policy, at(1));
+    let house = House::new(&all, 16);
+    let stamp = house.breaker.kill(&house.policy, &orders, KillLevel::Halt, at(2)).unwrap();
+    let told = house.breaker.restore(&house.policy, &saved, Restart::Clean, at(3));
+    house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(4)).unwrap();
+    assert_eq!(house.state("/desk/orders", at(5)), State::Tripped, "{told:?}");
+}
+
+/// Goal: a look says of a key never seen what a call of it would be told.
+#[test]
+#[ignore = "open: a look judges a key without a cell by the shared cell, though it would be given its own"]
+fn a_look_at_an_unseen_key_says_what_it_would_be_told() {
+    let house = House::new(&keyed(key(vec![LimitSpec::window(1, HOUR)])), 128);
+    let mut told = Vec::new();
+    // Some bucket is full before the others: the shared cell is used.
+    for number in 0..400 {
+        let label = format!("key{number}");
+        let looked = house.breaker.peek(&house.policy, house.of(&label), at(0)).is_ok();
+        let passed = house.send(house.of(&label), at(0)).is_ok();
+        if looked != passed {
+            told.push((number, looked, passed));
+        }
+    }
+    assert!(told.is_empty(), "{} {:?}", told.len(), told.first());
+}
+
+/// Goal: a scope whose limits start spent after a crash refuses for that, and is not tripped for it.
+#[test]
+#[ignore = "open: a tripping limit of a named scope that starts spent trips at the first call"]
+fn a_crash_trips_nobody() {
+    let limits = vec![LimitSpec::window(9, SECOND).tripping()];
+    let all = spec(ScopeSpec::default(), ScopeSpec { limits, ..ScopeSpec::default() });
+    let was = House::new(&all, 16);
+    let saved = was.breaker.save(&was.policy, at(0));
+    let house = House::new(&all, 16);
+    house.breaker.restore(&house.policy, &saved, Restart::Crash, at(1_000));
+    assert!(house.send(house.orders(), at(1_001)).is_err());
+    assert_eq!(house.state("/desk/orders", at(1_002)), State::Armed);
+}

@@ -561,8 +561,7 @@ impl<'a> Seat<'a> {
         now: Mono,
         shadowed: &mut Option<Denial>,
     ) -> Result<Option<Breach>, Denial> {
-        let shares = self.gate.is_none() && !self.limits.is_empty();
-        if let Some((table, key)) = self.table.filter(|_| shares) {
+        while let Some((table, key)) = self.sharing() {
             let charge = || self.take_all(call, now, shadowed).map_or(Ok(self.flies()), Err);
             match table.share(key, now, charge) {
                 Ok(charged) => {
@@ -572,11 +571,17 @@ impl<'a> Seat<'a> {
                 Err(cell) => {
                     // What counts *offered* calls has counted it in the shared slot, and no end is told there.
                     (self.cell, self.gate, self.charged) = (cell, table.gate(cell), 0);
+                    // It may be lost again by then: each turn means that an order gave it to another key.
                     self.look(false, now, shadowed)?;
                 }
             }
         }
         Ok(self.take_all(call, now, shadowed))
+    }
+
+    /// Its table and key, if it charges the shared slot.
+    fn sharing(&self) -> Option<(&'a Table, KeyHash)> {
+        self.table.filter(|_| self.gate.is_none() && !self.limits.is_empty())
     }
 
     /// Charges its *admitted* limits, all or none.

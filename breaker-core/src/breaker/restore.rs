@@ -450,7 +450,8 @@ impl Work<'_> {
         }
     }
 
-    /// Brings an armed gate to where it stood, by the moves that lead there; only a kill moves one that is not armed.
+    /// Brings an armed gate to where it stood, by the moves that lead there; only a kill moves one that is not armed. Where a kill came
+    /// first, a trip is put below it.
     fn gate(
         &self,
         saved: SavedGate,
@@ -466,15 +467,18 @@ impl Work<'_> {
             }
             _ => {}
         }
+        let by = match saved.cause {
+            SavedCause::Hand => By::Hand,
+            SavedCause::Limit(index) => By::Limit(index),
+            SavedCause::Detector(index) => By::Detector(index),
+            SavedCause::Wider => By::Wider,
+        };
+        let killed = matches!(saved.state, SavedState::Halted | SavedState::Cut);
+        let below = saved.tripped_below && killed;
+        if word().is_killed() && (below || saved.state == SavedState::Tripped) {
+            step(Input::TripBelow(by, saved.strikes.min(MAX_STRIKES)));
+        }
         if word().is_armed() && word().strikes() == 0 {
-            let by = match saved.cause {
-                SavedCause::Hand => By::Hand,
-                SavedCause::Limit(index) => By::Limit(index),
-                SavedCause::Detector(index) => By::Detector(index),
-                SavedCause::Wider => By::Wider,
-            };
-            let killed = matches!(saved.state, SavedState::Halted | SavedState::Cut);
-            let below = saved.tripped_below && killed;
             let tripped =
                 matches!(saved.state, SavedState::Tripped | SavedState::HalfOpen) || below;
             let strikes = saved.strikes.min(MAX_STRIKES).max(u8::from(tripped));
