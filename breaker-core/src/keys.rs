@@ -756,6 +756,12 @@ const fn is_kept(way: usize) -> bool {
     OPEN < WAYS && way % (4 * LINE) == 4 * LINE - 1
 }
 
+/// The slots of the bucket that a slot is in: a key's are always in the same.
+pub(crate) const fn bucket_around(cell: usize) -> std::ops::Range<usize> {
+    let first = cell / WAYS * WAYS;
+    first..first + WAYS
+}
+
 /// Slots of a table for so many keys.
 pub(crate) fn cells_for(keys: usize) -> usize {
     buckets(keys) * WAYS

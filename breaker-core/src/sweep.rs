@@ -1,13 +1,12 @@
 //! Timers, the detectors' judges, and the facts of what moved: it compares each gate with what it saw last.
 
-use std::collections::BTreeMap;
-
 use crate::breaker::{Breaker, Restart, Restored, SavedWhole};
 use crate::cell::Gate;
 use crate::detect::LearnedError;
 use crate::facts::{Place, State, Transition};
 use crate::gate::{Input, TripRule, Word};
 use crate::judges::{Finding, Judges, LearnedAt};
+use crate::keys::bucket_around;
 use crate::policy::Policy;
 use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
@@ -18,10 +17,8 @@ use crate::time::{Mono, Span};
 pub struct Sweeper {
     /// The last word seen of each cell: the named ones first, then a list for each table.
     seen: Vec<Vec<Word>>,
-    /// Whose words those are that were not armed, by area and cell.
-    blocked: BTreeMap<(usize, usize), KeyHash>,
-    /// In which cell each of those keys stood, by area.
-    stood: BTreeMap<(usize, KeyHash), usize>,
+    /// Whose words those are that were not armed, in the same order.
+    blocked: Vec<Vec<Option<KeyHash>>>,
     /// Where the next walk over the dirty words begins: area and word.
     next_word: (usize, usize),
     /// Where the slow walk over all cells goes on: area and cell.
@@ -56,8 +53,10 @@ impl Sweeper {
         breaker.note(now);
         let areas = breaker.areas();
         self.seen.resize_with(areas, Vec::new);
-        for (area, seen) in self.seen.iter_mut().enumerate() {
+        self.blocked.resize_with(areas, Vec::new);
+        for (area, (seen, blocked)) in self.seen.iter_mut().zip(&mut self.blocked).enumerate() {
             seen.resize(breaker.cells_of(area), Word::default());
+            blocked.resize(breaker.cells_of(area), None);
         }
         self.judges.sweep(breaker, policy, now);
         let before = out.len();
@@ -212,14 +211,15 @@ impl Sweeper {
             return;
         }
         let Some((place, rule)) = placed(policy, area, cell, key) else { return };
-        let before = self.blocked.get(&(area, cell)).copied();
-        if before.is_some() && before != key {
-            self.forget(place, (area, cell), now, out);
-        }
-        // What it was in a cell that it lost ends before what it is here begins, wherever that cell comes in the walk.
-        let elsewhere = key.and_then(|key| self.stood.get(&(area, key)).copied());
-        if let Some(other) = elsewhere.filter(|other| *other != cell) {
-            self.forget(place, (area, other), now, out);
+        if let Some(key) = key {
+            // What it was in a cell that it lost ends before what it is here begins, wherever that cell comes in the walk.
+            let (before, elsewhere) = self.stood(area, cell, key);
+            if before.is_some_and(|before| before != key) {
+                self.forget(place, (area, cell), now, out);
+            }
+            if let Some(other) = elsewhere {
+                self.forget(place, (area, other), now, out);
+            }
         }
         let Some(seen) = self.seen.get_mut(area).and_then(|cells| cells.get_mut(cell)) else {
             return;
@@ -229,14 +229,8 @@ impl Sweeper {
             out.push(fact(*seen, word));
         }
         *seen = word;
-        if let Some(key) = key {
-            if word.is_armed() {
-                self.blocked.remove(&(area, cell));
-                self.stood.remove(&(area, key));
-            } else {
-                self.blocked.insert((area, cell), key);
-                self.stood.insert((area, key), cell);
-            }
+        if let Some(blocked) = self.blocked.get_mut(area).and_then(|cells| cells.get_mut(cell)) {
+            *blocked = key.filter(|_| !word.is_armed());
         }
         // Without a rule (its scope is in this policy no more) a gate stays as it is.
         let Some(trip) = &rule else { return };
@@ -251,6 +245,19 @@ impl Sweeper {
         }
     }
 
+    /// Whose word was not armed in a cell, and in which other cell of its bucket this key's was not.
+    fn stood(&self, area: usize, cell: usize, key: KeyHash) -> (Option<KeyHash>, Option<usize>) {
+        let cells = self.blocked.get(area).map_or(&[][..], Vec::as_slice);
+        let own = cells.get(cell).copied().flatten();
+        if own == Some(key) {
+            return (own, None);
+        }
+        let bucket = bucket_around(cell);
+        let mut others = bucket.clone().zip(cells.get(bucket).unwrap_or_default());
+        let elsewhere = others.find(|(_, other)| **other == Some(key)).map(|(other, _)| other);
+        (own, elsewhere)
+    }
+
     /// Tells the end of a key that lost its cell while it was not armed. `place` is of a key of the same table.
     fn forget(
         &mut self,
@@ -259,8 +266,8 @@ impl Sweeper {
         now: Mono,
         out: &mut Vec<Transition>,
     ) {
-        let Some(forgotten) = self.blocked.remove(&(area, cell)) else { return };
-        self.stood.remove(&(area, forgotten));
+        let blocked = self.blocked.get_mut(area).and_then(|cells| cells.get_mut(cell));
+        let Some(forgotten) = blocked.and_then(Option::take) else { return };
         self.judges.forget((area, cell));
         let Some(seen) = self.seen.get_mut(area).and_then(|cells| cells.get_mut(cell)) else {
             return;
