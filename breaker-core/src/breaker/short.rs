@@ -101,7 +101,7 @@ impl Breaker {
             return self.decide(policy, route, call, now);
         }
         // What a detector finds in calls by another breaker's policy would trip our gates.
-        if !short.hearings.is_empty() && !(self.owns(policy) && is_calm(short, call, &keys, now)) {
+        if !short.hearings.is_empty() && (!self.owns(policy) || !is_calm(short, call, &keys, now)) {
             return self.decide(policy, route, call, now);
         }
         if short.looks_first && !would_pass(short, call, &keys, now) {
