@@ -10,7 +10,7 @@ use crate::gate::{Input, LiftTo, TripRule, Word};
 use crate::keys::{Ordered, Which};
 use crate::limit::Limit;
 use crate::policy::{Policy, Rules};
-use crate::scope::{Level, Scope};
+use crate::scope::{KeyHash, Level, Scope};
 use crate::time::Mono;
 
 /// Which kill or trip a lift undoes.
@@ -178,9 +178,7 @@ impl Breaker {
         if let Some((dimension, label)) = scope.key_parts() {
             let parent = scope.parent().ok_or_else(unknown)?;
             let rules = policy.dimension(&parent, dimension).ok_or_else(unknown)?;
-            // Where calls without the key are not judged, nothing could be done to them.
-            let missing = || rules.missing.ok_or_else(unknown);
-            let hash = if label.is_empty() { missing()? } else { self.hash(&label) };
+            let hash = if label.is_empty() { KeyHash::MISSING } else { self.hash(&label) };
             let key = Some((rules.index, hash));
             Ok((Place { level: Level::Key, index: rules.table, key }, &rules.rules))
         } else {
