@@ -5,7 +5,6 @@
 
 #![expect(
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::cast_possible_truncation,
