@@ -210,9 +210,8 @@ impl Breaker {
         self.admit_at(policy, call, || now)
     }
 
-    /// As [`Breaker::admit`], and asks for the time itself, at most once: where nothing but one rate or exact window has anything to
-    /// say, after the gates were read and the key was looked for; else first of all. Who is blocked often asks [`Policy::gates`]
-    /// before, which needs no time.
+    /// As [`Breaker::admit`], and asks for the time only when it needs it: once, after the named gates were read, and where a key's
+    /// rate is all that is to be charged after the key was looked for; or never, if the widest gate that is not armed is killed.
     ///
     /// A processor's counter is read in order, and what is found before it is not waited for after it.
     #[inline(always)]
