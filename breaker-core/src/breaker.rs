@@ -67,7 +67,7 @@ pub struct Breaker {
     newest: AtomicU64,
 }
 
-/// A permutation of the numbers that the seed picks: two rounds of a secret added, a secret odd factor, and the high
+/// A permutation of the numbers that the seed picks: two rounds of a secret laid over (exclusive or), a secret odd factor, and the high
 /// bits brought down (the finalizer of MurmurHash3, keyed throughout). Each step can be undone, so no two numbers meet. It is no
 /// cipher: it keeps those who do not know the seed, and see no hash, from choosing numbers that crowd one bucket.
 struct Numbers([(u64, u64); 2]);
@@ -201,7 +201,7 @@ impl Breaker {
     ///
     /// Gates are looked at wide to narrow, and the widest block answers. Then limits are charged
     /// narrow to wide, keys first; a refusal undoes what it can and leaves wider scopes
-    /// unaware of the call. Lock-free but for the first sight of a key.
+    /// unaware of the call. Lock-free but for the first sight of a key, calls of a key without a cell, and trips of keys.
     ///
     /// A key whose dimension has limits shares the dimension's overflow cell when its bucket is full of busy keys: that cell
     /// throttles, and never trips.
@@ -210,8 +210,9 @@ impl Breaker {
         self.admit_at(policy, call, || now)
     }
 
-    /// As [`Breaker::admit`], and asks for the time only when it needs it: once, after the named gates were read, and where a key's
-    /// rate is all that is to be charged after the key was looked for; or never, if the widest gate that is not armed is killed.
+    /// As [`Breaker::admit`], and asks for the time itself, as late as it can: never, if the widest gate that has anything to say is
+    /// killed for the call; else once, after the gates were read and, where the limits are few and plain, the key was
+    /// looked for.
     ///
     /// A processor's counter is read in order, and what is found before it is not waited for after it.
     #[inline(always)]

@@ -42,6 +42,8 @@ pub(crate) enum Input {
     Lift(u16, LiftTo),
     Reset,
     Mode(Option<Mode>),
+    /// A trip of before a restart, and its strikes, where a kill came first.
+    TripBelow(By, u8),
 }
 
 /// Where a lift leads.
@@ -202,6 +204,12 @@ impl Word {
             (Input::Elapsed, Phase::Killed) if at.left > 0 && !at.holds(rule, now) => {
                 // Told in time, before the end comes round as one that is ahead.
                 Fields { cause: 0, left: 0, until: 0, ..at }
+            }
+            (Input::TripBelow(by, strikes), Phase::Killed) if at.left == 0 => {
+                let cause = trip_code(by);
+                let trip = at.tripped(strikes.saturating_sub(1), cause, rule, now);
+                let Fields { strikes, owed, until, .. } = trip;
+                Fields { left: 1, strikes, cause, owed, until, ..at }
             }
             (Input::Kill(level), phase) => {
                 let was_cut = matches!(phase, Phase::Killed) && at.cut;
@@ -714,6 +722,7 @@ mod tests {
             Input::Reset,
             Input::Mode(None),
             Input::Mode(Some(Mode::Shadow)),
+            Input::TripBelow(By::Limit(2), 3),
         ];
         for epoch in [epoch, epoch.wrapping_sub(1) & 0xfff] {
             all.extend([
@@ -821,7 +830,8 @@ mod tests {
         if let (State::Killed(_), State::Killed(_)) = (from, to) {
             let below = |word: Word| (word.trip_below(rule, now), left(word) > 0, word.strikes());
             let ended = input == Input::Elapsed && below(word).0.is_none();
-            assert!(ended || below(after) == below(word), "{word:?} {input:?} {after:?}");
+            let given = matches!(input, Input::TripBelow(..)) && below(after).0.is_some();
+            assert!(ended || given || below(after) == below(word), "{word:?} {input:?} {after:?}");
         }
         if to == State::HalfOpen {
             assert!(left(after) <= owed(after).max(left(word)), "{word:?} {input:?} {after:?}");

@@ -90,8 +90,8 @@ struct Seat {
     taken: u64,
     /// When a child's trip was last counted.
     trips: BTreeMap<(usize, usize), Mono>,
-    /// What the scope had counted at the last look.
-    fed: Ended,
+    /// What the scope had counted at the last look; `None` if nobody looked yet who still knows.
+    fed: Option<Ended>,
 }
 
 impl Judges {
@@ -126,7 +126,9 @@ impl Judges {
             if let Some(seat) = self.seat_of(moved.place) {
                 seat.tally.touch(if area == 0 { 0 } else { cell });
             }
+            // A lift that leads back to the trip below a kill is no new trip.
             if moved.to == State::Tripped
+                && !(matches!(moved.from, State::Killed(_)) && moved.skipped == 0)
                 && let Some(parent) = parent_of(policy, moved.place)
                 && let Some(named) = self.named.iter_mut().find(|named| named.scope == parent)
             {
@@ -242,10 +244,14 @@ impl Judges {
         let Some(key) = saved.key else {
             return keys.seat.judge.import_all(&saved.learned, away, now);
         };
-        let claimed = table_of(breaker, rules).and_then(|table| table.find_or_claim(key, now));
-        let Some(cell) = claimed else { return Ok(()) };
-        keys.seat.tally.keep(cell);
-        keys.seat.judge.import(cell, &saved.learned, away, now)
+        let Some(table) = table_of(breaker, rules) else { return Ok(()) };
+        let Seat { tally, judge, .. } = &mut keys.seat;
+        // Who is known from before is no first sight.
+        let imported = table.hold(key, now, |cell| {
+            tally.keep(cell);
+            judge.import(cell, &saved.learned, away, now)
+        });
+        imported.unwrap_or(Ok(()))
     }
 
     /// Makes a judge for every tally of the policy. One whose rules changed takes over what was learned.
@@ -427,12 +433,12 @@ impl Seat {
             }
         }
         let trips = old.map_or_else(BTreeMap::new, |old| old.trips);
-        Seat { tally: Arc::clone(tally), judge, taken: 0, trips, fed: tally.since() }
+        Seat { tally: Arc::clone(tally), judge, taken: 0, trips, fed: tally.take_since() }
     }
 
     /// Tells the tally what its scope counted since the last look.
     fn feed(&mut self, counts: Ended) {
-        let before = std::mem::replace(&mut self.fed, counts);
+        let Some(before) = self.fed.replace(counts) else { return };
         let good = counts.good.wrapping_sub(before.good);
         let slow = counts.slow.wrapping_sub(before.slow);
         let faults = counts.fault.wrapping_sub(before.fault);

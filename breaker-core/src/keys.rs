@@ -31,7 +31,7 @@ use crate::policy::Recover;
 use crate::scope::KeyHash;
 use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 use crate::tally::Tally;
-use crate::time::{Mono, Span};
+use crate::time::Mono;
 
 /// Where the words of one limit of a dimension stand.
 #[derive(Clone)]
@@ -65,7 +65,8 @@ pub(crate) struct Table {
     /// By lines; the first of the last is shared by calls whose key has none.
     lines: Box<[Line]>,
     gates: Box<[Gate]>,
-    /// When a slot's limits were spent for what others had, in nanoseconds; 0 for never.
+    /// When a slot's limits were spent for what others had, in nanoseconds, rounded up to even ones; 0 for never. The lowest bit
+    /// says that its budgets were spent too.
     spent: Box<[AtomicU64]>,
     /// A bit for each bucket: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
@@ -249,12 +250,13 @@ impl Table {
         stirred.is_some_and(|stirred| stirred >> (bucket % 64) & 1 == 1)
     }
 
-    /// Whether a limit of a slot, which recovers so fast, is still spent for what others had: such a key is refused, and never
-    /// tripped for it.
-    pub(crate) fn starts_spent(&self, cell: usize, recovery: Span, now: Mono) -> bool {
+    /// Whether a limit of a slot is still spent for what others had: such a key is refused, and never tripped for it.
+    pub(crate) fn starts_spent(&self, cell: usize, limit: Limit, now: Mono) -> bool {
         // ordering: relaxed, for the slot was found by its tag, with acquire.
-        let at = self.spent.get(cell).map_or(0, |at| at.load(Ordering::Relaxed));
-        at > 0 && now < Mono::from_nanos(at).plus(recovery)
+        let spent = self.spent.get(cell).map_or(0, |spent| spent.load(Ordering::Relaxed));
+        let at = spent & !BUDGETS;
+        let counts = spent & BUDGETS != 0 || !matches!(limit, Limit::Budget(_));
+        at > 0 && counts && now < Mono::from_nanos(at).plus(limit.recovery())
     }
 
     /// Says that a gate of a slot's bucket is about to move.
@@ -474,6 +476,19 @@ impl Table {
         Some(act(cell))
     }
 
+    /// Does something with the budgets of a key, whose slot cannot change hands meanwhile; out of range if it has none. What they were
+    /// spent for what others had is over.
+    pub(crate) fn with_budgets(&self, key: KeyHash, act: impl FnOnce(usize)) {
+        let Some(lock) = self.locks.get(self.bucket_of(key)) else { return };
+        let _lock = lock.lock();
+        let cell = self.find(key).unwrap_or(usize::MAX);
+        act(cell);
+        if let Some(spent) = self.spent.get(cell) {
+            // ordering: relaxed, for a call that sees the word before is refused and not tripped.
+            spent.fetch_and(!BUDGETS, Ordering::Relaxed);
+        }
+    }
+
     /// From now on keys that have no slot yet (those of one key's bucket, or all) start as if they had used up everything by
     /// now: of their past nothing is known. Budgets only if told so.
     pub(crate) fn spend_newcomers(&self, of: Option<KeyHash>, budgets: bool, now: Mono) {
@@ -658,7 +673,7 @@ impl Table {
         (at, budgets_at): (Option<Mono>, Option<Mono>),
         now: Mono,
     ) {
-        let mut spent_at = 0;
+        let (mut spent_at, mut budgets) = (0, 0);
         for charged in &kept.limits {
             let budget = matches!(charged.limit, Limit::Budget(_));
             let at = if budget { budgets_at } else { at };
@@ -668,11 +683,13 @@ impl Table {
             {
                 row.spend(charged.limit, at);
                 spent_at = spent_at.max(at.as_nanos().max(1));
+                budgets |= if budget { BUDGETS } else { 0 };
             }
         }
         if let Some(spent) = self.spent.get(cell) {
+            let spent_at = spent_at.saturating_add(BUDGETS) & !BUDGETS;
             // ordering: relaxed, for a newcomer's tag is stored with release after it.
-            spent.store(spent_at, Ordering::Relaxed);
+            spent.store(spent_at | budgets, Ordering::Relaxed);
         }
     }
 
@@ -773,6 +790,8 @@ const CHOICES: u64 = LINE as u64;
 #[cfg(loom)]
 const CHOICES: u64 = 1;
 const EMPTY: u64 = 0;
+/// The bit by which a slot says that its budgets were spent for what others had.
+const BUDGETS: u64 = 1;
 
 #[cfg(not(loom))]
 const _: () =

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use crate::breaker::Breaker;
 use crate::counts::Count;
 use crate::facts::{Cause, Denial, Outcome, Place};
-use crate::policy::{MAX_DIMENSIONS, NAMED, Policy, RouteRules};
+use crate::policy::{Due, MAX_DIMENSIONS, NAMED, Policy, RouteRules};
 use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
 
@@ -40,17 +40,6 @@ pub(crate) struct Shadow {
     seat: u8,
     moved: bool,
     epoch: u16,
-}
-
-/// Who hears how a call ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
-    /// Nobody.
-    Nothing,
-    /// The route's counts.
-    Count,
-    /// Limits, gates on probation or detectors as well.
-    All,
 }
 
 /// A permit without its borrows, for calls that outlive the place where they were admitted. It must be

@@ -106,6 +106,9 @@ impl Sweeper {
         now: Mono,
     ) -> Restored {
         let mut told = breaker.restore(policy, &saved.standings, restart, now);
+        if !breaker.owns(policy) {
+            return told;
+        }
         let known = breaker.has_seed_of(&saved.standings);
         let mut unlearned = self.judges.relearn(breaker, policy, &saved.learned, away, now, known);
         let beyond = unlearned.len().saturating_sub(MAX_UNLEARNED);
@@ -122,7 +125,8 @@ impl Sweeper {
     }
 
     /// Takes up what was learned before a restart, `away` ago. What has no place in this policy is left out;
-    /// what no life could have learned is refused, by its index. Keys must have been hashed under this breaker's seed.
+    /// what no life could have learned is refused, by its index. Keys must have been hashed under this breaker's seed. By a policy of
+    /// another breaker it does nothing.
     pub fn relearn(
         &mut self,
         breaker: &Breaker,
@@ -131,6 +135,9 @@ impl Sweeper {
         away: Span,
         now: Mono,
     ) -> Vec<(usize, LearnedError)> {
+        if !breaker.owns(policy) {
+            return Vec::new();
+        }
         self.judges.relearn(breaker, policy, saved, away, now, true)
     }
 

@@ -17,7 +17,7 @@ use crate::detect::surge::{FORMS, bound_of, halves_at};
 use crate::detect::{Compiled, Found, OnFind, Sighting, wide};
 use crate::facts::Outcome;
 use crate::scope::KeyHash;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::time::{Mono, Span};
 
 /// The counts of one scope, or of all cells of a dimension and the shared row.
@@ -25,6 +25,8 @@ pub(crate) struct Tally {
     rules: Arc<Compiled>,
     /// What its scope had counted when it was made.
     since: Ended,
+    /// Whether a sweeper counts on from there.
+    since_taken: AtomicBool,
     layout: Layout,
     /// What calls count in, a row after the other.
     hot: Sheet,
@@ -126,6 +128,7 @@ impl Tally {
             cap: Cap::new(),
             rules,
             since: Ended::default(),
+            since_taken: AtomicBool::new(false),
         }
     }
 
@@ -347,9 +350,11 @@ impl Tally {
         Tally { since, ..self }
     }
 
-    /// What its scope had counted when it was made.
-    pub(crate) const fn since(&self) -> Ended {
-        self.since
+    /// What its scope had counted when it was made, for the first sweeper that looks. A later one, or one that looks again after a
+    /// policy without detectors, does not know what was judged since: it begins with what is counted by then.
+    pub(crate) fn take_since(&self) -> Option<Ended> {
+        // ordering: relaxed, for the flag stands alone.
+        (!self.since_taken.swap(true, Ordering::Relaxed)).then_some(self.since)
     }
 
     /// Whether all that it wants to know of a call's end is the outcome: then its scope's counts can tell it before each look,

@@ -5,8 +5,9 @@
 use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
     KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Missing, Mode, Mono, Newcomers, OrderError,
-    Outcome, Permit, Policy, PolicySpec, Recover, Restart, RouteSpec, Scope, ScopeSpec, Seed,
-    Settlement, Span, State, Streak, Verdict,
+    Outcome, Permit, Policy, PolicySpec, Ratio, Recover, Repeat, Restart, RouteSpec, SavedWhole,
+    Scope, ScopeSpec, Seed, Settlement, ShareOf, Span, Spread, State, Streak, Surge, Sweeper,
+    Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -30,6 +31,12 @@ fn key(limits: Vec<LimitSpec>) -> KeySpec {
 
 fn streak(count: u32) -> DetectorSpec {
     DetectorSpec::new(DetectorKind::Streak(Streak { count, or_slow: false }))
+}
+
+fn ratio() -> ScopeSpec {
+    let rule = Ratio { of: ShareOf::Faults, share: 0.5, minimum: 10, window: Span::from_secs(60) };
+    let detectors = vec![DetectorSpec::new(DetectorKind::Ratio(rule))];
+    ScopeSpec { detectors, ..ScopeSpec::default() }
 }
 
 /// `/desk/orders` and `/desk/cancels`, under one group.
@@ -159,7 +166,7 @@ fn a_policy_of_another_breaker_moves_nothing() {
     assert_eq!(lift.err(), foreign);
     ours.breaker.lift(&ours.policy, stamp, LiftTo::Armed, at(0)).unwrap();
     let mut moved = Vec::new();
-    breaker_core::Sweeper::new().sweep(&ours.breaker, &theirs.policy, at(0), &mut moved);
+    Sweeper::new().sweep(&ours.breaker, &theirs.policy, at(0), &mut moved);
     assert!(moved.is_empty());
     assert!(is_stale(&ours.breaker.admit(&ours.policy, theirs.orders(), at(0))));
 
@@ -373,7 +380,7 @@ fn a_hanging_probe_ends_no_probation() {
         let probe = house.permit(house.of("culprit"), then(10));
         assert!(probe.is_probe());
         let ticket = probe.detach();
-        let mut sweeper = breaker_core::Sweeper::new();
+        let mut sweeper = Sweeper::new();
         sweeper.sweep(&house.breaker, &house.policy, then(80), &mut Vec::new());
         for number in 0..40 {
             let _ = house.send(house.of(&format!("fresh{number}")), then(80));
@@ -393,7 +400,7 @@ fn a_transition_of_the_forgotten_names_no_heir() {
     let recover = Recover::Probe { probes: 1, after: SECOND, at_most: SECOND };
     let own = KeySpec { recover, ..key(vec![LimitSpec::window(3, SECOND).tripping()]) };
     let house = House::new(&keyed(own), 16);
-    let mut sweeper = breaker_core::Sweeper::new();
+    let mut sweeper = Sweeper::new();
     let mut told = Vec::new();
     let mut sweep = |now| sweeper.sweep(&house.breaker, &house.policy, now, &mut told);
     assert_eq!(house.pass(house.of("culprit"), 4, at(0)), 3);
@@ -800,4 +807,252 @@ fn a_label_cannot_be_chosen_to_be_a_number() {
     let mut label = 1_usize.to_ne_bytes().to_vec();
     label.push(b'x');
     assert_ne!(breaker.hash(&label), breaker.fingerprint(&[b"x"]));
+}
+
+/// Goal: a newcomer whose spent budget was refilled by an order is tripped by that budget like anybody else.
+#[test]
+fn a_refilled_newcomer_is_not_above_trips() {
+    let house = House::new(&keyed(key(vec![LimitSpec::budget(3).tripping()])), 16);
+    for number in 0..32 {
+        let path = scope(&format!("/desk/account=busy{number}"));
+        house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(0)).ok();
+        let stamp = house.breaker.standing(&house.policy, &path, at(0)).unwrap().stamp();
+        house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(0)).ok();
+        house.send(house.of(&format!("busy{number}")), at(0)).ok();
+    }
+    // An order evicts one, so the newcomer starts spent.
+    let own = scope("/desk/account=runaway");
+    let stamp = house.breaker.kill(&house.policy, &own, KillLevel::Halt, at(1)).unwrap();
+    assert_eq!(house.breaker.key_usage().evicted, 1);
+    house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(2)).unwrap();
+    assert_eq!(house.pass(house.of("runaway"), 1, at(3)), 0, "spent");
+    assert_eq!(house.state("/desk/account=runaway", at(3)), State::Armed);
+    assert!(house.breaker.refill(&house.policy, &own, at(4)).unwrap());
+    assert_eq!(house.pass(house.of("runaway"), 10, at(5)), 3);
+    assert_eq!(house.state("/desk/account=runaway", at(5)), State::Tripped);
+}
+
+/// Goal: after a crash a key whose rate starts spent is tripped all the same by its budget, which did not.
+#[test]
+fn a_crash_puts_no_budget_above_trips() {
+    let limits = vec![LimitSpec::window(100, SECOND), LimitSpec::budget(3).tripping()];
+    let all = keyed(key(limits));
+    let was = House::new(&all, 16);
+    was.send(was.of("runaway"), at(0)).unwrap();
+    let saved = was.breaker.save(&was.policy, at(1));
+    let house = House::new(&all, 16);
+    house.breaker.restore(&house.policy, &saved, Restart::Crash, at(2));
+    for label in ["runaway", "unseen"] {
+        house.pass(house.of(label), 10, at(5_000));
+        let path = format!("/desk/account={label}");
+        assert_eq!(house.state(&path, at(5_000)), State::Tripped, "{label}");
+    }
+}
+
+/// Goal: what a detector finds in calls by another breaker's policy trips nothing here.
+#[test]
+fn a_finding_by_a_policy_of_another_breaker_trips_nothing() {
+    let repeat = Repeat { count: 2, share: 0.0, ..Repeat::default() };
+    let detectors = vec![DetectorSpec::new(DetectorKind::Repeat(repeat))];
+    let all = spec(ScopeSpec::default(), ScopeSpec { detectors, ..ScopeSpec::default() });
+    let (ours, theirs) = (House::new(&all, 16), House::new(&all, 16));
+    let call = theirs.orders().with_fingerprint(theirs.breaker.fingerprint(&[b"same"]));
+    for _ in 0..20 {
+        let _ = ours.breaker.admit(&theirs.policy, call, at(1));
+    }
+    assert_eq!(ours.state("/desk/orders", at(1)), State::Armed);
+}
+
+/// Goal: a policy of another breaker takes up nothing of what was learned.
+#[test]
+fn a_policy_of_another_breaker_learns_nothing_here() {
+    let own = KeySpec {
+        detectors: vec![DetectorSpec::new(DetectorKind::Surge(Surge::of_keys(1_000)))],
+        ..key(vec![LimitSpec::window(9, SECOND)])
+    };
+    let house = House::new(&keyed(own.clone()), 64);
+    let mut sweeper = Sweeper::new();
+    let mut out = Vec::new();
+    for step in 0..2_000 {
+        house.send(house.of("a"), at(step * 1_000)).unwrap();
+        sweeper.sweep(&house.breaker, &house.policy, at(step * 1_000 + 100), &mut out);
+    }
+    let saved: SavedWhole = sweeper.save(&house.breaker, &house.policy, at(3_000_000));
+    let other = House::new(&keyed(own), 64);
+    let mut sweeper = Sweeper::new();
+    sweeper.restore(&other.breaker, &house.policy, &saved, (Restart::Clean, Span::ZERO), at(10));
+    assert_eq!(other.breaker.key_usage().held, 0, "nothing is taken up");
+}
+
+/// Goal: what keys had learned is taken up whatever the rate of first sights, and takes none of it.
+#[test]
+fn what_keys_learned_is_no_first_sight() {
+    let own = KeySpec {
+        newcomers: Some(Newcomers { count: 1, per: HOUR, burst: 1 }),
+        detectors: vec![DetectorSpec::new(DetectorKind::Surge(Surge::of_keys(1_000)))],
+        ..key(vec![LimitSpec::window(9, SECOND)])
+    };
+    let house = House::new(&keyed(KeySpec { newcomers: None, ..own.clone() }), 64);
+    let mut sweeper = Sweeper::new();
+    let mut out = Vec::new();
+    for step in 0..2_000 {
+        for label in ["a", "b", "c"] {
+            house.send(house.of(label), at(step * 1_000)).unwrap();
+        }
+        sweeper.sweep(&house.breaker, &house.policy, at(step * 1_000 + 100), &mut out);
+    }
+    let saved: SavedWhole = sweeper.save(&house.breaker, &house.policy, at(3_000_000));
+    let learned = saved.learned.iter().filter(|one| one.key.is_some()).count();
+    assert_eq!(learned, 3);
+    let next = House::new(&keyed(own), 64);
+    let mut sweeper = Sweeper::new();
+    sweeper.restore(&next.breaker, &next.policy, &saved, (Restart::Clean, Span::ZERO), at(10));
+    assert_eq!(next.breaker.key_usage().held, 3);
+    next.send(next.of("new"), at(20)).unwrap();
+    assert_eq!(next.breaker.key_usage().held, 4, "the newcomer is welcome");
+    // Another breaker's sweeper takes up nothing by this policy.
+    let other = House::new(&keyed(key(vec![LimitSpec::window(9, SECOND)])), 64);
+    let mut sweeper = Sweeper::new();
+    sweeper.restore(&other.breaker, &next.policy, &saved, (Restart::Clean, Span::ZERO), at(10));
+    assert_eq!(other.breaker.key_usage().held, 0, "nothing is taken up");
+}
+
+/// Goal: a lift that leads back to an old trip is no new trip for the scope above.
+#[test]
+fn a_lifted_kill_is_no_new_trip_for_those_above() {
+    let spread = Spread { children: Some(2), share: None, minimum: 1, ..Spread::default() };
+    let group = ScopeSpec {
+        keys: vec![key(vec![LimitSpec::window(9, SECOND)])],
+        detectors: vec![DetectorSpec::new(DetectorKind::Spread(spread))],
+        ..ScopeSpec::default()
+    };
+    let house = House::new(&spec(group, ScopeSpec::default()), 16);
+    let (mut sweeper, mut out) = (Sweeper::new(), Vec::new());
+    let mut stamps = Vec::new();
+    for (hour, label) in ["a", "b"].into_iter().enumerate() {
+        let path = scope(&format!("/desk/account={label}"));
+        let now = at(u64::try_from(hour).unwrap() * 3_600_000);
+        house.breaker.trip(&house.policy, &path, now).unwrap();
+        sweeper.sweep(&house.breaker, &house.policy, now, &mut out);
+        sweeper.sweep(&house.breaker, &house.policy, now.plus(SECOND), &mut out);
+    }
+    assert_eq!(house.state("/desk", at(7_000_000)), State::Armed, "an hour apart");
+    for label in ["a", "b"] {
+        let path = scope(&format!("/desk/account={label}"));
+        stamps.push(
+            house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(10_000_000)).unwrap(),
+        );
+    }
+    sweeper.sweep(&house.breaker, &house.policy, at(10_000_020), &mut out);
+    for stamp in stamps {
+        house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(10_001_000)).unwrap();
+    }
+    for step in 0..100 {
+        sweeper.sweep(&house.breaker, &house.policy, at(10_001_020 + step * 20), &mut out);
+    }
+    assert_eq!(house.state("/desk/account=a", at(10_005_000)), State::Tripped);
+    assert_eq!(house.state("/desk", at(10_005_000)), State::Armed);
+}
+
+/// Goal: who kills the calls that lack a key, where a dimension does not judge those, is not told that it is done.
+#[test]
+fn a_kill_of_what_is_not_judged_is_refused() {
+    let own = KeySpec { missing: Missing::Skip, ..key(vec![LimitSpec::window(9, SECOND)]) };
+    let house = House::new(&keyed(own), 16);
+    let missing = scope("/desk").missing_key("account").unwrap();
+    let killed = house.breaker.kill(&house.policy, &missing, KillLevel::Halt, at(0));
+    assert!(killed.is_err() || house.send(house.orders(), at(1)).is_err(), "killed, and it passes");
+}
+
+/// Goal: faults from the time when a scope had no detectors trip nobody hours later, when it has them again.
+#[test]
+fn faults_of_a_time_without_detectors_are_not_judged() {
+    let (with, without) =
+        (spec(ScopeSpec::default(), ratio()), spec(ScopeSpec::default(), ScopeSpec::default()));
+    let mut house = House::new(&with, 16);
+    let mut sweeper = Sweeper::new();
+    let mut out = Vec::new();
+    let mut sweep =
+        |house: &House, now| sweeper.sweep(&house.breaker, &house.policy, now, &mut out);
+    sweep(&house, at(0));
+    house.policy = house.breaker.recompile(&without, at(1_000)).unwrap();
+    sweep(&house, at(1_000));
+    for _ in 0..100 {
+        house.end(house.orders(), Outcome::Fault, at(2_000)).unwrap();
+    }
+    sweep(&house, at(3_000));
+    house.policy = house.breaker.recompile(&with, at(20_000_000)).unwrap();
+    for step in 0..100 {
+        sweep(&house, at(20_000_000 + step * 20));
+    }
+    assert_eq!(house.state("/desk/orders", at(20_003_000)), State::Armed);
+}
+
+/// Goal: a new sweeper judges what ends from then on, not all that ever ended.
+#[test]
+fn a_new_sweeper_judges_nothing_twice() {
+    let house = House::new(&spec(ScopeSpec::default(), ratio()), 16);
+    let mut out = Vec::new();
+    let mut sweeper = Sweeper::new();
+    sweeper.sweep(&house.breaker, &house.policy, at(0), &mut out);
+    // Ten faults among many that are good, over hours; no ten of them near each other.
+    for step in 0..8 {
+        for _ in 0..2 {
+            house.end(house.orders(), Outcome::Fault, at(step * 3_600_000)).unwrap();
+        }
+        sweeper.sweep(&house.breaker, &house.policy, at(step * 3_600_000 + 100), &mut out);
+    }
+    assert_eq!(house.state("/desk/orders", at(30_000_000)), State::Armed);
+    let mut second = Sweeper::new();
+    for step in 0..100 {
+        second.sweep(&house.breaker, &house.policy, at(40_000_000 + step * 20), &mut out);
+    }
+    assert_eq!(house.state("/desk/orders", at(40_003_000)), State::Armed);
+}
+
+/// Goal: a kill that is in force before the restore leaves the saved trip below it.
+#[test]
+fn a_kill_before_the_restore_leaves_the_trip_below() {
+    let all = spec(ScopeSpec::default(), ScopeSpec::default());
+    let orders = scope("/desk/orders");
+    let was = House::new(&all, 16);
+    was.breaker.trip(&was.policy, &orders, at(0)).unwrap();
+    let saved = was.breaker.save(&was.policy, at(1));
+    let house = House::new(&all, 16);
+    let stamp = house.breaker.kill(&house.policy, &orders, KillLevel::Halt, at(2)).unwrap();
+    let told = house.breaker.restore(&house.policy, &saved, Restart::Clean, at(3));
+    house.breaker.lift(&house.policy, stamp, LiftTo::Armed, at(4)).unwrap();
+    assert_eq!(house.state("/desk/orders", at(5)), State::Tripped, "{told:?}");
+}
+
+/// Goal: a look says of a key never seen what a call of it would be told.
+#[test]
+#[ignore = "open: a look judges a key without a cell by the shared cell, though it would be given its own"]
+fn a_look_at_an_unseen_key_says_what_it_would_be_told() {
+    let house = House::new(&keyed(key(vec![LimitSpec::window(1, HOUR)])), 128);
+    let mut told = Vec::new();
+    // Some bucket is full before the others: the shared cell is used.
+    for number in 0..400 {
+        let label = format!("key{number}");
+        let looked = house.breaker.peek(&house.policy, house.of(&label), at(0)).is_ok();
+        let passed = house.send(house.of(&label), at(0)).is_ok();
+        if looked != passed {
+            told.push((number, looked, passed));
+        }
+    }
+    assert!(told.is_empty(), "{} {:?}", told.len(), told.first());
+}
+
+/// Goal: a scope whose limits start spent after a crash refuses for that, and is not tripped for it.
+#[test]
+#[ignore = "open: a tripping limit of a named scope that starts spent trips at the first call"]
+fn a_crash_trips_nobody() {
+    let limits = vec![LimitSpec::window(9, SECOND).tripping()];
+    let all = spec(ScopeSpec::default(), ScopeSpec { limits, ..ScopeSpec::default() });
+    let was = House::new(&all, 16);
+    let saved = was.breaker.save(&was.policy, at(0));
+    let house = House::new(&all, 16);
+    house.breaker.restore(&house.policy, &saved, Restart::Crash, at(1_000));
+    assert!(house.send(house.orders(), at(1_001)).is_err());
+    assert_eq!(house.state("/desk/orders", at(1_002)), State::Armed);
 }

@@ -9,10 +9,10 @@ use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table, Which};
 use crate::limit::Limit;
-use crate::permit::{Due, KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
+use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
 use crate::policy::{
-    Counting, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules, Rules,
-    Unit, limit_bit,
+    Counting, Due, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules,
+    Rules, Unit, limit_bit,
 };
 use crate::scope::{KeyHash, Level};
 use crate::tally::Tally;
@@ -561,8 +561,7 @@ impl<'a> Seat<'a> {
         now: Mono,
         shadowed: &mut Option<Denial>,
     ) -> Result<Option<Breach>, Denial> {
-        let shares = self.gate.is_none() && !self.limits.is_empty();
-        if let Some((table, key)) = self.table.filter(|_| shares) {
+        while let Some((table, key)) = self.sharing() {
             let charge = || self.take_all(call, now, shadowed).map_or(Ok(self.flies()), Err);
             match table.share(key, now, charge) {
                 Ok(charged) => {
@@ -572,11 +571,17 @@ impl<'a> Seat<'a> {
                 Err(cell) => {
                     // What counts *offered* calls has counted it in the shared slot, and no end is told there.
                     (self.cell, self.gate, self.charged) = (cell, table.gate(cell), 0);
+                    // It may be lost again by then: each turn means that an order gave it to another key.
                     self.look(false, now, shadowed)?;
                 }
             }
         }
         Ok(self.take_all(call, now, shadowed))
+    }
+
+    /// Its table and key, if it charges the shared slot.
+    fn sharing(&self) -> Option<(&'a Table, KeyHash)> {
+        self.table.filter(|_| self.gate.is_none() && !self.limits.is_empty())
     }
 
     /// Charges its *admitted* limits, all or none.
@@ -687,8 +692,8 @@ impl<'a> Seat<'a> {
     fn breach(&self, limit: u8, rule: &LimitRule, call: &Call, wait: Span, now: Mono) -> Breach {
         // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
         // others: they throttle and never trip.
-        let recovery = rule.limit.recovery();
-        let answers = |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, recovery, now);
+        let answers =
+            |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, rule.limit, now);
         // That a weight is not known proves no breach.
         let known = rule.spec.by == Unit::Calls || call.weight != UNWEIGHED;
         let trips = rule.spec.on_breach == OnBreach::Trip

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::standing::each_row_at;
 use super::{Breaker, count};
 use crate::cell::{Gate, Moved};
 use crate::facts::{By, KillLevel, Mode, Place, State};
@@ -9,10 +10,13 @@ use crate::gate::{Input, LiftTo, TripRule, Word};
 use crate::keys::{Ordered, Which};
 use crate::limit::Limit;
 use crate::policy::{Policy, Rules};
-use crate::scope::{KeyHash, Level, Scope};
+use crate::scope::{Level, Scope};
 use crate::time::Mono;
 
 /// Which kill or trip a lift undoes.
+///
+/// It is good for the life of its breaker. After a restart epochs begin anew, and it may name another kill: take
+/// [`Standing::stamp`](crate::Standing::stamp) there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// Whose gate.
@@ -101,7 +105,8 @@ impl Breaker {
     }
 
     /// Arms a tripped or half-open gate, forgives its strikes, drops an operator's mode and empties the scope's
-    /// budgets. False if there was nothing to do.
+    /// budgets. False if there was nothing to do. Windows and rates stay as they are: while the window that tripped the gate
+    /// still holds too much, the next call trips it again.
     ///
     /// # Errors
     /// `UnknownScope`; `Killed`: a killed gate is lifted, not reset.
@@ -129,12 +134,23 @@ impl Breaker {
 
     fn empty_budgets(&self, place: Place, rules: &Rules, now: Mono) -> bool {
         let mut used = false;
-        self.each_row(place, rules, |_, limit, row| {
-            if matches!(limit, Limit::Budget(_)) && row.used(limit, now) > 0 {
-                row.reset(limit, now);
-                used = true;
+        let mut empty = |table, cell| {
+            each_row_at(place, rules, (table, cell), |_, limit, row| {
+                if matches!(limit, Limit::Budget(_)) && row.used(limit, now) > 0 {
+                    row.reset(limit, now);
+                    used = true;
+                }
+            });
+        };
+        match place.key {
+            None => empty(None, 0),
+            // Under the bucket's lock: the cell may have changed hands since it was found.
+            Some((_, key)) => {
+                if let Some(table) = self.table(count(place.index)) {
+                    table.with_budgets(key, |cell| empty(Some(table), cell));
+                }
             }
-        });
+        }
         used
     }
 
@@ -166,7 +182,9 @@ impl Breaker {
         if let Some((dimension, label)) = scope.key_parts() {
             let parent = scope.parent().ok_or_else(unknown)?;
             let rules = policy.dimension(&parent, dimension).ok_or_else(unknown)?;
-            let hash = if label.is_empty() { KeyHash::MISSING } else { self.hash(&label) };
+            // Where calls without the key are not judged, nothing could be done to them.
+            let missing = || rules.missing.ok_or_else(unknown);
+            let hash = if label.is_empty() { missing()? } else { self.hash(&label) };
             let key = Some((rules.index, hash));
             Ok((Place { level: Level::Key, index: rules.table, key }, &rules.rules))
         } else {

@@ -146,7 +146,7 @@ pub struct SavedLimit {
 pub enum SavedCharge {
     /// Nothing.
     Fresh,
-    /// More than could be read whole: it starts spent.
+    /// More than could be read whole, as while [`Policy::has_predecessors`]: it starts spent.
     Unsure,
     /// A rate: its debt, and the measure of it.
     Rate {
@@ -230,7 +230,8 @@ pub enum Why {
     Unknown,
     /// The scope has no such limit.
     UnknownLimit,
-    /// It says nothing about the limit as it is now, or could not be read whole.
+    /// It says nothing about the limit as it is now, or could not be read whole: as of a limit that a reload had changed, while
+    /// [`Policy::has_predecessors`].
     Unclear,
     /// The limit has been charged already.
     Charged,
@@ -449,7 +450,8 @@ impl Work<'_> {
         }
     }
 
-    /// Brings an armed gate to where it stood, by the moves that lead there; only a kill moves one that is not armed.
+    /// Brings an armed gate to where it stood, by the moves that lead there; only a kill moves one that is not armed. Where a kill came
+    /// first, a trip is put below it.
     fn gate(
         &self,
         saved: SavedGate,
@@ -465,15 +467,18 @@ impl Work<'_> {
             }
             _ => {}
         }
+        let by = match saved.cause {
+            SavedCause::Hand => By::Hand,
+            SavedCause::Limit(index) => By::Limit(index),
+            SavedCause::Detector(index) => By::Detector(index),
+            SavedCause::Wider => By::Wider,
+        };
+        let killed = matches!(saved.state, SavedState::Halted | SavedState::Cut);
+        let below = saved.tripped_below && killed;
+        if word().is_killed() && (below || saved.state == SavedState::Tripped) {
+            step(Input::TripBelow(by, saved.strikes.min(MAX_STRIKES)));
+        }
         if word().is_armed() && word().strikes() == 0 {
-            let by = match saved.cause {
-                SavedCause::Hand => By::Hand,
-                SavedCause::Limit(index) => By::Limit(index),
-                SavedCause::Detector(index) => By::Detector(index),
-                SavedCause::Wider => By::Wider,
-            };
-            let killed = matches!(saved.state, SavedState::Halted | SavedState::Cut);
-            let below = saved.tripped_below && killed;
             let tripped =
                 matches!(saved.state, SavedState::Tripped | SavedState::HalfOpen) || below;
             let strikes = saved.strikes.min(MAX_STRIKES).max(u8::from(tripped));

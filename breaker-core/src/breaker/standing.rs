@@ -8,6 +8,7 @@ use crate::charges::Row;
 use crate::counts::ScopeCounts;
 use crate::facts::{Cause, Mode, Place, State};
 use crate::gate::{Input, Word};
+use crate::keys::Table;
 use crate::limit::Limit;
 use crate::permit::NO_CELL;
 use crate::policy::{LimitKind, LimitRule, Policy, Rules};
@@ -143,30 +144,14 @@ impl Breaker {
 
     /// Visits the words of each limit of a scope or key, by the limit's index; a limit that a reload changed comes with its
     /// earlier self.
-    pub(super) fn each_row(
-        &self,
-        place: Place,
-        rules: &Rules,
-        mut visit: impl FnMut(usize, Limit, Row<'_>),
-    ) {
+    fn each_row(&self, place: Place, rules: &Rules, visit: impl FnMut(usize, Limit, Row<'_>)) {
         let mut at = (None, 0);
         if let Some((_, key)) = place.key {
             let Some(table) = self.table(count(place.index)) else { return };
             // Out of range without a cell: then only limits of the key's own have words.
             at = (Some(table), table.find(key).unwrap_or(usize::MAX));
         }
-        let (table, cell) = at;
-        let limits = rules.limits_of(place.key.map(|(_, key)| key));
-        for (index, rule) in limits.iter().enumerate() {
-            if let Some(row) = rule.memory.row(table, cell) {
-                visit(index, rule.limit, row);
-            }
-            for before in &rule.before {
-                if let Some(row) = before.memory.row(table, cell) {
-                    visit(index, before.limit, row);
-                }
-            }
-        }
+        each_row_at(place, rules, at, visit);
     }
 
     /// Where one scope or key stands. A key without a cell is armed.
@@ -268,7 +253,8 @@ impl Breaker {
         Some(policy.named(scope)?.rules.counts.as_ref()?.read())
     }
 
-    /// As [`Breaker::counts`], of the limits of all keys of the dimension that `parent` declares.
+    /// As [`Breaker::counts`], of the limits of all keys of the dimension that `parent` declares: `enforced` and `detected`
+    /// alone, since what became of calls is counted at their route.
     #[must_use]
     pub fn key_counts(
         &self,
@@ -277,6 +263,26 @@ impl Breaker {
         dimension: &str,
     ) -> Option<ScopeCounts> {
         Some(policy.dimension(parent, dimension)?.rules.counts.as_ref()?.read())
+    }
+}
+
+/// As [`Breaker::each_row`], where it is known which table and cell.
+pub(super) fn each_row_at(
+    place: Place,
+    rules: &Rules,
+    (table, cell): (Option<&Table>, usize),
+    mut visit: impl FnMut(usize, Limit, Row<'_>),
+) {
+    let limits = rules.limits_of(place.key.map(|(_, key)| key));
+    for (index, rule) in limits.iter().enumerate() {
+        if let Some(row) = rule.memory.row(table, cell) {
+            visit(index, rule.limit, row);
+        }
+        for before in &rule.before {
+            if let Some(row) = before.memory.row(table, cell) {
+                visit(index, before.limit, row);
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use super::compiled::Due;
 use super::compiled::{MAX_DIMENSIONS, MAX_LIMITS, NAMED, Plainest, RouteRules};
 use super::{
     Counting, KeySpec, LimitKind, LimitSpec, Missing, Newcomers, PolicySpec, Recover, ScopeSpec,
@@ -14,7 +15,6 @@ use crate::detect::{Compiled, DetectorSpec};
 use crate::facts::Mode;
 use crate::gate::{MAX_HOLD, MAX_PROBES, MIN_HOLD, TripRule};
 use crate::limit::{Limit, makes_idle};
-use crate::permit::Due;
 use crate::scope::{Scope, check_name};
 
 /// One error of a spec. All errors of a spec are reported at once.

@@ -14,7 +14,6 @@ use crate::keys::{Rows, Table};
 use crate::limit::Limit;
 use crate::limit::rate::Plain;
 use crate::limit::window::Window;
-use crate::permit::Due;
 use crate::scope::{KeyHash, Level, Scope};
 use crate::sync::unique;
 use crate::tally::Tally;
@@ -153,6 +152,17 @@ pub(crate) struct RouteRules {
     pub(crate) counts: Option<Arc<Counts>>,
     /// Whether any scope of the lineage has detectors.
     pub(crate) tallies: bool,
+}
+
+/// Who hears how a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nobody.
+    Nothing,
+    /// The route's counts.
+    Count,
+    /// Limits, gates on probation or detectors as well.
+    All,
 }
 
 /// A route whose decisions need no more than gates that let all pass and a few plain charges.
@@ -482,7 +492,8 @@ impl Policy {
     }
 
     /// Whether some limit was changed by a reload while an older policy was in use: until the older one is gone and its charges
-    /// have passed, both are charged. Compile the same spec again later to be rid of it; it is only slower.
+    /// have passed, both are charged. That is slower, and a save cannot tell how far such a limit is used: restored, it starts
+    /// spent. [Recompile](crate::Breaker::recompile) the same spec later, and before a planned stop, to be rid of it.
     #[must_use]
     pub fn has_predecessors(&self) -> bool {
         let named = self.scopes.iter().map(|scope| &scope.rules);

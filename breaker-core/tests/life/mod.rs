@@ -329,7 +329,8 @@ impl Life {
         }
         match scope.parent {
             None => scope.path.clone(),
-            Some(_) if self.dice.chance(10) => format!("{}=!", scope.path),
+            // Where calls without the key are not judged, no order goes to them.
+            Some(_) if !scope.skips && self.dice.chance(10) => format!("{}=!", scope.path),
             Some(_) => format!("{}={}", scope.path, self.dice.pick(0, self.style.keys())),
         }
     }
@@ -1101,7 +1102,9 @@ impl Life {
             for label in 0..labels {
                 self.check_scope(&policy, scope, &format!("{}={label}", scope.path), now);
             }
-            self.check_scope(&policy, scope, &format!("{}=!", scope.path), now);
+            if !scope.skips {
+                self.check_scope(&policy, scope, &format!("{}=!", scope.path), now);
+            }
             self.check_counts(&policy, scope);
         }
         for twin in &self.twins {
