@@ -79,7 +79,7 @@ fn lives_are_eventful() {
     }
     for event in life::EVENTS {
         let times = seen.get(event).copied().unwrap_or(0);
-        let least = if event.ends_with(" in line") { 500 } else { 20 };
+        let least = if event.ends_with(" in line") { 300 } else { 20 };
         assert!(times >= least, "{event}: {times} times in {seen:#?}");
     }
 }

@@ -244,20 +244,26 @@ pub(crate) fn any_spec(dice: &mut Dice, style: Style) -> Vec<ScopeSpec> {
     all
 }
 
-/// Leaves nothing but one rate or window, and one dimension at most: what is decided in line.
+/// Leaves nothing but one rate or window, or a key's rate and a wider window, and one dimension at most: what is decided in line.
 fn leave_one(dice: &mut Dice, all: &mut Vec<ScopeSpec>) {
     let named = all.iter().filter(|scope| scope.parent.is_none()).count();
     all.truncate(named + 1);
     all.iter_mut().for_each(|scope| scope.limits.clear());
+    let of_key = all.len() > named && dice.chance(60);
+    let which = if of_key { named } else { dice.index(named) };
     let mut only = any_rule(dice, Style::Plain, "l0");
     only.weighs = false;
-    only.kind = if dice.chance(50) {
+    only.kind = if of_key || dice.chance(50) {
         Kind::Rate { cost: dice.pick(1, 20) * STEP, burst: dice.pick(1, 5) }
     } else {
         Kind::Window { count: dice.pick(1, 5), length: dice.pick(1, 60) * STEP }
     };
-    let which = dice.index(all.len());
     all[which].limits.push(only);
+    if of_key && dice.chance(50) {
+        let kind = Kind::Window { count: dice.pick(2, 9), length: dice.pick(1, 60) * STEP };
+        let wider = dice.index(named);
+        all[wider].limits.push(Rule { kind, weighs: false, ..any_rule(dice, Style::Plain, "l0") });
+    }
 }
 
 /// Changes something, as a person would who edits a file.
