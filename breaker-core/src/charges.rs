@@ -426,7 +426,7 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
 
 #[cfg(all(test, loom))]
 mod models {
-    use super::{BLIND, Charges, SOUND, charge, explore, step};
+    use super::{BLIND, Charges, SOUND, explore, step};
     use crate::limit::flight::InFlight;
     use crate::limit::rate::Rate;
     use crate::limit::{Limit, NEVER};
@@ -445,7 +445,7 @@ mod models {
             let charges = Arc::new(Charges::for_scope(Limit::Rate(rate)));
             let call = move |charges: &Charges| {
                 let row = charges.row(0).unwrap();
-                usize::from(charge::<FLAW>(row, at(5), |debt| rate.take(debt, 1, at(5))).is_ok())
+                usize::from(step::<FLAW>(row.head, |debt| rate.take(debt, 1, at(5))).is_ok())
             };
             let spawned: Vec<_> = (0..2)
                 .map(|_| {

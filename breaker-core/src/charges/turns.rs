@@ -6,9 +6,12 @@
 //! and then it makes its own. A thread that charges less often than [`CLOSE`] never stands back, nor does it wait for anybody.
 
 use crate::sync::{AtomicU64, pause};
-use crate::time::{Mono, Span};
+use crate::time::Mono;
+#[cfg(not(loom))]
+use crate::time::Span;
 
 /// What a thread remembers of its last charge.
+#[cfg(not(loom))]
 #[derive(Clone, Copy)]
 struct Last {
     /// Where the word is: a name, and never followed.
