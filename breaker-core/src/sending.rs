@@ -162,10 +162,10 @@ impl<'a, 's> Inside<'a, 's> {
         let depth = sender.depth.get();
         sender.depth.set(depth.saturating_add(1));
         if depth == 0 {
-            // ordering: relaxed load, for nobody else writes this mark; relaxed store, for the
-            // fence below orders it before the looks.
+            // ordering: relaxed load, for nobody else writes this mark. Release store, so that a watcher which waited for the
+            // section before, and finds this one already, sees that one's write done; the fence below orders it before the looks.
             let count = sender.mark.load(Ordering::Relaxed);
-            sender.mark.store(count.wrapping_add(1), Ordering::Relaxed);
+            sender.mark.store(count.wrapping_add(1), Ordering::Release);
             if FENCED {
                 // ordering: sequentially consistent, the sender's half of the handshake: the mark
                 // was stored, the gates are loaded next. A send inside a send needs none of its own:
