@@ -157,14 +157,14 @@ impl Row<'_> {
         self.swap_plain(self.head.load(Ordering::Relaxed), plain, now)
     }
 
-    /// Undoes that, exactly or not at all, as [`Row::undo`].
+    /// Undoes what [`Row::take_plain`] charged, exactly or not at all.
     pub(crate) fn undo_plain(self, taken: Taken) {
         // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
         let order = Ordering::Relaxed;
         let _ = self.head.compare_exchange(taken.after, taken.before, order, order);
     }
 
-    /// The same of a word that several threads may want without pause: they take turns at it, see [`turns`].
+    /// As [`Row::take_plain`], of a word that several threads may want without pause: they take turns at it, see [`turns`].
     #[inline(always)]
     pub(crate) fn take_hot(self, plain: Plain, now: Mono) -> bool {
         // ordering: relaxed, for a debt stands alone.
@@ -412,7 +412,7 @@ const LATE: u8 = 5;
 /// A budget that forgets keeps the number of its run.
 const NUMBERLESS: u8 = 6;
 /// Where a ring turns is judged by the parities of laps alone.
-const DISORDERED: u8 = 7;
+const DISORDERED: u8 = 9;
 /// What was read of a tick's bucket is not asked whether it still is that tick's.
 const STALE: u8 = 8;
 

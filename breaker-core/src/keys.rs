@@ -5,7 +5,7 @@
 //! one-word memory of a limit stand together. Gates stand apart, and a bit for each bucket says whether any of its gates was ever
 //! moved: while it says no, none is read. The first sight of a key takes the bucket's lock and claims an empty slot, or
 //! one that is *indistinguishable from fresh* (gate armed, no strikes, no override, all limits idle), which
-//! therefore needs no clearing. Tags are never emptied, so a scan ends at the first empty one.
+//! therefore needs no clearing. Tags are never emptied, so a scan ends at the first line that has room for anybody.
 //!
 //! All moves of a key's gate away from *armed* are made under the bucket's lock, with the tag
 //! looked at: a kill or a trip lands on its own key, and a slot that is blocked or on probation never changes hands.

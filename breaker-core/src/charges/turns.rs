@@ -3,7 +3,8 @@
 //! A word's line of memory travels to each processor that charges it. Where two come again and again at once it travels for
 //! every call, and all their calls cost what the travel costs. So a thread that finds that another was there since its own last
 //! charge, a moment ago, stands back for some microseconds, once in a while: the others make their calls meanwhile in one go,
-//! and then it makes its own. A thread that charges less often than [`CLOSE`] never stands back, nor does it wait for anybody.
+//! and then it makes its own. By a clock that shows the difference a thread that charges less often than [`CLOSE`] never stands back; by a
+//! coarse tick, which makes all its calls look close, once for each tick at most. It waits for nobody.
 
 use crate::sync::{AtomicU64, pause};
 use crate::time::Mono;
@@ -86,7 +87,7 @@ pub(super) fn stand_back(_: Mono) {
 /// Charges of one thread closer than this come without pause.
 #[cfg(not(loom))]
 const CLOSE: Span = Span::from_nanos(500);
-/// A thread stands back once in this time at most.
+/// A thread stands back once in this time at most: where a tick stands still, once.
 #[cfg(not(loom))]
 const TURN: Span = Span::from_nanos(2500);
 /// How long it stands back: 1 to 7 microseconds, as long as the processor's pause is. Shorter, and the others get too little done
