@@ -89,10 +89,9 @@ pub(crate) struct Table {
 #[repr(align(64))]
 struct Line([Slot; LINE]);
 
-/// The line in which a key's scan begins, and its tags as they were read.
-pub(crate) struct Reached<'a> {
+/// A line's tags as they were read, and which line it is.
+struct Tags {
     at: usize,
-    line: &'a Line,
     tags: [u64; LINE],
 }
 
@@ -311,54 +310,39 @@ impl Table {
         self.lines.get(cell / LINE)?.0.get(cell % LINE)
     }
 
-    /// Reads the tags of the line in which a key's scan begins, and no more: what is read here is not waited for later.
-    #[inline(always)]
-    pub(crate) fn reach(&self, key: KeyHash) -> Option<Reached<'_>> {
-        self.read(self.line_of(key))
-    }
-
-    /// Asks for the memory in which a key's scan begins, without waiting for it.
+    /// Asks for the memory in which a key's scan begins, without waiting for it: its line, and the one where it goes on.
     #[inline(always)]
     pub(crate) fn fetch(&self, key: KeyHash) {
         prefetch_index(&self.lines, self.line_of(key));
         prefetch_index(&self.lines, self.line_of(key) ^ 1);
     }
 
+    /// Reads a line's tags.
     #[inline(always)]
-    fn read(&self, at: usize) -> Option<Reached<'_>> {
+    fn read(&self, at: usize) -> Option<Tags> {
         let line = self.lines.get(at)?;
         // ordering: acquire, to pair with the claim's release.
         let tags = line.0.each_ref().map(|slot| slot.tag.load(Ordering::Acquire));
-        Some(Reached { at, line, tags })
+        Some(Tags { at, tags })
     }
 
-    /// A reached key's slot with its inline word; `None` if it has none, or if a gate of its bucket was ever moved.
+    /// A known key's slot with its inline word; `None` if it has none, or if a gate of its bucket was ever moved.
     #[inline(always)]
-    pub(crate) fn quiet<'a>(
-        &'a self,
-        key: KeyHash,
-        reached: &Reached<'a>,
-    ) -> Option<(usize, Row<'a>)> {
-        let (cell, slot) = match reached.way_of(key) {
-            Some(way) => (reached.at * LINE + way, reached.line.0.get(way)?),
-            None => {
-                let cell = self.find_beyond(key)?;
-                (cell, self.slot(cell)?)
-            }
-        };
+    pub(crate) fn quiet(&self, key: KeyHash) -> Option<(usize, Row<'_>)> {
+        let cell = self.find(key)?;
         if self.is_stirred(cell) {
             return None;
         }
-        let [head] = &slot.inline;
+        let [head] = &self.slot(cell)?.inline;
         Some((cell, Row { head, rest: &[] }))
     }
 
     /// A known key's slot. Lock-free.
     #[inline(always)]
     pub(crate) fn find(&self, key: KeyHash) -> Option<usize> {
-        let reached = self.reach(key)?;
-        match reached.way_of(key) {
-            Some(way) => Some(reached.at * LINE + way),
+        let line = self.read(self.line_of(key))?;
+        match line.way_of(key) {
+            Some(way) => Some(line.at * LINE + way),
             None => self.find_beyond(key),
         }
     }
@@ -724,7 +708,7 @@ impl Table {
     }
 }
 
-impl Reached<'_> {
+impl Tags {
     /// Where in the line a key stands. The tags are compared without a branch between them: which of them it is no predictor
     /// could guess.
     #[inline(always)]

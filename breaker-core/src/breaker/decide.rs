@@ -169,6 +169,10 @@ impl Breaker {
             if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
                 let seat = seats.get(tripped).and_then(Option::as_ref);
                 if seat.is_none_or(|seat| !seat.shadow) {
+                    // The call that trips a narrower scope is one of the wider scopes' calls all the same.
+                    for wider in (0..at.min(NAMED)).rev() {
+                        self.judge_offer(seats, wider, call, now);
+                    }
                     undo(seats);
                     return Err(denial);
                 }
@@ -822,9 +826,10 @@ const SEATS: usize = NAMED + MAX_DIMENSIONS;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::{Breaker, Call, Capacity, Seed};
+    use super::super::{Breaker, Call, Capacity};
     use super::{Counting, SEATS, Seats, key_seats};
     use crate::facts::KillLevel;
+    use crate::hashes::Seed;
     use crate::permit::NO_CELL;
     use crate::policy::{KeySpec, LimitSpec, NAMED, PolicySpec, RouteId, ScopeSpec};
     use crate::scope::Scope;

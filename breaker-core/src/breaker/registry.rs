@@ -770,7 +770,8 @@ const MAX_FORMER: usize = 1_024;
 mod models {
     use std::sync::Arc;
 
-    use super::super::{Breaker, Call, Capacity, Seed};
+    use super::super::{Breaker, Call, Capacity};
+    use crate::hashes::Seed;
     use crate::permit::Verdict;
     use crate::policy::{KeySpec, LimitSpec, Policy, PolicySpec, RouteSpec, ScopeSpec};
     use crate::scope::Scope;
