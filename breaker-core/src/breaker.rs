@@ -252,7 +252,8 @@ impl Breaker {
     }
 
     /// What [`Breaker::admit`] would say, by a look: nothing is charged, claimed, counted or moved. A gate on
-    /// probation with a probe left says yes.
+    /// probation with a probe left says yes. Of a key without a cell it says what the key would be told that is given one, or must share:
+    /// that takes the lock of the key's bucket, and memory where newcomers start spent.
     ///
     /// # Errors
     /// The denial.

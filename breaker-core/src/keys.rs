@@ -67,8 +67,8 @@ pub(crate) struct Table {
     /// By lines; the first of the last is shared by calls whose key has none.
     lines: Box<[Line]>,
     gates: Box<[Gate]>,
-    /// When a slot's limits were spent for what others had, in nanoseconds, rounded up to even ones; 0 for never. The lowest bit
-    /// says that its budgets were spent too.
+    /// When a slot's limits were spent for what its key was not charged, in nanoseconds, rounded up to fours; 0 for never. The
+    /// two lowest bits say which: its budgets, its others.
     spent: Box<[AtomicU64]>,
     /// A bit for each bucket: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
@@ -122,6 +122,24 @@ pub(crate) enum Which {
     In(usize),
 }
 
+/// What a call would find whose key is looked up, and has its slot claimed if need be.
+#[derive(Clone, Copy)]
+pub(crate) enum Foreseen {
+    /// Its key's slot.
+    Known(usize),
+    /// A slot that its key would be given.
+    Newcomer(usize, Newcomer),
+}
+
+/// How a key would find a slot that it was given.
+#[derive(Clone, Copy)]
+pub(crate) struct Newcomer {
+    /// The epoch of its gate.
+    pub(crate) epoch: u16,
+    spent: Option<Mono>,
+    budgets_spent: Option<Mono>,
+}
+
 /// What came of an order to a key.
 pub(crate) enum Ordered {
     /// The gate moved, or stands in its slot as it stood.
@@ -140,6 +158,14 @@ impl Rows {
             (Rows::Beside(own), Rows::Beside(other)) => Arc::ptr_eq(own, other),
             _ => false,
         }
+    }
+}
+
+impl Newcomer {
+    /// As of when a limit would be spent, if it would.
+    pub(crate) fn spent_at(self, limit: Limit, now: Mono) -> Option<Mono> {
+        let at = if matches!(limit, Limit::Budget(_)) { self.budgets_spent } else { self.spent };
+        at.filter(|at| now < at.plus(limit.recovery()))
     }
 }
 
@@ -251,13 +277,27 @@ impl Table {
         stirred.is_some_and(|stirred| stirred >> (bucket % 64) & 1 == 1)
     }
 
-    /// Whether a limit of a slot is still spent for what others had: such a key is refused, and never tripped for it.
-    pub(crate) fn starts_spent(&self, cell: usize, limit: Limit, now: Mono) -> bool {
+    /// Until when a limit of a slot is spent for what its key was not charged, if it was: until then the key is refused, and never
+    /// tripped for it.
+    pub(crate) fn spent_until(&self, cell: usize, limit: Limit) -> Option<Mono> {
         // ordering: relaxed, for the slot was found by its tag, with acquire.
-        let spent = self.spent.get(cell).map_or(0, |spent| spent.load(Ordering::Relaxed));
-        let at = spent & !BUDGETS;
-        let counts = spent & BUDGETS != 0 || !matches!(limit, Limit::Budget(_));
-        at > 0 && counts && now < Mono::from_nanos(at).plus(limit.recovery())
+        let spent = self.spent.get(cell)?.load(Ordering::Relaxed);
+        let at = Mono::from_nanos(spent & !(BUDGETS | OTHERS));
+        (spent & spent_bit(limit) != 0).then(|| at.plus(limit.recovery()))
+    }
+
+    /// Says that a limit of a slot is spent for what its key was not charged.
+    pub(crate) fn note_spent(&self, cell: usize, limit: Limit, until: Mono) {
+        let at = until.since(Mono::ZERO.plus(limit.recovery()));
+        self.note(cell, spent_as_of(Mono::ZERO.plus(at), spent_bit(limit)));
+    }
+
+    /// Adds to what is said of a slot's limits: of two instants the later one.
+    fn note(&self, cell: usize, note: u64) {
+        let Some(spent) = self.spent.get(cell) else { return };
+        let both = |was: u64| was.max(note) | (was | note) & (BUDGETS | OTHERS);
+        // ordering: relaxed, for a restore comes before all calls, and a call that sees the word before a reload is of the policy before.
+        let _ = spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| Some(both(was)));
     }
 
     /// Says that a gate of a slot's bucket is about to move.
@@ -399,6 +439,25 @@ impl Table {
         Some(cell)
     }
 
+    /// What a call would find that claims its key's slot at first sight; `None` if it would have to share the overflow slot.
+    pub(crate) fn foresee(&self, key: KeyHash, now: Mono) -> Option<Foreseen> {
+        let lock = self.locks.get(self.bucket_of(key))?.lock();
+        if let Some(cell) = self.find(key) {
+            return Some(Foreseen::Known(cell));
+        }
+        let cell = self.room(key, &lock, now)?;
+        let sights = Row { head: &self.sights, rest: &[] };
+        if lock.kept.newcomers.is_some_and(|limit| sights.peek(limit, 1, now).is_err()) {
+            return None;
+        }
+        let word = self.word(cell).unwrap_or_default();
+        // No rule matters to a reset.
+        let rule = TripRule::new(Recover::default());
+        let epoch = word.step(Input::Reset, &rule, now).unwrap_or(word).epoch();
+        let (spent, budgets_spent) = (lock.spent, lock.budgets_spent);
+        Some(Foreseen::Newcomer(cell, Newcomer { epoch, spent, budgets_spent }))
+    }
+
     /// Charges a call of a key without a slot to the shared one; `charge` says whether it took a place in flight there. What the
     /// call takes, its key must not have again of its own as soon as there is a slot. A call that is refused takes
     /// nothing, and marks nothing: a flood spends no more buckets than the shared slot admits calls.
@@ -504,7 +563,7 @@ impl Table {
             let lock = lock.lock();
             for cell in bucket * WAYS..(bucket + 1) * WAYS {
                 if self.tag(cell).is_some() {
-                    self.spend(cell, &lock.kept, at, now);
+                    self.note(cell, self.spend(cell, &lock.kept, at, now));
                 }
             }
             kept = Some(Arc::clone(&lock.kept));
@@ -658,32 +717,25 @@ impl Table {
         Some(cell)
     }
 
-    /// Charges a slot as if all had been used up then: what time restores, and budgets.
+    /// Charges a slot as if all had been used up then: what time restores, and budgets. Says what is to be noted of that.
     fn spend(
         &self,
         cell: usize,
         kept: &Kept,
         (at, budgets_at): (Option<Mono>, Option<Mono>),
         now: Mono,
-    ) {
-        let (mut spent_at, mut budgets) = (0, 0);
+    ) -> u64 {
+        let newcomer = Newcomer { epoch: 0, spent: at, budgets_spent: budgets_at };
+        let (mut newest, mut bits) = (Mono::ZERO, 0);
         for charged in &kept.limits {
-            let budget = matches!(charged.limit, Limit::Budget(_));
-            let at = if budget { budgets_at } else { at };
-            let ends = |at: &Mono| at.plus(charged.limit.recovery());
-            if let Some(at) = at.filter(|at| now < ends(at))
+            if let Some(at) = newcomer.spent_at(charged.limit, now)
                 && let Some(row) = self.row(&charged.rows, cell)
             {
                 row.spend(charged.limit, at);
-                spent_at = spent_at.max(at.as_nanos().max(1));
-                budgets |= if budget { BUDGETS } else { 0 };
+                (newest, bits) = (newest.max(at), bits | spent_bit(charged.limit));
             }
         }
-        if let Some(spent) = self.spent.get(cell) {
-            let spent_at = spent_at.saturating_add(BUDGETS) & !BUDGETS;
-            // ordering: relaxed, for a newcomer's tag is stored with release after it.
-            spent.store(spent_at | budgets, Ordering::Relaxed);
-        }
+        spent_as_of(newest, bits)
     }
 
     /// Writes a key's tag; under the lock.
@@ -702,7 +754,11 @@ impl Table {
         for tally in &lock.kept.tallies {
             tally.clear(cell);
         }
-        self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
+        let note = self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
+        if let Some(spent) = self.spent.get(cell) {
+            // ordering: relaxed, for the tag is stored with release after it.
+            spent.store(note, Ordering::Relaxed);
+        }
         // ordering: release, so that whoever finds the key sees its slot as it was left.
         slot.tag.store(key.as_u64(), Ordering::Release);
     }
@@ -742,6 +798,19 @@ impl Slot {
     fn new() -> Slot {
         Slot { tag: AtomicU64::new(EMPTY), inline: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
+}
+
+/// The bit that says of a limit that it was spent.
+const fn spent_bit(limit: Limit) -> u64 {
+    if matches!(limit, Limit::Budget(_)) { BUDGETS } else { OTHERS }
+}
+
+/// What is noted of limits that were spent as of then.
+const fn spent_as_of(at: Mono, bits: u64) -> u64 {
+    if bits == 0 {
+        return 0;
+    }
+    at.as_nanos().saturating_add(BUDGETS | OTHERS) & !(BUDGETS | OTHERS) | bits
 }
 
 /// Whether a slot of a bucket is kept for orders.
@@ -789,8 +858,9 @@ const CHOICES: u64 = LINE as u64;
 #[cfg(loom)]
 const CHOICES: u64 = 1;
 const EMPTY: u64 = 0;
-/// The bit by which a slot says that its budgets were spent for what others had.
+/// The bits by which a slot says that its budgets, or its other limits, were spent for what its key was not charged.
 const BUDGETS: u64 = 1;
+const OTHERS: u64 = 2;
 
 #[cfg(not(loom))]
 const _: () =
