@@ -1,0 +1,406 @@
+//! Leases: a thread charges a hot rate for several calls at once and decides them without touching it. No gate is leased, and no word is
+//! written here but by [`Row`].
+
+use std::fmt;
+
+use super::{Breaker, Call};
+use crate::cell::Gate;
+use crate::charges::{Row, Taken};
+use crate::facts::{Class, Mode};
+use crate::gate::Word;
+use crate::permit::Verdict;
+use crate::policy::{
+    Charge, Charged, Counting, LimitKind, LimitRule, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy,
+    RouteId, RouteRules, Unit,
+};
+use crate::scope::Scope;
+use crate::time::{Mono, Span};
+
+/// Calls of one route charged in advance, for one thread that makes many: it decides as [`Breaker::admit`] does, and comes to the
+/// rate's word, which all threads write, once for many calls.
+///
+/// Every call looks at the gates of `/`, its group and its route as always, so a kill or a trip is seen by the very next one. What is
+/// leased is the charge. The first call charges for itself alone; a lease that uses up what it charged within half of `keep`
+/// charges twice as much next time, up to `calls` and up to the smallest burst. Where so many do not fit, that call is decided the exact
+/// way, which refuses, trips and tells the exact wait by what is charged, and the next time half as many are asked for.
+///
+/// # What it costs
+///
+/// Every call that passes was charged, and at most `keep` before. So in any interval t those that pass, of all leases and of calls without one,
+/// are at most `burst + rate × (t + keep)`, and at most `burst + rate × t + leases × (calls − 1)`: with `keep` of zero, or leases of one
+/// call, the exact bound. Time is here, for each lease, the latest that it was told.
+///
+/// What was charged and not used within `keep` is forfeited, never given back, and so is the rest when the lease is dropped. A call is
+/// refused only where the rate has no room beside all that was charged: what passed, what lies in leases (less than `calls` in each) and
+/// what was forfeited. A lease has at no time more lying and forfeited together than it let pass in all, so with few calls it may grant
+/// half of what it charges, but never less; and a limit that trips may trip that much early. A thread that makes calls at an even pace
+/// forfeits next to nothing, and one that makes less than two within `keep` gains nothing either: it charges nearly every call by itself.
+///
+/// # What ends with it
+///
+/// Its permits are like any other, and outlive it: they settle, send and detach. To give one back, or to drop it, gives the rate nothing
+/// back, as always with a rate of calls. After a reload the lease goes on by the policy that it was made with, as calls by that policy do:
+/// drop it and take one of the new policy.
+pub struct Lease<'a> {
+    breaker: &'a Breaker,
+    policy: &'a Policy,
+    route: &'a RouteRules,
+    gates: [&'a Gate; NAMED],
+    charges: &'a [Charge],
+    /// The bits of all of them.
+    charged: u64,
+    call: Call,
+    /// Calls that were charged and not yet made.
+    stock: u32,
+    /// The last instant at which they are still good.
+    until: Mono,
+    /// Used up by then, the next charge is twice as large.
+    brisk: Mono,
+    /// The last charge, or what is asked for next where the last did not fit.
+    size: u32,
+    most: u32,
+    keep: Span,
+    counts: LeaseCounts,
+}
+
+/// What became of the calls that a lease charged for. What is neither in `admitted` nor in `forfeited` lies in the lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseCounts {
+    /// Calls charged in advance, the one that asked included.
+    pub charged: u64,
+    /// Calls that passed by such a charge. Those decided the exact way are not among them.
+    pub admitted: u64,
+    /// Charged for nothing: not used in time, or charged to one of several limits while another had no room.
+    pub forfeited: u64,
+}
+
+/// Why a route's calls cannot be leased. Each can be decided by [`Breaker::admit`] all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LeaseError {
+    /// The policy is another breaker's.
+    Foreign,
+    /// The route is not one of the policy.
+    Stale,
+    /// A lease of no calls at a time.
+    NoCalls,
+    /// The route is of [`Class::Reducing`], which charges nothing.
+    Reducing,
+    /// No limit stands in the way of the route's calls: there is nothing to charge.
+    Unlimited,
+    /// More than four limits.
+    Crowded,
+    /// The policy has this scope in shadow mode.
+    Shadow(Scope),
+    /// This scope has keys: each call is judged by its own.
+    Keys(Scope),
+    /// A detector of this scope hears every call before it passes.
+    Heard(Scope),
+    /// This limit of this scope (its index) cannot be charged in advance.
+    Limit(Scope, u8, Unfit),
+}
+
+/// What a limit has that cannot be charged in advance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// It is no rate: of windows and budgets each call is remembered by itself.
+    Kind,
+    /// It counts weight.
+    Weight,
+    /// It counts *offered* calls.
+    Offered,
+    /// It is a candidate.
+    Candidate,
+    /// A reload changed it, and an older policy may still be charged to what it was.
+    Reloaded,
+}
+
+impl Breaker {
+    /// Leases the calls of a route to one thread, up to `calls` at a time, each good for `keep` after it was charged: see [`Lease`] for the
+    /// bound. Possible where all that charges the route's calls are rates of calls, live, of named scopes.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub fn lease<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: RouteId,
+        calls: u32,
+        keep: Span,
+    ) -> Result<Lease<'a>, LeaseError> {
+        if !self.owns(policy) {
+            return Err(LeaseError::Foreign);
+        }
+        let rules = policy.route_rules(route).ok_or(LeaseError::Stale)?;
+        if calls == 0 {
+            return Err(LeaseError::NoCalls);
+        }
+        let burst = burst(policy, rules)?;
+        let charges = rules.short.as_ref().map_or(&[][..], |short| &short.charges);
+        if charges.is_empty() {
+            return Err(LeaseError::Unlimited);
+        }
+        Ok(Lease {
+            breaker: self,
+            policy,
+            route: rules,
+            gates: rules.gates.each_ref().map(|cell| &cell.gate),
+            charges,
+            charged: charges.iter().fold(0, |bits, charge| bits | charge.bit()),
+            call: Call::new(route),
+            stock: 0,
+            until: Mono::ZERO,
+            brisk: Mono::ZERO,
+            size: 0,
+            most: u32::try_from(burst).map_or(calls, |burst| burst.min(calls)),
+            keep,
+            counts: LeaseCounts::default(),
+        })
+    }
+}
+
+impl<'a> Lease<'a> {
+    /// Decides on a call, as [`Breaker::admit`] does.
+    #[inline(always)]
+    pub fn admit(&mut self, now: Mono) -> Verdict<'a> {
+        self.admit_at(|| now)
+    }
+
+    /// As [`Lease::admit`], and asks for the time itself, after the gates were read: never, if the widest gate that has anything to say
+    /// is killed.
+    #[inline(always)]
+    pub fn admit_at(&mut self, clock: impl FnOnce() -> Mono) -> Verdict<'a> {
+        let words = self.gates.map(Gate::word);
+        if !Word::are_quiet(words) {
+            return self.admit_exactly(clock);
+        }
+        let now = clock();
+        if now <= self.until
+            && let Some(rest) = self.stock.checked_sub(1)
+        {
+            self.stock = rest;
+            return self.pass(now, words);
+        }
+        self.admit_charging(now)
+    }
+
+    /// Calls charged and not yet made, overdue or not.
+    #[must_use]
+    pub const fn stock(&self) -> u32 {
+        self.stock
+    }
+
+    /// What became of the calls that it charged for. What is overdue counts as forfeited from the next call on.
+    #[must_use]
+    pub const fn counts(&self) -> LeaseCounts {
+        let LeaseCounts { charged, forfeited, .. } = self.counts;
+        let admitted = charged.saturating_sub(forfeited).saturating_sub(self.stock as u64);
+        LeaseCounts { charged, admitted, forfeited }
+    }
+
+    #[inline(never)]
+    fn admit_exactly(&self, clock: impl FnOnce() -> Mono) -> Verdict<'a> {
+        self.breaker.admit_at(self.policy, self.call, clock)
+    }
+
+    #[inline(never)]
+    fn admit_charging(&mut self, now: Mono) -> Verdict<'a> {
+        // Looked at again, so that the quick way need not keep what it saw.
+        let words = self.gates.map(Gate::word);
+        if Word::are_quiet(words) && self.restock(now) {
+            self.pass(now, words)
+        } else {
+            self.admit_exactly(|| now)
+        }
+    }
+
+    #[inline(always)]
+    fn pass(&self, now: Mono, words: [Word; NAMED]) -> Verdict<'a> {
+        let keys = [None; MAX_DIMENSIONS];
+        self.breaker.allow(self.policy, self.route, &self.call, now, words, self.charged, keys)
+    }
+
+    /// Charges for a call, and for some more. False if they do not fit: then nothing is charged, and the stock is empty.
+    ///
+    /// A charge is never more than twice what the one before it let pass. Hence what lies here and what was forfeited, together, are
+    /// never more than what passed: let the charges be c₁ = 1, c₂, … and u₁, u₂, … what passed by each. All charges up to the last
+    /// are at most 1 + 2 × (u₁ + … + uₙ₋₁), and uₙ is at least 1.
+    fn restock(&mut self, now: Mono) -> bool {
+        let used = self.size.saturating_sub(self.stock);
+        let wanted = if self.stock > 0 {
+            self.forfeit(self.stock);
+            used
+        } else if now <= self.brisk {
+            used.saturating_mul(2)
+        } else {
+            used
+        };
+        (self.stock, self.size) = (0, wanted.clamp(1, self.most));
+        if !self.charge(now) {
+            // Not to be doubled before it has fit.
+            (self.size, self.brisk) = (self.size / 2, Mono::ZERO);
+            return false;
+        }
+        self.counts.charged = self.counts.charged.saturating_add(u64::from(self.size));
+        self.stock = self.size - 1;
+        self.until = now.plus(self.keep);
+        self.brisk = now.plus(Span::from_nanos(self.keep.as_nanos() / 2));
+        true
+    }
+
+    /// Charges all limits for a whole lot, or none: all are looked at first, since a race that is lost after that may forfeit the lot.
+    fn charge(&mut self, now: Mono) -> bool {
+        let amount = u64::from(self.size);
+        let rows = || self.charges.iter().filter_map(|charge| Some((charge.limit, row(charge)?)));
+        if rows().any(|(limit, row)| row.peek(limit, amount, now).is_err()) {
+            return false;
+        }
+        let mut taken = [Taken::default(); MAX_SHORT];
+        let mut left = false;
+        for (at, ((limit, row), slot)) in rows().zip(&mut taken).enumerate() {
+            match row.take(limit, amount, now) {
+                Ok(done) => *slot = done,
+                Err(_) => {
+                    for ((_, row), taken) in rows().zip(taken).take(at) {
+                        left |= !row.undo_plain(taken);
+                    }
+                    if left {
+                        self.counts.charged = self.counts.charged.saturating_add(amount);
+                        self.forfeit(self.size);
+                    }
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn forfeit(&mut self, calls: u32) {
+        self.counts.forfeited = self.counts.forfeited.saturating_add(u64::from(calls));
+        if let Some(counts) = &self.route.counts {
+            counts.forfeited(calls);
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        if self.stock > 0 {
+            self.forfeit(self.stock);
+        }
+    }
+}
+
+impl fmt::Debug for Lease<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("stock", &self.stock)
+            .field("until", &self.until)
+            .field("counts", &self.counts())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for LeaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LeaseError::Foreign => f.write_str("the policy is another breaker's"),
+            LeaseError::Stale => {
+                f.write_str("the route is not one of this policy; ask it for its own")
+            }
+            LeaseError::NoCalls => f.write_str("0 calls cannot be leased; use at least 1"),
+            LeaseError::Reducing => {
+                f.write_str("reducing calls charge no limit; admit them without a lease")
+            }
+            LeaseError::Unlimited => {
+                f.write_str("no limit charges the route's calls; admit them without a lease")
+            }
+            LeaseError::Crowded => {
+                write!(f, "more than {MAX_SHORT} limits charge the route's calls; use fewer")
+            }
+            LeaseError::Shadow(scope) => {
+                write!(f, "{scope} is in shadow mode; enforce it, or admit without a lease")
+            }
+            LeaseError::Keys(scope) => {
+                write!(f, "{scope} has keys, which each call is judged by; admit without a lease")
+            }
+            LeaseError::Heard(scope) => {
+                write!(
+                    f,
+                    "a detector of {scope} hears each call; drop it, or admit without a lease"
+                )
+            }
+            LeaseError::Limit(scope, index, unfit) => {
+                write!(f, "limit[{index}] of {scope} {unfit}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LeaseError {}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unfit::Kind => "is no rate, and only rates are charged in advance; use one instead",
+            Unfit::Weight => "counts weight, which is not known in advance; count calls",
+            Unfit::Offered => "counts offered calls; count admitted ones",
+            Unfit::Candidate => "is a candidate; make it live or drop it",
+            Unfit::Reloaded => {
+                "was changed by a reload; once the older policy is gone, compile the same spec again"
+            }
+        })
+    }
+}
+
+/// The smallest burst of a route's limits.
+fn burst(policy: &Policy, route: &RouteRules) -> Result<u64, LeaseError> {
+    if route.class == Class::Reducing {
+        return Err(LeaseError::Reducing);
+    }
+    let mut dimensions = route.dimensions.iter().filter_map(|&key| policy.dimensions.get(key));
+    if let Some(dimension) = dimensions.next() {
+        let parent = policy.scopes.get(dimension.parent).map(|parent| parent.scope.clone());
+        return Err(LeaseError::Keys(parent.ok_or(LeaseError::Stale)?));
+    }
+    let (mut least, mut limits) = (u64::MAX, 0);
+    for scope in route.lineage.iter().filter_map(|&index| policy.scopes.get(index)) {
+        let name = || scope.scope.clone();
+        if scope.rules.mode != Mode::Enforce {
+            return Err(LeaseError::Shadow(name()));
+        }
+        if scope.rules.tally.as_ref().is_some_and(|tally| tally.hears_offers()) {
+            return Err(LeaseError::Heard(name()));
+        }
+        for (index, rule) in (0..).zip(&scope.rules.limits) {
+            let own = fits(rule).map_err(|unfit| LeaseError::Limit(name(), index, unfit))?;
+            (least, limits) = (least.min(own), limits + 1);
+        }
+    }
+    if limits > MAX_SHORT { Err(LeaseError::Crowded) } else { Ok(least) }
+}
+
+/// The burst of a limit that can be charged in advance.
+fn fits(rule: &LimitRule) -> Result<u64, Unfit> {
+    let LimitKind::Rate { burst, .. } = rule.spec.kind else { return Err(Unfit::Kind) };
+    if rule.spec.by == Unit::Weight {
+        Err(Unfit::Weight)
+    } else if rule.spec.of == Counting::Offered {
+        Err(Unfit::Offered)
+    } else if rule.spec.candidate {
+        Err(Unfit::Candidate)
+    } else if rule.before.is_empty() {
+        Ok(burst)
+    } else {
+        Err(Unfit::Reloaded)
+    }
+}
+
+/// The words of a charge. Those of a lease are all of named scopes.
+fn row(charge: &Charge) -> Option<Row<'_>> {
+    match &charge.at {
+        Charged::Named(charges) => charges.row(0),
+        Charged::Key(..) => None,
+    }
+}
