@@ -266,13 +266,14 @@ mod tests {
                     for (times, count) in (1..).zip(all) {
                         (0..times * 10).for_each(|_| counts.up(count));
                     }
+                    (0..10).for_each(|_| counts.forfeited(7));
                 });
             }
         });
         let read = counts.read();
         let simple = [read.good, read.slow, read.fault, read.dropped, read.blocked, read.throttled];
         assert_eq!(simple, [120, 240, 360, 480, 600, 720]);
-        assert_eq!(read.shadowed, 840);
+        assert_eq!((read.shadowed, read.forfeited), (840, 840));
         assert_eq!((read.enforced[0], read.enforced[7]), (960, 1_080));
         assert_eq!((read.detected[0], read.detected[7]), (1_200, 1_320));
         assert_eq!(read.enforced[1..7], [0; 6]);

@@ -19,28 +19,34 @@ use crate::time::{Mono, Span};
 /// Calls of one route charged in advance, for one thread that makes many: it decides as [`Breaker::admit`] does, and comes to the
 /// rate's word, which all threads write, once for many calls.
 ///
-/// Every call looks at the gates of `/`, its group and its route as always, so a kill or a trip is seen by the very next one. What is
-/// leased is the charge. The first call charges for itself alone; a lease that uses up what it charged within half of `keep`
-/// charges twice as much next time, up to `calls` and up to the smallest burst. Where so many do not fit, that call is decided the exact
-/// way, which refuses, trips and tells the exact wait by what is charged, and the next time half as many are asked for.
+/// What is leased is the charge, and no gate: every call looks at those of `/`, its group and its route, so a kill or a trip is seen by the
+/// very next one. Where a gate has anything to say (a block, a probation, an operator's mode) the call is decided without the lease.
 ///
-/// # What it costs
+/// The first call charges for itself alone. A lease that uses up within half of `keep` what it charged doubles it the next time, up to
+/// `calls` and to the smallest burst. Where so many do not fit, that call is decided without the lease, which refuses, trips and tells the
+/// exact wait by all that is charged, and half as many are asked for the next time.
 ///
-/// Every call that passes was charged, and at most `keep` before. So in any interval t those that pass, of all leases and of calls without one,
-/// are at most `burst + rate × (t + keep)`, and at most `burst + rate × t + leases × (calls − 1)`: with `keep` of zero, or leases of one
-/// call, the exact bound. Time is here, for each lease, the latest that it was told.
+/// # What passes at most
 ///
-/// What was charged and not used within `keep` is forfeited, never given back, and so is the rest when the lease is dropped. A call is
-/// refused only where the rate has no room beside all that was charged: what passed, what lies in leases (less than `calls` in each) and
-/// what was forfeited. A lease has at no time more lying and forfeited together than it let pass in all, so with few calls it may grant
-/// half of what it charges, but never less; and a limit that trips may trip that much early. A thread that makes calls at an even pace
-/// forfeits next to nothing, and one that makes less than two within `keep` gains nothing either: it charges nearly every call by itself.
+/// A call that passes was charged at most `keep` before it. So in any interval t what passes, by leases and without, is at most
+/// `burst + rate × (t + keep)`, and at most `burst + rate × t + leases × (calls − 1)`, over the leases there are when it begins, of all routes
+/// that the rate charges. With `keep` of zero, or `calls` of one, that is the bound without leases. If the readings of a clock run back by x, t is
+/// longer by x.
 ///
-/// # What ends with it
+/// # What is refused
 ///
-/// Its permits are like any other, and outlive it: they settle, send and detach. To give one back, or to drop it, gives the rate nothing
-/// back, as always with a rate of calls. After a reload the lease goes on by the policy that it was made with, as calls by that policy do:
-/// drop it and take one of the new policy.
+/// What is not used within `keep` is forfeited, never given back; so is what is left when the lease is dropped. The rate refuses
+/// when it has no room beside all that was charged: what passed, what lies in leases (in each less than `calls`) and what was forfeited. Of
+/// what a lease charged, never more lies there and was forfeited than what passed by it: calls that come in gusts may cost the rate twice what
+/// they are, and a limit that trips may trip that much early. (With several limits, a lot charged to one of them while another thread
+/// took the room of the next may be forfeited besides.) Calls at an even pace forfeit next to nothing. Calls more than half of `keep` apart are
+/// charged each by itself, and gain nothing.
+///
+/// # Permits and reloads
+///
+/// Its permits are like any other: they settle, send, detach, and outlive it. To drop one or to give it back gives the rate nothing back, as
+/// always with a rate of calls. After a reload a lease goes on by its own policy, as calls by that policy do, and keeps it in use: drop it,
+/// and take one of the new policy.
 pub struct Lease<'a> {
     breaker: &'a Breaker,
     policy: &'a Policy,
@@ -223,9 +229,9 @@ impl<'a> Lease<'a> {
 
     /// Charges for a call, and for some more. False if they do not fit: then nothing is charged, and the stock is empty.
     ///
-    /// A charge is never more than twice what the one before it let pass. Hence what lies here and what was forfeited, together, are
-    /// never more than what passed: let the charges be c₁ = 1, c₂, … and u₁, u₂, … what passed by each. All charges up to the last
-    /// are at most 1 + 2 × (u₁ + … + uₙ₋₁), and uₙ is at least 1.
+    /// A lot is never more than twice what the one before it let pass. Hence what lies here and what was forfeited, together, are
+    /// never more than what passed: let u₁, u₂, … be what passed by the lots up to the last, the n-th. The first was of one, so all of
+    /// them are at most 1 + 2 × (u₁ + … + uₙ₋₁), and uₙ is at least 1.
     fn restock(&mut self, now: Mono) -> bool {
         let used = self.size.saturating_sub(self.stock);
         let wanted = if self.stock > 0 {
@@ -348,7 +354,7 @@ impl fmt::Display for Unfit {
             Unfit::Offered => "counts offered calls; count admitted ones",
             Unfit::Candidate => "is a candidate; make it live or drop it",
             Unfit::Reloaded => {
-                "was changed by a reload; once the older policy is gone, compile the same spec again"
+                "was changed by a reload, and an older policy still counts; compile the same spec again later"
             }
         })
     }
