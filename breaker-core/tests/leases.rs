@@ -292,7 +292,7 @@ fn eight_threads_with_leases_share_two_bursts() {
     let burst = if cfg!(miri) { 300 } else { 100_000 };
     let breaker = breaker();
     let rate = |burst| LimitSpec::rate(1, Span::from_secs(3_600), burst);
-    let both = spec(scope(vec![rate(burst + 50)]), scope(vec![rate(burst)]));
+    let both = spec(scope(vec![rate(burst)]), scope(vec![rate(burst + 50)]));
     let policy = breaker.compile(&both).unwrap();
     let start = Barrier::new(8);
     let (passed, given_up) = std::thread::scope(|threads| {
@@ -344,6 +344,26 @@ fn a_lot_follows_what_is_used() {
     assert!(late.is_allowed());
     assert_eq!((lease.stock(), lease.counts()), (0, counts(35, 30, 5)));
     assert_eq!(breaker.counts(&policy, &orders()).unwrap().forfeited, 5);
+}
+
+/// Goal: the bound by time is all but reached by a lot that is used at the last instant, and a lot that is older adds nothing.
+#[test]
+fn the_bound_by_time_is_reached_and_not_passed() {
+    let (cost, burst, keep) = (10, 32, 100);
+    let passed: Vec<u64> = (0..300)
+        .map(|wait| {
+            let rate = LimitSpec::rate(1, Span::from_nanos(cost), burst);
+            let (breaker, policy) = house(scope(vec![rate]));
+            let mut lease = lease(&breaker, &policy, 16, keep);
+            (0..31).for_each(|_| assert!(lease.admit(at(0)).is_allowed()));
+            assert!(lease.admit(at(1_000)).is_allowed());
+            assert_eq!(lease.stock(), 15);
+            (0..).take_while(|_| lease.admit(at(1_000 + wait)).is_allowed()).count() as u64
+        })
+        .collect();
+    let most = burst + keep / cost;
+    assert!(passed.iter().all(|passed| *passed <= most), "{passed:?}");
+    assert_eq!((passed[100], passed[101], passed[299]), (most - 1, 26, burst));
 }
 
 /// Goal: what still lies in a lease when it is dropped is forfeited: counted, and not given back.
@@ -594,4 +614,126 @@ fn a_lease_may_move_to_its_thread() {
     }
     let (breaker, policy) = house(scope(vec![LimitSpec::rate(1, SECOND, 10)]));
     assert!(moves(lease(&breaker, &policy, 8, 100)).admit(at(0)).is_allowed());
+}
+
+/// One step of a life: what is done, to which lease or scope, by what kind, and how many milliseconds later.
+type Deed = (u8, usize, u8, u64);
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let what = prop_oneof![12 => Just(0_u8), 3 => Just(1_u8), 1 => 2_u8..7];
+    let later = prop_oneof![5 => 0_u64..20, 1 => 0_u64..600];
+    prop::collection::vec((what, 0_usize..3, any::<u8>(), later), 1..250)
+}
+
+const fn outcome(kind: u8) -> Outcome {
+    match kind % 3 {
+        0 => Outcome::Good,
+        1 => Outcome::Slow,
+        _ => Outcome::Fault,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Goal: beside a breaker without leases, which admits as many calls as a lot was charged for: through kills, lifts, trips, probes,
+    /// resets and modes every gate stands the same, every call that no lot decides is answered the same to the letter, and no lot decides a call
+    /// while a gate has anything to say.
+    #[test]
+    fn beside_a_twin_without_leases_all_else_is_the_same(
+        cost in 1_u64..40, burst in 1_u64..20, trips in any::<bool>(), calls in 1_u32..20,
+        keep in 0_u64..1_000, deeds in deeds(),
+    ) {
+        let limit = LimitSpec::rate(1, Span::from_millis(cost), burst);
+        let limit = if trips { limit.tripping() } else { limit };
+        let (own, policy) = house(scope(vec![limit.clone()]));
+        let (twin, rules) = house(scope(vec![limit]));
+        let paths = [path("/"), path("/pay"), orders()];
+        let mut leases = [0; 3].map(|_| lease(&own, &policy, calls, keep * 1_000_000));
+        let (mut out, mut stamps, mut millis) = (Vec::new(), Vec::new(), 0);
+        for (what, which, kind, later) in deeds {
+            millis += later;
+            let now = at(millis * 1_000_000);
+            match what {
+                0 => {
+                    let before = leases[which].counts();
+                    let said = leases[which].admit(now);
+                    let after = leases[which].counts();
+                    let lot = after.charged - before.charged;
+                    if after.admitted > before.admitted {
+                        let permit = allowed(said);
+                        prop_assert!(!permit.is_probe() && permit.shadowed().is_none());
+                        for path in &paths {
+                            let standing = twin.standing(&rules, path, now).unwrap();
+                            prop_assert_eq!(
+                                (standing.state, standing.mode),
+                                (State::Armed, Mode::Enforce)
+                            );
+                        }
+                        (0..lot).for_each(|_| drop(allowed(twin.admit(&rules, call(&rules), now))));
+                        out.push((permit, None));
+                        continue;
+                    }
+                    prop_assert_eq!(lot, 0);
+                    match (said, twin.admit(&rules, call(&rules), now)) {
+                        (Verdict::Allow(permit), Verdict::Allow(other)) => {
+                            prop_assert_eq!(permit.is_probe(), other.is_probe());
+                            prop_assert_eq!(permit.shadowed(), other.shadowed());
+                            out.push((permit, Some(other)));
+                        }
+                        (Verdict::Deny(denial), Verdict::Deny(other)) => {
+                            prop_assert_eq!(denial, other);
+                        }
+                        (said, other) => prop_assert!(false, "{said:?} beside {other:?}"),
+                    }
+                }
+                1 if !out.is_empty() => {
+                    let (permit, other) = out.remove(usize::from(kind) % out.len());
+                    if kind < 200 {
+                        let moved = permit.settle(outcome(kind), now);
+                        let other = other.is_some_and(|other| other.settle(outcome(kind), now));
+                        prop_assert_eq!(moved, other);
+                    }
+                }
+                2 => {
+                    let kill = |breaker: &Breaker, policy| {
+                        breaker.kill(policy, &paths[which], KillLevel::Halt, now).unwrap()
+                    };
+                    stamps.push((kill(&own, &policy), kill(&twin, &rules)));
+                }
+                3 | 4 if !stamps.is_empty() => {
+                    let to = if kind < 128 { LiftTo::Armed } else { LiftTo::HalfOpen };
+                    let (stamp, other) = stamps.remove(usize::from(kind) % stamps.len());
+                    let lifted = own.lift(&policy, stamp, to, now);
+                    prop_assert_eq!(lifted, twin.lift(&rules, other, to, now));
+                }
+                5 => {
+                    let path = &paths[which];
+                    let done = own.trip(&policy, path, now);
+                    prop_assert_eq!(done, twin.trip(&rules, path, now));
+                }
+                _ => {
+                    let path = &paths[which];
+                    let mode = [None, Some(Mode::Shadow), Some(Mode::Enforce)];
+                    if let Some(mode) = mode.get(usize::from(kind % 4)) {
+                        own.set_mode(&policy, path, *mode, now).unwrap();
+                        twin.set_mode(&rules, path, *mode, now).unwrap();
+                    } else {
+                        prop_assert_eq!(
+                            own.reset(&policy, path, now),
+                            twin.reset(&rules, path, now)
+                        );
+                    }
+                }
+            }
+            for path in &paths {
+                prop_assert_eq!(
+                    own.standing(&policy, path, now),
+                    twin.standing(&rules, path, now)
+                );
+            }
+            let now = millis * 1_000_000;
+            prop_assert_eq!(used(&own, &policy, now), used(&twin, &rules, now));
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::cell::Gate;
 use crate::charges::{Row, Taken};
 use crate::facts::{Class, Mode};
 use crate::gate::Word;
+use crate::limit::Limit;
 use crate::permit::Verdict;
 use crate::policy::{
     Charge, Charged, Counting, LimitKind, LimitRule, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy,
@@ -243,7 +244,7 @@ impl<'a> Lease<'a> {
             used
         };
         (self.stock, self.size) = (0, wanted.clamp(1, self.most));
-        if !self.charge(now) {
+        if !self.has_room(now) || !self.take_all(now) {
             // Not to be doubled before it has fit.
             (self.size, self.brisk) = (self.size / 2, Mono::ZERO);
             return false;
@@ -255,31 +256,39 @@ impl<'a> Lease<'a> {
         true
     }
 
-    /// Charges all limits for a whole lot, or none: all are looked at first, since a race that is lost after that may forfeit the lot.
-    fn charge(&mut self, now: Mono) -> bool {
+    /// Whether all limits have room for a whole lot. Looked at before the first is charged, since a lot that one of them takes after all may
+    /// not be undone.
+    fn has_room(&self, now: Mono) -> bool {
         let amount = u64::from(self.size);
-        let rows = || self.charges.iter().filter_map(|charge| Some((charge.limit, row(charge)?)));
-        if rows().any(|(limit, row)| row.peek(limit, amount, now).is_err()) {
-            return false;
-        }
+        self.rows().all(|(limit, row)| row.peek(limit, amount, now).is_ok())
+    }
+
+    /// Charges all limits for a whole lot, or none.
+    fn take_all(&mut self, now: Mono) -> bool {
+        let amount = u64::from(self.size);
         let mut taken = [Taken::default(); MAX_SHORT];
-        let mut left = false;
-        for (at, ((limit, row), slot)) in rows().zip(&mut taken).enumerate() {
-            match row.take(limit, amount, now) {
-                Ok(done) => *slot = done,
-                Err(_) => {
-                    for ((_, row), taken) in rows().zip(taken).take(at) {
-                        left |= !row.undo_plain(taken);
-                    }
-                    if left {
-                        self.counts.charged = self.counts.charged.saturating_add(amount);
-                        self.forfeit(self.size);
-                    }
-                    return false;
-                }
-            }
+        for (at, ((limit, row), slot)) in self.rows().zip(&mut taken).enumerate() {
+            let Ok(done) = row.take(limit, amount, now) else {
+                self.take_back(taken.into_iter().take(at));
+                return false;
+            };
+            *slot = done;
         }
         true
+    }
+
+    /// Undoes what the first limits were charged for a lot; if one cannot, the lot is forfeited.
+    fn take_back(&mut self, taken: impl Iterator<Item = Taken>) {
+        // All of them, whatever becomes of the first.
+        if self.rows().zip(taken).filter(|((_, row), taken)| !row.undo_plain(*taken)).count() > 0 {
+            self.counts.charged = self.counts.charged.saturating_add(u64::from(self.size));
+            self.forfeit(self.size);
+        }
+    }
+
+    /// The limits and their words.
+    fn rows(&self) -> impl Iterator<Item = (Limit, Row<'a>)> + use<'a> {
+        self.charges.iter().filter_map(|charge| Some((charge.limit, row(charge)?)))
     }
 
     fn forfeit(&mut self, calls: u32) {
@@ -408,5 +417,61 @@ fn row(charge: &Charge) -> Option<Row<'_>> {
     match &charge.at {
         Charged::Named(charges) => charges.row(0),
         Charged::Key(..) => None,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Breaker, LeaseCounts};
+    use crate::breaker::{Call, Capacity, Seed};
+    use crate::facts::Class;
+    use crate::policy::{GroupSpec, LimitSpec, PolicySpec, RouteSpec, ScopeSpec};
+    use crate::scope::Scope;
+    use crate::time::{Mono, Span};
+
+    /// Goal: a lot that the wider limit has no room for after all is taken back from the narrower one; where somebody charged that since,
+    /// it is forfeited and counted.
+    #[test]
+    fn a_lost_race_is_undone_or_counted() {
+        let now = Mono::from_nanos(1_000_000_000_000);
+        let scope = |count, burst| {
+            let limits = vec![LimitSpec::rate(count, Span::from_secs(1), burst)];
+            ScopeSpec { limits, ..ScopeSpec::default() }
+        };
+        let route = |name: &str| {
+            let (name, group) = (name.to_owned(), "g".to_owned());
+            RouteSpec { name, group, class: Class::Normal, scope: scope(2, 9) }
+        };
+        let spec = PolicySpec {
+            groups: vec![GroupSpec { name: "g".to_owned(), scope: scope(1, 10) }],
+            routes: vec![route("a"), route("b")],
+            ..PolicySpec::default()
+        };
+        let breaker = Breaker::new(Capacity { scopes: 4, keys: 0 }, Seed([1, 2]));
+        let policy = breaker.compile(&spec).unwrap();
+        let call = |path: &str| Call::new(policy.route(&Scope::parse(path).unwrap()).unwrap());
+        let used = || {
+            ["/g/a", "/g"].map(|path| {
+                let usage = breaker.usage(&policy, &Scope::parse(path).unwrap(), now).unwrap();
+                usage.first().unwrap().used
+            })
+        };
+        for _ in 0..7 {
+            assert!(breaker.admit(&policy, call("/g/b"), now).is_allowed());
+        }
+        let mut lease = breaker.lease(&policy, call("/g/a").route, 8, Span::from_secs(1)).unwrap();
+        lease.size = 4;
+        assert!(!lease.has_room(now));
+        assert!(!lease.take_all(now), "the group has room for three");
+        assert_eq!((used(), lease.counts()), ([0, 7], LeaseCounts::default()));
+        let (limit, row) = lease.rows().next().unwrap();
+        let taken = row.take(limit, 4, now).unwrap();
+        assert!(breaker.admit(&policy, call("/g/a"), now).is_allowed());
+        lease.take_back([taken].into_iter());
+        let lost = LeaseCounts { charged: 4, admitted: 0, forfeited: 4 };
+        assert_eq!((used(), lease.counts()), ([5, 8], lost));
+        lease.size = 2;
+        assert!(lease.has_room(now) && lease.take_all(now));
+        assert_eq!(used(), [7, 10]);
     }
 }
