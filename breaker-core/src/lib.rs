@@ -40,11 +40,11 @@ mod tally;
 pub mod time;
 
 pub use breaker::{
-    Breaker, Call, Capacity, DimensionUsage, Gates, KeyUsage, Lease, LeaseCounts, LeaseError,
-    LimitUsage, Missed, OrderError, Restart, Restored, Saved, SavedCause, SavedCharge,
-    SavedDimension, SavedGate, SavedKey, SavedLimit, SavedScope, SavedState, SavedWhole,
-    ScopeOrKey, Seed, Stamp, Standing, Unfit, Why,
+    Breaker, Call, Capacity, DimensionUsage, Gates, KeyUsage, LimitUsage, Missed, OrderError,
+    Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
+    SavedLimit, SavedScope, SavedState, SavedWhole, ScopeOrKey, Seed, Stamp, Standing, Why,
 };
+pub use breaker::{Lease, LeaseCounts, LeaseError, Unfit};
 #[cfg(all(feature = "std", not(loom)))]
 pub use clock::{ClockSource, MonotonicClock};
 pub use counts::ScopeCounts;

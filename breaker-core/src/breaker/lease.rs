@@ -423,11 +423,11 @@ fn row(charge: &Charge) -> Option<Row<'_>> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::{Breaker, LeaseCounts};
-    use crate::breaker::{Call, Capacity, Seed};
     use crate::facts::Class;
     use crate::policy::{GroupSpec, LimitSpec, PolicySpec, RouteSpec, ScopeSpec};
     use crate::scope::Scope;
     use crate::time::{Mono, Span};
+    use crate::{Call, Capacity, Seed};
 
     /// Goal: a lot that the wider limit has no room for after all is taken back from the narrower one; where somebody charged that since,
     /// it is forfeited and counted.
