@@ -3,6 +3,7 @@
 mod decide;
 mod finish;
 mod gates;
+mod lease;
 mod look;
 mod orders;
 mod registry;
@@ -11,6 +12,7 @@ mod short;
 mod standing;
 
 pub use self::gates::Gates;
+pub use self::lease::{Lease, LeaseCounts, LeaseError, Unfit};
 pub use self::orders::{OrderError, Stamp};
 pub use self::restore::{
     Missed, Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,

@@ -208,11 +208,11 @@ impl Row<'_> {
         self.swap_plain(self.head.load(Ordering::Relaxed), plain, now)
     }
 
-    /// Undoes what [`Row::take_plain`] charged, exactly or not at all.
-    pub(crate) fn undo_plain(self, taken: Taken) {
+    /// Undoes what [`Row::take_plain`] charged, exactly or not at all; whether it did.
+    pub(crate) fn undo_plain(self, taken: Taken) -> bool {
         // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
         let order = Ordering::Relaxed;
-        let _ = self.head.compare_exchange(taken.after, taken.before, order, order);
+        self.head.compare_exchange(taken.after, taken.before, order, order).is_ok()
     }
 
     /// As [`Row::take_plain`], of a word that several threads may want without pause: they take turns at it, see [`turns`].
@@ -263,7 +263,7 @@ impl Row<'_> {
         match limit {
             Limit::Rate(rate) => {
                 if rate.can_undo() {
-                    self.undo_plain(taken);
+                    let _ = self.undo_plain(taken);
                 }
             }
             Limit::Window(_) => {}

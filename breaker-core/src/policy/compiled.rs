@@ -345,7 +345,7 @@ impl Lone {
 
 impl Charge {
     /// Its bit.
-    fn bit(&self) -> u64 {
+    pub(crate) fn bit(&self) -> u64 {
         limit_bit(self.seat, u32::from(self.index))
     }
 
