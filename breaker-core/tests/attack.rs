@@ -6,8 +6,8 @@ use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
     KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Missing, Mode, Mono, Newcomers, OrderError,
     Outcome, Permit, Policy, PolicySpec, Ratio, Recover, Repeat, Restart, RouteSpec, SavedWhole,
-    Scope, ScopeSpec, Seed, Settlement, ShareOf, Span, Spread, State, Streak, Surge, Sweeper,
-    Verdict,
+    Scope, ScopeSpec, Seed, Settlement, ShareOf, Span, Spread, State, Streak, Surge, SurgeWindow,
+    Sweeper, Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -1365,4 +1365,111 @@ fn a_kill_of_a_key_beside_a_plain_one_holds() {
     assert_eq!(house.breaker.look(&permit.pass(), at(3)).unwrap_err().cause, killed);
     assert_eq!(house.send(call(b"x"), at(3)).unwrap_err().cause, killed);
     assert!(house.send(call(b"y"), at(3)).is_ok());
+}
+
+/// Goal: what a reload cannot know of a limit's past counts as passed, and trips nobody: a window that holds more than its past does, and a rate
+/// that is refilled more slowly. What is too much by their own charges trips again once they could have forgotten the rest.
+#[test]
+fn what_a_reload_takes_for_passed_trips_nobody() {
+    let cases = [
+        (LimitSpec::window(10, SECOND), LimitSpec::window(20, SECOND), 10, 20),
+        (LimitSpec::window(10, SECOND), LimitSpec::window(20, Span::from_secs(2)), 10, 20),
+        (LimitSpec::rate(10, SECOND, 10), LimitSpec::rate(5, SECOND, 10), 2, 10),
+    ];
+    for (was, is, before, bound) in cases {
+        let house_of = |limit: &LimitSpec| {
+            let limits = || vec![limit.clone().named("pace").tripping()];
+            let group = ScopeSpec { keys: vec![key(limits())], ..ScopeSpec::default() };
+            spec(group, ScopeSpec { limits: limits(), ..ScopeSpec::default() })
+        };
+        let mut house = House::new(&house_of(&was), 16);
+        assert_eq!(house.pass(house.of("a"), before, at(0)), before);
+        house.policy = house.breaker.recompile(&house_of(&is), at(300)).unwrap();
+        let (path, key) = ("/desk/orders", "/desk/account=a");
+        assert!(house.pass(house.of("a"), bound, at(301)) < bound - before, "{is:?}");
+        assert_eq!(house.state(key, at(301)), State::Armed, "{is:?}");
+        house.pass(house.of("b"), bound, at(301));
+        assert_eq!(house.state(path, at(301)), State::Armed, "{is:?}");
+        for later in [1_000, 6_000] {
+            // What the limit was is charged beside it no longer.
+            house.policy = house.breaker.recompile(&house_of(&is), at(later)).unwrap();
+        }
+        assert_eq!(house.pass(house.of("a"), bound + 1, at(9_000)), bound, "{is:?}");
+        assert_eq!(house.state(key, at(9_000)), State::Tripped, "{is:?}");
+        house.pass(house.of("b"), 1, at(9_000));
+        assert_eq!(house.state(path, at(9_000)), State::Tripped, "{is:?}");
+    }
+}
+
+/// Goal: a bound that is lowered after a crash makes nobody answer for what started spent by the larger one: a key's, nor a scope's, by the same
+/// measure or by another.
+#[test]
+fn a_bound_lowered_after_a_crash_trips_nobody() {
+    for (is, free) in
+        [(LimitSpec::rate(1, SECOND, 10), 90), (LimitSpec::rate(1, Span::from_secs(2), 10), 182)]
+    {
+        let house_of = |limit: &LimitSpec| {
+            let limits = || vec![limit.clone().tripping()];
+            let group = ScopeSpec { keys: vec![key(limits())], ..ScopeSpec::default() };
+            spec(group, ScopeSpec { limits: limits(), ..ScopeSpec::default() })
+        };
+        let was = house_of(&LimitSpec::rate(1, SECOND, 100));
+        let first = House::new(&was, 16);
+        first.send(first.of("a"), at(0)).unwrap();
+        let saved = first.breaker.save(&first.policy, at(0));
+        let mut house = House::new(&was, 16);
+        house.breaker.restore(&house.policy, &saved, Restart::Crash, at(1_000));
+        assert_eq!(house.pass(house.of("a"), 1, at(1_000)), 0);
+        house.policy = house.breaker.recompile(&house_of(&is), at(1_000)).unwrap();
+        for seconds in 1..free + 8 {
+            house.pass(house.of("a"), 9, at(seconds * 1_000 + 1_000));
+            house.pass(house.of("b"), 9, at(seconds * 1_000 + 1_000));
+            for path in ["/desk/orders", "/desk/account=a", "/desk/account=b"] {
+                assert_eq!(
+                    house.state(path, at(seconds * 1_000 + 1_000)),
+                    State::Armed,
+                    "{is:?} {path} {seconds}"
+                );
+            }
+        }
+    }
+}
+
+/// Goal: a look at a call of a newcomer whose limits would start spent names the limit that the call is told.
+#[test]
+fn a_look_at_who_starts_spent_names_the_same_limit() {
+    let limits =
+        vec![LimitSpec::window(3, SECOND).tripping(), LimitSpec::window(5, Span::from_secs(2))];
+    let all = keyed(key(limits));
+    let saved = House::new(&all, 16);
+    let saved = saved.breaker.save(&saved.policy, at(0));
+    let house = House::new(&all, 16);
+    house.breaker.restore(&house.policy, &saved, Restart::Crash, at(1_000));
+    let looked = house.breaker.peek(&house.policy, house.of("a"), at(1_001));
+    assert_eq!(looked, house.send(house.of("a"), at(1_001)));
+    assert!(looked.is_err());
+}
+
+/// Goal: the same of a restart with other numbers than those of the save.
+#[test]
+fn what_a_restore_takes_for_passed_trips_nobody() {
+    let house_of = |limit: LimitSpec| {
+        let limits = || vec![limit.clone().named("pace").tripping()];
+        let group = ScopeSpec { keys: vec![key(limits())], ..ScopeSpec::default() };
+        House::new(&spec(group, ScopeSpec { limits: limits(), ..ScopeSpec::default() }), 16)
+    };
+    let first = house_of(LimitSpec::rate(10, SECOND, 10));
+    assert_eq!(first.pass(first.of("a"), 2, at(0)), 2);
+    let saved = first.breaker.save(&first.policy, at(100));
+    let house = house_of(LimitSpec::rate(5, SECOND, 10));
+    let told = house.breaker.restore(&house.policy, &saved, Restart::Clean, at(10_000));
+    assert!(told.missed.is_empty(), "{told:?}");
+    for call in [house.of("a"), house.of("b")] {
+        assert!(house.pass(call, 9, at(10_001)) < 9);
+        for path in ["/desk/orders", "/desk/account=a", "/desk/account=b"] {
+            assert_eq!(house.state(path, at(10_001)), State::Armed, "{path}");
+        }
+    }
+    assert_eq!(house.pass(house.of("a"), 11, at(12_001)), 10);
+    assert_eq!(house.state("/desk/account=a", at(12_001)), State::Tripped);
 }

@@ -746,8 +746,16 @@ impl<'a> Seat<'a> {
         let trips = rule.spec.on_breach == OnBreach::Trip
             && known
             && self.gate.is_some()
+            && !self.starts_spent(rule, now)
             && !rule.is_spent(table, self.cell, now);
         Breach { limit, wait, trips }
+    }
+
+    /// Whether a limit of a newcomer would be spent.
+    fn starts_spent(&self, rule: &LimitRule, now: Mono) -> bool {
+        let starts = |memory: &Memory, limit: Limit| self.starts_at(memory, limit, now).is_some();
+        let mut before = rule.before.iter();
+        starts(&rule.memory, rule.limit) || before.any(|was| starts(&was.memory, was.limit))
     }
 
     fn refused(&self, breach: Breach) -> Denial {
