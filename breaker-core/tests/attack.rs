@@ -1294,3 +1294,75 @@ fn a_reload_to_a_shorter_limit_trips_nobody_for_a_crash() {
     assert_eq!(house.state("/desk/orders", at(3_000)), State::Tripped);
     drop(older);
 }
+
+/// Goal: a call that a wider scope's only limit refuses is counted at its route too, and one that is refused by a look once.
+#[test]
+fn a_refusal_is_counted_at_the_route() {
+    let limits = vec![LimitSpec::window(1, SECOND)];
+    let group = ScopeSpec { limits, ..ScopeSpec::default() };
+    let house = House::new(&spec(group, ScopeSpec::default()), 16);
+    let orders = scope("/desk/orders");
+    let counts = || house.breaker.counts(&house.policy, &orders).unwrap();
+    assert_eq!(house.pass(house.orders(), 4, at(0)), 1);
+    assert_eq!((counts().throttled, counts().blocked), (3, 0));
+    house.breaker.kill(&house.policy, &orders, KillLevel::Halt, at(1)).unwrap();
+    let gates = house.policy.gates(house.policy.route(&orders).unwrap()).unwrap();
+    let killed = Some(Cause::Killed(KillLevel::Halt));
+    assert_eq!(
+        (gates.blocked(), house.breaker.blocked(&house.policy, &house.orders())),
+        (killed, killed)
+    );
+    assert_eq!(counts().blocked, 0, "who only asks is not refused");
+    assert_eq!(gates.refuse(), killed);
+    assert_eq!(house.breaker.refuse_blocked(&house.policy, &house.orders()), killed);
+    assert_eq!((counts().throttled, counts().blocked), (3, 2));
+}
+
+/// Goal: a look that asks only for blocks without an end says of every mode, the policy's or an operator's, what a decision says; a kill has none.
+#[test]
+fn a_lasting_block_heeds_the_mode() {
+    let manual = Recover::Manual { probes: 1 };
+    for mode in [Mode::Enforce, Mode::Shadow] {
+        for order in [None, Some(Mode::Enforce), Some(Mode::Shadow)] {
+            for killed in [false, true] {
+                let orders = ScopeSpec { mode, recover: manual, ..ScopeSpec::default() };
+                let house = House::new(&spec(ScopeSpec::default(), orders), 16);
+                let path = scope("/desk/orders");
+                house.breaker.trip(&house.policy, &path, at(0)).unwrap();
+                if killed {
+                    house.breaker.kill(&house.policy, &path, KillLevel::Halt, at(0)).unwrap();
+                }
+                if order.is_some() {
+                    house.breaker.set_mode(&house.policy, &path, order, at(0)).unwrap();
+                }
+                let enforced = order.unwrap_or(mode) == Mode::Enforce;
+                let cause = match (killed, enforced) {
+                    (true, _) => Some(Cause::Killed(KillLevel::Halt)),
+                    (false, true) => Some(Cause::Tripped(By::Hand)),
+                    (false, false) => None,
+                };
+                let told = house.send(house.orders(), at(1)).err().map(|denial| denial.cause);
+                let looked = house.breaker.blocked(&house.policy, &house.orders());
+                assert_eq!((told, looked), (cause, cause), "{mode:?} {order:?} {killed}");
+            }
+        }
+    }
+}
+
+/// Goal: a key that charges one rate is not decided in line where its calls have another key beside it, though that charges nothing: a kill of
+/// the other holds.
+#[test]
+fn a_kill_of_a_key_beside_a_plain_one_holds() {
+    let other = KeySpec { name: "symbol".into(), ..KeySpec::default() };
+    let keys = vec![key(vec![LimitSpec::rate(9, SECOND, 9)]), other];
+    let house =
+        House::new(&spec(ScopeSpec { keys, ..ScopeSpec::default() }, ScopeSpec::default()), 64);
+    let call = |symbol: &[u8]| house.of("a").with_key(1, house.breaker.hash(symbol));
+    assert!(house.send(call(b"x"), at(0)).is_ok());
+    let permit = house.permit(call(b"x"), at(1));
+    house.breaker.kill(&house.policy, &scope("/desk/symbol=x"), KillLevel::Halt, at(2)).unwrap();
+    let killed = Cause::Killed(KillLevel::Halt);
+    assert_eq!(house.breaker.look(&permit.pass(), at(3)).unwrap_err().cause, killed);
+    assert_eq!(house.send(call(b"x"), at(3)).unwrap_err().cause, killed);
+    assert!(house.send(call(b"y"), at(3)).is_ok());
+}
