@@ -2,7 +2,7 @@
 
 use super::Worker;
 use super::handle::handle;
-use super::headers::Peer;
+use super::peer::Peer;
 use super::upstream::duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
