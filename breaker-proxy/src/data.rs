@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod counts;
+pub mod doors;
 pub mod flight;
 pub mod front;
 pub mod handle;
@@ -16,6 +17,7 @@ use crate::ports::Clock;
 use crate::snapshot::Current;
 use breaker_core::{Breaker, Sender, Senders};
 use counts::Shard;
+use doors::Doors;
 use names::Names;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -60,6 +62,8 @@ pub struct Plane {
     pub draining: AtomicBool,
     /// Client connections over all workers.
     pub connections: AtomicU64,
+    /// The ways in to the workers.
+    pub doors: &'static Doors,
     /// The address of the built-in origin, where a route uses it.
     pub origin: Option<std::net::SocketAddr>,
 }
@@ -83,6 +87,8 @@ impl Plane {
 pub struct Worker {
     /// What it shares with the others.
     pub plane: &'static Plane,
+    /// Which of the workers it is.
+    pub index: usize,
     /// Its shard of the counters.
     pub shard: &'static Shard,
     /// Its mark.
@@ -137,6 +143,7 @@ impl Worker {
     pub fn new(plane: &'static Plane, index: usize) -> Option<Rc<Worker>> {
         Some(Rc::new(Worker {
             plane,
+            index,
             shard: plane.shards.get(index)?,
             sender: plane.senders.sender(index)?,
             pools: upstream::Pools::default(),
