@@ -163,7 +163,8 @@ impl Breaker {
         used
     }
 
-    /// Overrides a scope's or key's mode until it is reset; `None` gives it back to the policy.
+    /// Overrides a scope's or key's mode until it is reset; `None` gives it back to the policy. It is the mode of this gate alone:
+    /// what hangs from a scope, its keys too, goes on as it was.
     ///
     /// # Errors
     /// `UnknownScope`, or `NoRoom` for a key.
