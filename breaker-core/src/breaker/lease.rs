@@ -320,7 +320,9 @@ impl fmt::Debug for Lease<'_> {
 impl fmt::Display for LeaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LeaseError::Foreign => f.write_str("the policy is another breaker's"),
+            LeaseError::Foreign => {
+                f.write_str("the policy is another breaker's; use one that this breaker compiled")
+            }
             LeaseError::Stale => {
                 f.write_str("the route is not one of this policy; ask it for its own")
             }
