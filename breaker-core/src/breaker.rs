@@ -19,15 +19,13 @@ pub use self::restore::{
 pub use self::standing::{DimensionUsage, KeyUsage, LimitUsage, ScopeOrKey, Standing};
 
 use std::fmt;
-use std::hash::Hasher;
 use std::sync::{Arc, OnceLock};
-
-use siphasher::sip::SipHasher13;
 
 use self::registry::Registry;
 use crate::cell::{Cell, Dirty, Gate, Moved};
 use crate::facts::{Cause, Denial, Place};
 use crate::gate::{Input, TripRule, Word};
+use crate::hashes::{Hashes, Seed};
 use crate::keys::{Table, cells_for};
 use crate::permit::{KeySeat, Verdict};
 use crate::policy::{
@@ -46,11 +44,6 @@ pub struct Capacity {
     pub keys: u32,
 }
 
-/// 128 random bits for the keys' hashes. The embedder provides them: the core has no random
-/// source, and whoever knows them can make keys collide.
-#[derive(Clone, Copy)]
-pub struct Seed(pub [u64; 2]);
-
 /// Every cell there will ever be. Policies come and go; this stays.
 pub struct Breaker {
     /// Its number among all of this process, for the policies that it compiles.
@@ -61,16 +54,10 @@ pub struct Breaker {
     tables: Box<[OnceLock<Arc<Table>>]>,
     registry: Mutex<Registry>,
     capacity: Capacity,
-    seed: Seed,
-    numbers: Numbers,
+    hashes: Hashes,
     /// The newest instant that a sweep or a reload was told.
     newest: AtomicU64,
 }
-
-/// A permutation of the numbers that the seed picks: two rounds of a secret laid over (exclusive or), a secret odd factor, and the high
-/// bits brought down (the finalizer of MurmurHash3, keyed throughout). Each step can be undone, so no two numbers meet. It is no
-/// cipher: it keeps those who do not know the seed, and see no hash, from choosing numbers that crowd one bucket.
-struct Numbers([(u64, u64); 2]);
 
 /// One call, as a decision sees it.
 #[derive(Clone, Copy, Debug)]
@@ -130,8 +117,7 @@ impl Breaker {
             tables: (0..MAX_TABLES).map(|_| OnceLock::new()).collect(),
             registry: Mutex::new(Registry::new(capacity.scopes.saturating_add(1))),
             capacity,
-            seed,
-            numbers: Numbers::new(seed),
+            hashes: Hashes::new(seed),
             newest: AtomicU64::new(0),
         }
     }
@@ -167,12 +153,9 @@ impl Breaker {
     /// A label's hash: the same for the life of this breaker, of no meaning beyond. The label of a number as people write it (`42`,
     /// not `042`) has the number's hash, so that an order to `/desk/account=42` finds the key that calls as `hash_u64(42)`.
     #[must_use]
+    #[inline]
     pub fn hash(&self, label: &[u8]) -> KeyHash {
-        if let Some(number) = number(label) {
-            return self.hash_u64(number);
-        }
-        let Seed([first, second]) = self.seed;
-        KeyHash::of(SipHasher13::new_with_keys(first, second).hash(label))
+        self.hashes.of_label(label)
     }
 
     /// The hash of a number, such as an account's: the hash of its label, and faster. No two numbers have the same, but for
@@ -180,21 +163,14 @@ impl Breaker {
     #[must_use]
     #[inline(always)]
     pub fn hash_u64(&self, label: u64) -> KeyHash {
-        KeyHash::of(self.numbers.permuted(label))
+        self.hashes.of_number(label)
     }
 
     /// The hash of several fields at once, such as symbol, side, quantity and price of an order: the key of a
     /// dimension that counts identical repeats. Fields keep their borders: `["a", "bc"]` is not `["ab", "c"]`.
     #[must_use]
     pub fn fingerprint(&self, fields: &[&[u8]]) -> KeyHash {
-        let Seed([first, second]) = self.seed;
-        // Under a key of its own, as numbers are.
-        let mut hasher = SipHasher13::new_with_keys(first, !second);
-        for field in fields {
-            hasher.write_usize(field.len());
-            hasher.write(field);
-        }
-        KeyHash::of(hasher.finish())
+        self.hashes.of_fields(fields)
     }
 
     /// Decides on a call. `now` is read just before, from one monotonic clock for all calls.
@@ -250,8 +226,9 @@ impl Breaker {
                 let [Some(key), ..] = call.keys else {
                     return self.admit_other(policy, route, &call, clock());
                 };
-                let reached = keyed.table.reach(key);
+                keyed.table.fetch(key);
                 let now = clock();
+                let reached = keyed.table.reach(key);
                 if let Some(reached) = reached
                     && let Some((cell, row)) = keyed.table.quiet(key, &reached)
                     && let Ok(cell) = u32::try_from(cell)
@@ -374,37 +351,8 @@ impl Breaker {
     }
 }
 
-impl Numbers {
-    fn new(Seed([first, second]): Seed) -> Numbers {
-        // Under a key of its own, as labels and fingerprints are.
-        let hasher = SipHasher13::new_with_keys(!first, second);
-        let secret = |index: u8| hasher.hash(&[index]);
-        Numbers([0, 2].map(|index| (secret(index), secret(index + 1) | 1)))
-    }
-
-    #[inline(always)]
-    fn permuted(&self, number: u64) -> u64 {
-        self.0.iter().fold(number, |number, (secret, factor)| {
-            let spread = (number ^ secret).wrapping_mul(*factor);
-            spread ^ spread >> 32
-        })
-    }
-}
-
 fn denial(place: Place, cause: Cause, wait: Option<Span>, epoch: u16) -> Denial {
     Denial { place, cause, wait, moved: false, epoch }
-}
-
-/// The number that a label is, if it is one as people write it.
-fn number(label: &[u8]) -> Option<u64> {
-    let (&first, rest) = label.split_first()?;
-    if rest.len() >= 20 || (first == b'0' && !rest.is_empty()) {
-        return None;
-    }
-    label.iter().try_fold(0_u64, |number, byte| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
 }
 
 fn count(number: u32) -> usize {
@@ -427,11 +375,5 @@ const MAX_TABLES: usize = 256;
 impl fmt::Debug for Breaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Breaker").field("capacity", &self.capacity).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Seed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Seed(..)")
     }
 }

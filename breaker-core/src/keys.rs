@@ -22,6 +22,8 @@
 
 use std::sync::Arc;
 
+use prefetch_index::prefetch_index;
+
 use crate::cell::{Dirty, Gate, Moved};
 use crate::charges::{Charges, Row};
 use crate::facts::State;
@@ -313,6 +315,13 @@ impl Table {
     #[inline(always)]
     pub(crate) fn reach(&self, key: KeyHash) -> Option<Reached<'_>> {
         self.read(self.line_of(key))
+    }
+
+    /// Asks for the memory in which a key's scan begins, without waiting for it.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, key: KeyHash) {
+        prefetch_index(&self.lines, self.line_of(key));
+        prefetch_index(&self.lines, self.line_of(key) ^ 1);
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! | Room | What it is |
 //! | --- | --- |
 //! | `time`, `scope`, `facts` | words: plain data |
-//! | `limit`, `gate`, `detect` | arithmetic: pure, no atomics |
+//! | `limit`, `gate`, `detect`, `hashes` | arithmetic: pure, no atomics |
 //! | `policy` | rules, as written and as compiled |
 //! | `sync`, `cell`, `keys`, `tally`, `sending` | atomics |
 //! | `breaker`, `permit`, `sent`, `judges`, `sweep` | the house |
@@ -24,6 +24,7 @@ mod detect;
 mod driver;
 mod facts;
 mod gate;
+mod hashes;
 mod judges;
 mod keys;
 mod limit;
@@ -42,7 +43,7 @@ pub mod time;
 pub use breaker::{
     Breaker, Call, Capacity, DimensionUsage, Gates, KeyUsage, LimitUsage, Missed, OrderError,
     Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
-    SavedLimit, SavedScope, SavedState, SavedWhole, ScopeOrKey, Seed, Stamp, Standing, Why,
+    SavedLimit, SavedScope, SavedState, SavedWhole, ScopeOrKey, Stamp, Standing, Why,
 };
 #[cfg(all(feature = "std", not(loom)))]
 pub use clock::{ClockSource, MonotonicClock};
@@ -55,6 +56,7 @@ pub use detect::{
 pub use driver::{Driver, Health, News, Nudge};
 pub use facts::{By, Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State, Transition};
 pub use gate::LiftTo;
+pub use hashes::Seed;
 pub use judges::{Finding, LearnedAt};
 pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{

@@ -55,15 +55,15 @@ pub struct Ticket {
     pub(crate) weight: u64,
     /// Bits of the limits that were charged: eight for each seat of the lineage.
     pub(crate) charged: u64,
-    pub(crate) epochs: [u16; NAMED],
-    /// Bits of the seats that gave a probe.
-    pub(crate) probes: u8,
-    /// Bits of the seats in shadow mode.
-    pub(crate) shadow: u8,
-    pub(crate) reducing: bool,
+    pub(crate) marks: Marks,
     pub(crate) due: Due,
     pub(crate) keys: KeySeats,
 }
+
+/// What the gates of a call's lineage were when it passed, as one word, so that it is copied as one: from the low end 16 bits of epoch
+/// for global, group and route, eight of the seats that gave a probe, seven of the seats in shadow mode, one of class *reducing*.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marks(u64);
 
 /// How a call ended, with all that is known of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,36 @@ impl Shadow {
         };
         let Denial { wait, cause, moved, epoch, .. } = *denial;
         Shadow { wait: wait.map_or(u64::MAX, Span::as_nanos), cause, seat, moved, epoch }
+    }
+}
+
+impl Marks {
+    #[inline]
+    pub(crate) const fn new(epochs: [u16; NAMED], probes: u8, shadow: u8, reducing: bool) -> Marks {
+        let [global, group, own] = epochs;
+        let epochs = global as u64 | (group as u64) << 16 | (own as u64) << 32;
+        Marks(epochs | (probes as u64) << 48 | (shadow as u64) << 56 | (reducing as u64) << 63)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "16 bits of the word are wanted")]
+    pub(crate) const fn epochs(self) -> [u16; NAMED] {
+        [self.0 as u16, (self.0 >> 16) as u16, (self.0 >> 32) as u16]
+    }
+
+    /// Bits of the seats that gave a probe.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "8 bits of the word are wanted")]
+    pub(crate) const fn probes(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
+
+    /// Whether a seat was in shadow mode.
+    pub(crate) const fn is_shadow(self, seat: u8) -> bool {
+        self.0 >> 56 & 0x7f & 1 << seat != 0
+    }
+
+    pub(crate) const fn is_reducing(self) -> bool {
+        self.0 >> 63 == 1
     }
 }
 
@@ -184,19 +214,20 @@ impl<'a> Permit<'a> {
         // By another breaker's policy it leads to no gate, and the last look denies.
         let ours = self.breaker.owns(self.policy);
         let cells = if ours { self.route.cells } else { [NO_CELL; NAMED] };
+        let marks = self.ticket.marks;
         let mut named = [NamedSeat { cell: 0, epoch: 0, shadow: false }; NAMED];
         for ((bit, seat), (cell, epoch)) in
-            (0..).zip(&mut named).zip(cells.into_iter().zip(self.ticket.epochs))
+            (0..).zip(&mut named).zip(cells.into_iter().zip(marks.epochs()))
         {
-            *seat = NamedSeat { cell, epoch, shadow: self.ticket.shadow >> bit & 1 == 1 };
+            *seat = NamedSeat { cell, epoch, shadow: marks.is_shadow(bit) };
         }
-        Pass { reducing: self.ticket.reducing, named, keys: self.ticket.keys }
+        Pass { reducing: marks.is_reducing(), named, keys: self.ticket.keys }
     }
 
     /// Whether a gate on probation waits for how the call goes.
     #[must_use]
     pub const fn is_probe(&self) -> bool {
-        self.ticket.probes != 0
+        self.ticket.marks.probes() != 0
     }
 
     /// Counts how the call went; true if that moved a gate: nudge the sweeper.
@@ -272,7 +303,7 @@ impl Ticket {
     /// Whether a gate on probation waits for how the call goes.
     #[must_use]
     pub const fn is_probe(&self) -> bool {
-        self.probes != 0
+        self.marks.probes() != 0
     }
 
     #[inline(always)]
@@ -312,7 +343,7 @@ impl Permit<'_> {
     pub(crate) fn retract(self, what: Count, now: Mono) {
         let ended = ManuallyDrop::new(self);
         // A reducing call is counted nowhere, unless it is refused.
-        if ended.ticket.reducing && matches!(what, Count::Dropped) {
+        if ended.ticket.marks.is_reducing() && matches!(what, Count::Dropped) {
             return;
         }
         let ticket = ended.ticket.copied();

@@ -13,6 +13,6 @@ pub use self::spec::{
 
 pub(crate) use self::check::{Draft, DraftKey, DraftRules, Room, check};
 pub(crate) use self::compiled::{
-    Before, Charge, Charged, Due, Hearing, KeyRules, LimitRule, MAX_DIMENSIONS, MAX_LIMITS,
+    Before, Charge, Charged, Due, Ending, Hearing, KeyRules, LimitRule, MAX_DIMENSIONS, MAX_LIMITS,
     MAX_SHORT, Memory, NAMED, Plainest, Refusal, RouteRules, Rules, ScopeRules, Short, limit_bit,
 };

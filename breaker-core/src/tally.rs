@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use prefetch_index::prefetch_index;
+
 use crate::counts::Ended;
 use crate::detect::halves::Halves;
 use crate::detect::judge::{Facts, Judge, Orders, Sight};
@@ -156,12 +158,12 @@ impl Tally {
         (8 << self.hot.stride) + (8 << self.beside.stride)
     }
 
-    /// Asks for a row's cache lines all at once, so that what comes next waits for them together and not for each in turn.
+    /// Asks for a row's cache lines, without waiting for them.
     #[inline]
     pub(crate) fn fetch(&self, row: usize) {
-        for word in self.hot.row(row).iter().step_by(PAIR / 2) {
-            // ordering: relaxed, for nothing is done with what it says.
-            word.load(Ordering::Relaxed);
+        self.hot.fetch(row);
+        if self.layout.slow != ABSENT {
+            self.beside.fetch(row);
         }
     }
 
@@ -737,6 +739,17 @@ impl Sheet {
         let pairs = if words == 0 { 0 } else { rows.div_ceil(PAIR >> stride) };
         let pair = || Pair(std::array::from_fn(|_| AtomicU64::new(0)));
         Sheet { pairs: (0..pairs).map(|_| pair()).collect(), words, stride }
+    }
+
+    /// Asks for a row's cache lines.
+    #[inline]
+    fn fetch(&self, row: usize) {
+        let first = row << self.stride;
+        if let Some(pair) = self.pairs.get(first / PAIR) {
+            for word in (first % PAIR..first % PAIR + self.words).step_by(PAIR / 2) {
+                prefetch_index(&pair.0, word);
+            }
+        }
     }
 
     /// A row's words; none beyond the last pair.

@@ -9,7 +9,7 @@ use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
 use crate::keys::{Ordered, Table, Which};
 use crate::limit::Limit;
-use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Shadow, Ticket, Verdict};
+use crate::permit::{KeySeat, KeySeats, Marks, NO_CELL, Permit, Shadow, Ticket, Verdict};
 use crate::policy::{
     Counting, Due, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules,
     Rules, Unit, limit_bit,
@@ -792,10 +792,7 @@ fn ticket(
         at: now,
         weight: call.weight,
         charged,
-        epochs,
-        probes,
-        shadow,
-        reducing,
+        marks: Marks::new(epochs, probes, shadow, reducing),
         due,
         keys: key_seats(seats),
     }

@@ -10,7 +10,7 @@ use crate::keys::{Ordered, Rows, Table, Which};
 use crate::limit::Limit;
 use crate::permit::{KeySeat, NO_CELL, Settlement, Ticket};
 use crate::policy::{
-    Counting, LimitRule, MAX_LIMITS, Memory, NAMED, Policy, RouteRules, Rules, Unit, limit_bit,
+    Counting, Ending, LimitRule, MAX_LIMITS, Memory, NAMED, Policy, RouteRules, Unit, limit_bit,
 };
 use crate::scope::KeyHash;
 use crate::tally::Finish;
@@ -33,7 +33,7 @@ impl Breaker {
             self.give_back(policy, route, ticket, settlement.weight, now);
         }
         let mut moved = false;
-        if ticket.probes != 0 {
+        if ticket.marks.probes() != 0 {
             moved =
                 self.settle_probes(policy, route, ticket, now, |epoch| match settlement.outcome {
                     Outcome::Good => Input::ProbePassed(epoch),
@@ -41,8 +41,8 @@ impl Breaker {
                 });
         }
         // Another breaker's policy lets a call pass by its own memory alone; its gates are not ours to trip.
-        if route.tallies && self.owns(policy) {
-            moved |= self.tell_tallies(policy, route, ticket, settlement, now);
+        if !route.endings.is_empty() && self.owns(policy) {
+            moved |= self.tell_endings(route, ticket, settlement, now);
         }
         moved
     }
@@ -56,7 +56,7 @@ impl Breaker {
         if ticket.charged & route.hears != 0 {
             self.give_back(policy, route, ticket, None, ticket.at);
         }
-        if ticket.probes != 0 {
+        if ticket.marks.probes() != 0 {
             self.settle_probes(policy, route, ticket, ticket.at, Input::ProbeAbandoned);
         }
     }
@@ -86,7 +86,7 @@ impl Breaker {
             _ => {}
         });
         self.land(policy, route, ticket);
-        if ticket.probes != 0 {
+        if ticket.marks.probes() != 0 {
             self.settle_probes(policy, route, ticket, now, Input::ProbeAbandoned);
         }
     }
@@ -210,10 +210,12 @@ impl Breaker {
         now: Mono,
         input: impl Fn(u16) -> Input,
     ) -> bool {
-        let mut moved = false;
-        for (at, rules) in policy.seats(route).filter(|(at, _)| ticket.probes >> at & 1 == 1) {
+        let (mut moved, epochs) = (false, ticket.marks.epochs());
+        for (at, rules) in
+            policy.seats(route).filter(|(at, _)| ticket.marks.probes() >> at & 1 == 1)
+        {
             let at = usize::from(at);
-            let step = if let Some(epoch) = ticket.epochs.get(at) {
+            let step = if let Some(epoch) = epochs.get(at) {
                 let cell = route.cells.get(at).copied().unwrap_or_default();
                 self.step_named(cell, input(*epoch), &rules.trip, now)
             } else {
@@ -228,63 +230,52 @@ impl Breaker {
     }
 
     /// Tells the detectors of the lineage how a call ended, and trips whom they name.
-    fn tell_tallies(
+    fn tell_endings(
         &self,
-        policy: &Policy,
         route: &RouteRules,
         ticket: &Ticket,
         settlement: &Settlement,
         now: Mono,
     ) -> bool {
+        let Settlement { outcome, latency, class, .. } = *settlement;
+        let finish = Finish { outcome, latency, class };
         let mut moved = false;
-        for (at, rules) in policy.seats(route) {
-            let Some(tally) = rules.tally.as_ref().filter(|_| rules.hears_ends(at)) else {
-                continue;
+        for ending in &route.endings {
+            let (row, key) = match &ending.keys {
+                None => (0, None),
+                Some(table) => {
+                    let position = usize::from(ending.seat).checked_sub(NAMED);
+                    let seat = position.and_then(|at| ticket.keys.get(at).copied().flatten());
+                    // Who shared a cell is never judged by it, and who lost his is not judged by the next one's.
+                    let kept = |seat: &KeySeat| table.tag(count(seat.cell())) == Some(seat.key);
+                    let Some(seat) = seat.filter(kept) else { continue };
+                    (count(seat.cell()), Some((&**table, seat)))
+                }
             };
-            let Some((table, cell, key)) = self.seat_rows(policy, route, ticket, usize::from(at))
-            else {
-                continue;
-            };
-            // Who shared a cell is never judged by it, and who lost his is not judged by the next one's.
-            if key.is_some_and(|key| key.cell() == NO_CELL)
-                || table.zip(key).is_some_and(|(table, key)| has_lost_cell(table, key))
+            if let Some(found) = ending.tally.finished(row, &finish, now)
+                && found.on_find == OnFind::Trip
             {
-                continue;
+                moved |= self.trip_found(route, ending, key, found.detector, now);
             }
-            let Settlement { outcome, latency, class, .. } = *settlement;
-            let finish = Finish { outcome, latency, class };
-            let Some(found) = tally.finished(cell, &finish, now) else { continue };
-            if found.on_find != OnFind::Trip {
-                continue;
-            }
-            moved |=
-                self.trip_found(route, rules, usize::from(at), table, key, found.detector, now);
         }
         moved
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a seat's parts, known one by one here")]
     fn trip_found(
         &self,
         route: &RouteRules,
-        rules: &Rules,
-        at: usize,
-        table: Option<&Table>,
-        key: Option<KeySeat>,
+        ending: &Ending,
+        key: Option<(&Table, KeySeat)>,
         detector: u8,
         now: Mono,
     ) -> bool {
         let input = Input::Trip(By::Detector(detector));
-        match (table, key) {
-            (Some(table), Some(seat)) => {
-                let done = table.order(seat.key, input, &rules.trip, now, Which::Known);
-                matches!(done, Ordered::Done(_, Some(_)))
-            }
-            _ => {
-                let cell = route.cells.get(at).copied();
-                cell.and_then(|cell| self.step_named(cell, input, &rules.trip, now)).is_some()
-            }
+        if let Some((table, seat)) = key {
+            let done = table.order(seat.key, input, &ending.trip, now, Which::Known);
+            return matches!(done, Ordered::Done(_, Some(_)));
         }
+        let cell = route.cells.get(usize::from(ending.seat)).copied();
+        cell.and_then(|cell| self.step_named(cell, input, &ending.trip, now)).is_some()
     }
 }
 

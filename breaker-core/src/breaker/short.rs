@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::{Breaker, Call, count, denial};
 use crate::charges::{Row, Taken};
 use crate::counts::Count;
+use crate::detect::Found;
 use crate::facts::{Cause, Class, Denial, KillLevel, Place, State};
 use crate::gate::Word;
-use crate::permit::{KeySeat, KeySeats, NO_CELL, Permit, Ticket, Verdict};
+use crate::permit::{KeySeat, KeySeats, Marks, NO_CELL, Permit, Ticket, Verdict};
 use crate::policy::{
     Charge, Charged, Hearing, MAX_DIMENSIONS, MAX_SHORT, NAMED, Policy, Refusal, RouteRules, Short,
     Unit, limit_bit,
@@ -163,7 +164,9 @@ impl Breaker {
         self.allow(policy, route, call, now, words, charged, keys)
     }
 
-    /// Tells the detectors of an offer that every limit has admitted, narrow to wide; a denial, if one trips for it.
+    /// Tells the detectors of an offer that every limit has admitted; a denial, if one trips for it. Named scopes count it first, while
+    /// the rows of its keys are on their way here; what they find is acted upon after what the keys' find, narrow to wide. So
+    /// the one call that trips a key is counted by the wider scopes too.
     #[inline]
     fn tell_offer(
         &self,
@@ -174,21 +177,30 @@ impl Breaker {
         keys: &KeySeats,
         now: Mono,
     ) -> Option<Denial> {
+        let mut wider: [Option<Found>; NAMED] = [const { None }; NAMED];
         for hearing in &short.hearings {
-            let Some(row) = row_heard(hearing, keys) else { continue };
-            if usize::from(hearing.seat) < NAMED
-                && let Some(voter) = voter(short, keys)
-            {
-                hearing.tally.voted(row, voter);
-            }
-            let Some(found) = hearing.tally.hears(row, call.print, now) else { continue };
-            let at = usize::from(hearing.seat);
-            let denial = self.found_shortly(policy, route, call, (at, &found), now);
-            if denial.is_some() {
-                return denial;
+            if let Some(found) = wider.get_mut(usize::from(hearing.seat)) {
+                if let Some(voter) = voter(short, keys) {
+                    hearing.tally.voted(0, voter);
+                }
+                *found = hearing.tally.hears(0, call.print, now);
             }
         }
-        None
+        let mut denial = None;
+        for hearing in &short.hearings {
+            let at = usize::from(hearing.seat);
+            let found = match wider.get_mut(at) {
+                Some(found) => found.take(),
+                None if denial.is_some() => None,
+                None => row_heard(hearing, keys)
+                    .and_then(|row| hearing.tally.hears(row, call.print, now)),
+            };
+            if let Some(found) = found {
+                let found = self.found_shortly(policy, route, call, (at, &found), now);
+                denial = denial.or(found);
+            }
+        }
+        denial
     }
 
     #[inline(always)]
@@ -213,10 +225,7 @@ impl Breaker {
                 at: now,
                 weight: call.weight,
                 charged,
-                epochs: words.map(Word::epoch),
-                probes: 0,
-                shadow: 0,
-                reducing: false,
+                marks: Marks::new(words.map(Word::epoch), 0, 0, false),
                 due: route.due(charged, 0),
                 keys,
             },
@@ -279,13 +288,17 @@ fn count_refusal(route: &RouteRules, short: &Short, denial: &Denial) {
 /// Finds the slots of the call's keys; false if one has none, or its gate does not simply let all pass.
 #[inline]
 fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool {
+    for (dimension, key) in short.keys.iter().zip(call.keys) {
+        let Some(key) = key.or(dimension.missing) else { continue };
+        dimension.table.fetch(key);
+        if let Some(tally) = &dimension.hears {
+            // Before it is known where the key stands: mostly there.
+            tally.fetch(dimension.table.likely(key));
+        }
+    }
     for ((seat, dimension), key) in keys.iter_mut().zip(&short.keys).zip(call.keys) {
         let Some(key) = key.or(dimension.missing) else { continue };
         let table = &dimension.table;
-        if let Some(tally) = &dimension.hears {
-            // Before it is known where the key stands: mostly there, and then both are waited for at once.
-            tally.fetch(table.likely(key));
-        }
         let cell = if dimension.claims { table.find_or_claim(key, now) } else { table.find(key) };
         let Some(cell) = cell else {
             if dimension.claims {

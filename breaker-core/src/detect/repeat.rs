@@ -66,18 +66,19 @@ impl Repeat {
         let stamp = half & STAMPS;
         let tag = (fingerprint >> (64 - TAG_BITS)) << (64 - TAG_BITS);
         let first = usize::try_from(fingerprint & 0xffff).unwrap_or(0) % SLOTS;
-        // Its own slot, if there is one; else the one with the least count. Among equals the fingerprint chooses, so that no slot
-        // is always the one.
+        let slots = slots.map(|slot| turn(slot, stamp));
+        let mut both = (0..).zip(slots);
+        // Its own slot, if there is one …
+        if let Some((slot, word)) = both.find(|(_, word)| word & TAG_MASK == tag && sum(*word) > 0)
+        {
+            let word = if word & MOST < MOST { word + 1 } else { word };
+            return Slotted { slot, word, count: sum(word) };
+        }
+        // … else the one with the least count. Among equals the fingerprint chooses, so that no slot is always the one.
         let (mut least, mut at, mut word) = (u64::MAX, 0, 0);
-        for (slot, &seen) in slots.iter().enumerate() {
-            let turned = turn(seen, stamp);
-            let count = sum(turned);
-            if turned & TAG_MASK == tag && count > 0 {
-                let word = if turned & MOST < MOST { turned + 1 } else { turned };
-                return Slotted { slot, word, count: sum(word) };
-            }
+        for (slot, turned) in (0..).zip(slots) {
             let behind = if slot < first { slot + SLOTS - first } else { slot - first };
-            let rank = count << 3 | behind as u64;
+            let rank = sum(turned) << 3 | behind as u64;
             if rank < least {
                 (least, at, word) = (rank, slot, turned);
             }
@@ -97,11 +98,9 @@ impl Repeat {
 /// A slot brought to the half of `stamp`. One of a little later stays as it is.
 fn turn(slot: u64, stamp: u64) -> u64 {
     let ahead = stamp.wrapping_sub(slot >> STAMP_AT) & STAMPS;
-    if ahead == 0 || ahead > STAMPS - BACK {
-        return slot;
-    }
     let last = if ahead == 1 { slot & MOST } else { 0 };
-    slot & TAG_MASK | stamp << STAMP_AT | last << COUNT_BITS
+    let turned = slot & TAG_MASK | stamp << STAMP_AT | last << COUNT_BITS;
+    if ahead == 0 || ahead > STAMPS - BACK { slot } else { turned }
 }
 
 const fn sum(slot: u64) -> u64 {

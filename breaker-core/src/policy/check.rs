@@ -133,7 +133,7 @@ pub(crate) fn check(spec: &PolicySpec, room: Room) -> Result<Draft, Vec<PolicyEr
                 short: None,
                 hears: 0,
                 counts: None,
-                tallies: false,
+                endings: Box::default(),
             });
         }
     }

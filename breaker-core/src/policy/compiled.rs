@@ -150,12 +150,13 @@ pub(crate) struct RouteRules {
     pub(crate) hears: u64,
     /// Where what becomes of a call is counted, if it is.
     pub(crate) counts: Option<Arc<Counts>>,
-    /// Whether any scope of the lineage has detectors.
-    pub(crate) tallies: bool,
+    /// Detectors of the lineage that hear how each call ends, the wider first.
+    pub(crate) endings: Box<[Ending]>,
 }
 
-/// Who hears how a call ends.
+/// Who hears how a call ends. A whole word, so that a ticket is copied by words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
 pub(crate) enum Due {
     /// Nobody.
     Nothing,
@@ -266,6 +267,16 @@ pub(crate) struct Hearing {
     pub(crate) tally: Arc<Tally>,
     /// Which seat of the lineage.
     pub(crate) seat: u8,
+}
+
+/// Detectors that hear how each call to their scope ends.
+pub(crate) struct Ending {
+    pub(crate) tally: Arc<Tally>,
+    /// Which seat of the lineage.
+    pub(crate) seat: u8,
+    /// Its table, if it is a dimension of keys.
+    pub(crate) keys: Option<Arc<Table>>,
+    pub(crate) trip: TripRule,
 }
 
 /// One plain charge.
@@ -542,13 +553,12 @@ impl Policy {
             route.enforced = route.lineage.iter().all(enforces);
             let [_, _, own] = route.lineage;
             let own = policy.scopes.get(own);
-            let tallies = policy.seats(route).any(|(seat, rules)| rules.hears_ends(seat));
-            route.tallies = tallies;
+            route.endings = policy.endings(route);
             route.counts = own.and_then(|own| own.rules.counts.clone());
-            route.hears_all = match (tallies, &route.counts) {
-                (true, _) => Due::All,
-                (false, Some(_)) => Due::Count,
-                (false, None) => Due::Nothing,
+            route.hears_all = match (&*route.endings, &route.counts) {
+                ([_, ..], _) => Due::All,
+                ([], Some(_)) => Due::Count,
+                ([], None) => Due::Nothing,
             };
             let gate = |scope: usize| policy.scopes.get(scope).map(|scope| Arc::clone(&scope.gate));
             for (slot, scope) in route.gates.iter_mut().zip(route.lineage) {
@@ -639,6 +649,19 @@ impl Policy {
             asks_first,
             lone,
         })
+    }
+
+    /// Who of a route's lineage hears how a call ended, and judges it.
+    fn endings(&self, route: &RouteRules) -> Box<[Ending]> {
+        let hearing = self.seats(route).filter(|(seat, rules)| rules.hears_ends(*seat));
+        let endings = hearing.filter_map(|(seat, rules)| {
+            let keys = usize::from(seat).checked_sub(NAMED).and_then(|position| {
+                let rules = self.dimensions.get(*route.dimensions.get(position)?)?;
+                Some(Arc::clone(&rules.keys))
+            });
+            Some(Ending { tally: Arc::clone(rules.tally.as_ref()?), seat, keys, trip: rules.trip })
+        });
+        endings.collect()
     }
 
     /// A bit for each limit of a route's lineage that hears how a call ended: eight for each seat.
