@@ -201,7 +201,7 @@ impl Field {
             ));
         }
         let about = format!(
-            "Median of {rounds} rounds of {seconds} s. {} {}.",
+            "Medians over the rounds of {seconds} s each. {} {}.",
             machine::about(),
             versions.join(", ")
         );
@@ -278,8 +278,8 @@ impl Field {
         for round in 1..=self.rounds {
             for player in &players {
                 match self.turn(row, player) {
-                    Ok(values) => {
-                        let mut said = Vec::new();
+                    Ok((requests, values)) => {
+                        let mut said = vec![format!("{requests} requests")];
                         for (&measure, value) in row.measures().iter().zip(values) {
                             said.push(format!("{} {}", measure.name(), measure.shown(value)));
                             sheet.note(measure, player.rival, value);
@@ -292,18 +292,19 @@ impl Field {
             turn_over(&mut players);
         }
         if row != Row::Calls && sheet.missed().contains(&first(row)) {
-            self.explain(row, &players);
+            self.explain(row, &players, sheet);
         }
         Ok(())
     }
 
-    /// One timed run against one proxy; what is read of it stands in the order of the row's measures.
-    fn turn(&self, row: Row, player: &Player) -> Result<Vec<i64>, LoadError> {
+    /// One run against one proxy: the requests it answered, and what was read of it in the order of the row's measures.
+    fn turn(&self, row: Row, player: &Player) -> Result<(u64, Vec<i64>), LoadError> {
         let pids = player.pids()?;
         let (load, name) = row.load(player, self.seconds);
         if row == Row::Calls {
             let (text, calls) = gauge::system_calls(&pids, &load, player.dir())?;
-            return Ok(vec![per(calls.saturating_mul(100), row.read(&text)?.requests)]);
+            let requests = row.read(&text)?.requests;
+            return Ok((requests, vec![per(calls.saturating_mul(100), requests)]));
         }
         let before = gauge::on_processor(&pids)?;
         let half = Duration::from_secs(self.seconds.into()) / 2;
@@ -314,18 +315,21 @@ impl Field {
         })?;
         let used = gauge::on_processor(&pids)?.saturating_sub(before);
         let driven = row.read(&text)?;
-        Ok(vec![per(used, driven.requests), signed(driven.p99)])
+        Ok((driven.requests, vec![per(used, driven.requests), signed(driven.p99)]))
     }
 
     /// Where the breaker's time goes, for a goal it misses.
-    fn explain(&self, row: Row, players: &[Player]) {
+    fn explain(&self, row: Row, players: &[Player], sheet: &mut Sheet) {
         let Some(player) = players.iter().find(|player| player.rival == Rival::Breaker) else {
             return;
         };
         println!("\n{} misses its goal; where its time goes:", first(row).name());
         let (load, _) = row.load(player, self.seconds);
         match player.pids().and_then(|pids| gauge::profile(&pids, &load, player.dir())) {
-            Ok(lines) => lines.iter().for_each(|line| println!("  {line}")),
+            Ok(lines) => {
+                lines.iter().for_each(|line| println!("  {line}"));
+                sheet.explain(first(row), lines);
+            }
             Err(error) => println!("  not known: {error}"),
         }
         println!();

@@ -3,7 +3,6 @@
 use crate::report::{Table, Verdict};
 use crate::rivals::players::Rival;
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 /// One line of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,6 +154,7 @@ enum Standing {
 #[derive(Debug, Default)]
 pub(crate) struct Sheet {
     cells: BTreeMap<(Measure, Rival), Cell>,
+    profiles: BTreeMap<Measure, Vec<String>>,
 }
 
 impl Sheet {
@@ -172,6 +172,16 @@ impl Sheet {
         if matches!(cell, Cell::Rounds(_)) {
             *cell = Cell::NotRun(why.to_owned());
         }
+    }
+
+    /// Notes where the breaker's time goes, for a goal it misses.
+    pub(crate) fn explain(&mut self, measure: Measure, profile: Vec<String>) {
+        self.profiles.insert(measure, profile);
+    }
+
+    /// Whether anything was noted of a measure.
+    fn has(&self, measure: Measure) -> bool {
+        self.cells.keys().any(|&(noted, _)| noted == measure)
     }
 
     fn rounds(&self, measure: Measure, rival: Rival) -> Option<&[i64]> {
@@ -291,8 +301,8 @@ impl Sheet {
 
     /// The lines of what was measured.
     fn lines(&self) -> Vec<Vec<String>> {
-        let noted = |measure: &Measure| self.cells.keys().any(|(noted, _)| noted == measure);
-        Measure::ALL.into_iter().filter(noted).map(|measure| self.line(measure)).collect()
+        let noted = Measure::ALL.into_iter().filter(|&measure| self.has(measure));
+        noted.map(|measure| self.line(measure)).collect()
     }
 
     /// For the terminal.
@@ -305,38 +315,58 @@ impl Sheet {
         table
     }
 
-    /// `page` with what was measured between its marks; lines that were not measured this time stay as they stand,
-    /// each with the date and commit it was measured at. `None` if the marks are not there.
+    /// `page` with what was measured between its marks. Lines and profiles of what was not measured this time stay as
+    /// they stand, each with the date and commit it was measured at. `None` if the marks are not there.
     pub(crate) fn written_into(&self, page: &str, stamp: &str, about: &str) -> Option<String> {
         let (before, rest) = page.split_once(BEGIN)?;
         let (old, after) = rest.split_once(END)?;
-        let mut lines: BTreeMap<usize, String> = BTreeMap::new();
-        for (place, measure) in Measure::ALL.into_iter().enumerate() {
-            let start = format!("| {} |", measure.name());
-            if let Some(line) = old.lines().find(|line| line.starts_with(&start)) {
-                lines.insert(place, line.to_owned());
-            }
-            if self
-                .lines()
-                .iter()
-                .any(|line| line.first().is_some_and(|name| name == measure.name()))
-            {
-                let cells = self.line(measure).join(" | ");
-                lines.insert(place, format!("| {cells} | {stamp} |"));
-            }
-        }
         let mut headings = headings();
-        headings.push("measured".to_owned());
+        headings.extend(["rounds", "measured"].map(str::to_owned));
         let rule = vec!["---"; headings.len()].join(" | ");
-        let mut text = format!("{before}{BEGIN}\n{about}\n\n");
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(text, "| {} |\n| {rule} |", headings.join(" | "));
-        for line in lines.values() {
-            let _ = writeln!(text, "{line}");
+        let mut text =
+            format!("{before}{BEGIN}\n{about}\n\n| {} |\n| {rule} |\n", headings.join(" | "));
+        for measure in Measure::ALL {
+            if self.has(measure) {
+                let cells = self.line(measure).join(" | ");
+                let rounds = self.rounds(measure, Rival::Breaker).unwrap_or_default().len();
+                text.push_str(&format!("| {cells} | {rounds} | {stamp} |\n"));
+            } else if let Some(line) = old_line(old, measure) {
+                text.push_str(&format!("{line}\n"));
+            }
         }
-        let _ = write!(text, "\n{KILL}\n{END}{after}");
+        text.push_str(&format!("\n{KILL}\n"));
+        for measure in Measure::ALL {
+            if let Some(profile) = self.profiles.get(&measure) {
+                let block = profile.join("\n");
+                text.push_str(&format!(
+                    "\n{}, {stamp}\n\n```text\n{block}\n```\n",
+                    profile_of(measure)
+                ));
+            } else if let Some(block) = old_profile(old, measure).filter(|_| !self.has(measure)) {
+                text.push_str(&format!("\n{block}\n"));
+            }
+        }
+        text.push_str(&format!("{END}{after}"));
         Some(text)
     }
+}
+
+/// The line of a measure as a page has it.
+fn old_line(old: &str, measure: Measure) -> Option<&str> {
+    let start = format!("| {} |", measure.name());
+    old.lines().find(|line| line.starts_with(&start))
+}
+
+/// The profile of a measure as a page has it: its heading and what stands between the fences after it.
+fn old_profile(old: &str, measure: Measure) -> Option<&str> {
+    let (_, found) = old.split_at_checked(old.find(&format!("{},", profile_of(measure)))?)?;
+    let end = found.match_indices("```").nth(1)?.0;
+    found.get(..end + "```".len())
+}
+
+/// How a profile begins in a page.
+fn profile_of(measure: Measure) -> String {
+    format!("Where the breaker's time goes in *{}*", measure.name())
 }
 
 /// Where the table begins in a page.
@@ -448,10 +478,27 @@ mod tests {
         assert!(page.starts_with("before\n") && page.ends_with("\nafter\n"));
         let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("| ")).collect();
         let [_, _, cpu, calls] = lines.as_slice() else { panic!("{page}") };
-        assert!(cpu.contains("15.0 µs") && cpu.ends_with("| day 2 |"), "{cpu}");
-        assert!(calls.contains("4.20") && calls.ends_with("| day 3 |"), "{calls}");
+        assert!(cpu.contains("15.0 µs") && cpu.ends_with("| 1 | day 2 |"), "{cpu}");
+        assert!(calls.contains("4.20") && calls.ends_with("| 1 | day 3 |"), "{calls}");
         assert!(page.contains("about 3") && !page.contains("about 2"));
         assert_eq!(second.written_into("no marks", "", ""), None);
+    }
+
+    /// Goal: a profile stays until its measure is taken again, and goes when the goal is met.
+    #[test]
+    fn a_profile_stays_until_it_is_out_of_date() {
+        let page = format!("{BEGIN}\n{END}\n");
+        let mut missed = sheet(Measure::Cpu2, &[15_000], Rival::HaProxy, &[10_000]);
+        missed.explain(Measure::Cpu2, vec!["9 % one".to_owned(), "1 % two".to_owned()]);
+        let page = missed.written_into(&page, "day 1", "").unwrap();
+        assert!(page.contains("*CPU per request, 2 B*, day 1\n\n```text\n9 % one\n1 % two\n```\n"));
+        let other = sheet(Measure::Calls, &[417], Rival::HaProxy, &[440]);
+        let page = other.written_into(&page, "day 2", "").unwrap();
+        assert!(page.contains("day 1\n\n```text\n9 % one\n1 % two\n```\n"), "{page}");
+        assert_eq!(other.written_into(&page, "day 2", ""), Some(page.clone()));
+        let met = sheet(Measure::Cpu2, &[9_000], Rival::HaProxy, &[10_000]);
+        let page = met.written_into(&page, "day 3", "").unwrap();
+        assert!(!page.contains("9 % one"), "{page}");
     }
 
     /// Goal: numbers are rounded to the nearest, and keep their sign and their zeros.
