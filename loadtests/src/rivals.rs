@@ -156,7 +156,7 @@ pub(crate) fn run(args: &RivalsArgs) -> Result<ExitCode, LoadError> {
     if args.write {
         machine::write(|page| sheet.written_into(page, &field.stamp, &field.about))?;
     }
-    Ok(sheet.verdict().tell("every goal that was measured is met"))
+    Ok(sheet.verdict().tell(&sheet.claim()))
 }
 
 /// Who takes part, and under which rules.

@@ -231,7 +231,7 @@ impl Sheet {
         }
     }
 
-    /// One failure for each goal that is missed.
+    /// One failure for each goal that is missed, and one if there was nothing to judge.
     pub(crate) fn verdict(&self) -> Verdict {
         let mut verdict = Verdict::default();
         for measure in Measure::ALL {
@@ -240,7 +240,22 @@ impl Sheet {
                 format!("{} {}: it is {said}", measure.name(), measure.wanted())
             });
         }
+        verdict.check(self.known() > 0, || "no goal could be judged".to_owned());
         verdict
+    }
+
+    /// What a passed verdict claims.
+    pub(crate) fn claim(&self) -> String {
+        format!(
+            "all of {} goals that could be judged, of {}, are met",
+            self.known(),
+            Measure::ALL.len()
+        )
+    }
+
+    fn known(&self) -> usize {
+        let known = |measure: &&Measure| self.standing(**measure) != Standing::Unknown;
+        Measure::ALL.iter().filter(known).count()
     }
 
     /// The measures that miss their goals.
@@ -462,7 +477,18 @@ mod tests {
         sheet.not_run(Measure::CpuTls, Rival::Breaker, "another reason");
         assert_eq!(sheet.cell(Measure::CpuTls, Rival::Breaker), "not run: not built");
         assert_eq!(sheet.standing(Measure::CpuTls), Standing::Unknown);
+    }
+
+    /// Goal: a run that could judge nothing does not pass.
+    #[test]
+    fn nothing_judged_is_no_pass() {
+        let mut sheet = sheet(Measure::Calls, &[], Rival::HaProxy, &[440]);
+        sheet.not_run(Measure::Calls, Rival::Breaker, "perf is not installed");
+        assert!(!sheet.verdict().passed());
+        sheet.note(Measure::Cpu2, Rival::Breaker, 9_000);
+        sheet.note(Measure::Cpu2, Rival::HaProxy, 9_000);
         assert!(sheet.verdict().passed());
+        assert_eq!(sheet.claim(), "all of 1 goals that could be judged, of 11, are met");
     }
 
     /// Goal: the page gets the new lines, keeps the old ones and everything outside the marks.
