@@ -122,7 +122,7 @@ impl Breaker {
             return self.decide(policy, route, call, now);
         }
         // What a detector finds in calls by another breaker's policy would trip our gates.
-        let calm = || self.owns(policy) && is_calm(short, call, &keys, now);
+        let calm = || self.owns(policy) && (!short.asks_first || is_calm(short, call, &keys, now));
         if !short.hearings.is_empty() && !calm() {
             return self.decide(policy, route, call, now);
         }
@@ -183,7 +183,9 @@ impl Breaker {
                 if let Some(voter) = voter(short, keys) {
                     hearing.tally.voted(0, voter);
                 }
-                *found = hearing.tally.hears(0, call.print, now);
+                if let Some(seen) = hearing.tally.hears(0, call.print, now) {
+                    *found = Some(seen);
+                }
             }
         }
         let mut denial = None;
@@ -261,17 +263,12 @@ fn voter(short: &Short, keys: &KeySeats) -> Option<KeyHash> {
     votes.find_map(|(seat, _)| seat.map(|seat| seat.key))
 }
 
-/// Asks for what the detectors will count in. False if one of them would find something while a charge could not be undone
-/// any more: then whoever found it is told before anything is charged, as the long way does.
-#[inline]
+/// Whether no detector would find anything in the call. It is asked where a charge cannot be undone once whoever found something
+/// wants the call refused: then whoever finds it is told before anything is charged, as the long way does.
 fn is_calm(short: &Short, call: &Call, keys: &KeySeats, now: Mono) -> bool {
     let mut rows =
         short.hearings.iter().filter_map(|one| Some((&one.tally, row_heard(one, keys)?)));
-    if short.asks_first {
-        return rows.all(|(tally, row)| tally.is_calm(row, call.print, now));
-    }
-    rows.for_each(|(tally, row)| tally.fetch(row));
-    true
+    rows.all(|(tally, row)| tally.is_calm(row, call.print, now))
 }
 
 /// Counts a refusal at the limit, and at the route.
@@ -308,6 +305,11 @@ fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool
             *seat = Some(KeySeat::new(key, NO_CELL, dimension.number, 0, false));
             continue;
         };
+        if let Some(tally) = &dimension.hears
+            && cell != table.likely(key)
+        {
+            tally.fetch(cell);
+        }
         let Some(word) = table.word(cell).filter(|word| word.is_quiet()) else { return false };
         let Ok(at) = u32::try_from(cell) else { return false };
         *seat = Some(KeySeat::new(key, at, dimension.number, word.epoch(), false));

@@ -66,23 +66,24 @@ impl Repeat {
         let stamp = half & STAMPS;
         let tag = (fingerprint >> (64 - TAG_BITS)) << (64 - TAG_BITS);
         let first = usize::try_from(fingerprint & 0xffff).unwrap_or(0) % SLOTS;
-        let slots = slots.map(|slot| turn(slot, stamp));
-        let mut both = (0..).zip(slots);
         // Its own slot, if there is one …
-        if let Some((slot, word)) = both.find(|(_, word)| word & TAG_MASK == tag && sum(*word) > 0)
-        {
+        let own =
+            |&(_, word): &(usize, u64)| (word ^ tag) & TAG_MASK == 0 && count(word, stamp) > 0;
+        if let Some((slot, word)) = (0..).zip(*slots).find(own) {
+            let word = turn(word, stamp);
             let word = if word & MOST < MOST { word + 1 } else { word };
             return Slotted { slot, word, count: sum(word) };
         }
         // … else the one with the least count. Among equals the fingerprint chooses, so that no slot is always the one.
         let (mut least, mut at, mut word) = (u64::MAX, 0, 0);
-        for (slot, turned) in (0..).zip(slots) {
+        for (slot, &seen) in slots.iter().enumerate() {
             let behind = if slot < first { slot + SLOTS - first } else { slot - first };
-            let rank = sum(turned) << 3 | behind as u64;
+            let rank = count(seen, stamp) << 3 | behind as u64;
             if rank < least {
-                (least, at, word) = (rank, slot, turned);
+                (least, at, word) = (rank, slot, seen);
             }
         }
+        let word = turn(word, stamp);
         if sum(word) == 0 {
             return Slotted { slot: at, word: tag | stamp << STAMP_AT | 1, count: 1 };
         }
@@ -101,6 +102,15 @@ fn turn(slot: u64, stamp: u64) -> u64 {
     let last = if ahead == 1 { slot & MOST } else { 0 };
     let turned = slot & TAG_MASK | stamp << STAMP_AT | last << COUNT_BITS;
     if ahead == 0 || ahead > STAMPS - BACK { slot } else { turned }
+}
+
+/// What a slot counts in the half of `stamp`.
+#[inline(always)]
+fn count(slot: u64, stamp: u64) -> u64 {
+    let ahead = stamp.wrapping_sub(slot >> STAMP_AT) & STAMPS;
+    let current = slot & MOST;
+    let later = if ahead == 1 { current } else { 0 };
+    if ahead == 0 || ahead > STAMPS - BACK { current + (slot >> COUNT_BITS & MOST) } else { later }
 }
 
 const fn sum(slot: u64) -> u64 {
