@@ -2,10 +2,80 @@
 
 use crate::clients::beside;
 use crate::error::LoadError;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
+
+/// How busy the machine was since some moment, and how much of that was ours.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    start: Instant,
+    busy: u64,
+    own: u64,
+}
+
+impl Watch {
+    /// From now on.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn start() -> Result<Watch, LoadError> {
+        Ok(Watch { start: Instant::now(), busy: busy()?, own: own()? })
+    }
+
+    /// The share of the whole machine that was taken by programs which are neither this one nor descend from it, in
+    /// thousandths.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn others(&self) -> Result<u64, LoadError> {
+        let own = own()?.saturating_sub(self.own);
+        let others = busy()?.saturating_sub(self.busy).saturating_sub(own);
+        let elapsed = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let whole = elapsed.saturating_mul(u64::try_from(cores).unwrap_or(1));
+        Ok(others.saturating_mul(1_000).checked_div(whole).unwrap_or(0))
+    }
+}
+
+/// Nanoseconds that all cores together were not idle, in steps of a tick.
+fn busy() -> Result<u64, LoadError> {
+    let text = fs::read_to_string("/proc/stat").map_err(LoadError::io("read how busy it is"))?;
+    busy_in(&text).ok_or_else(|| unreadable(&text))
+}
+
+/// User, nice, system, irq and softirq of the first line; idle, waiting and stolen time are not ours to share.
+fn busy_in(text: &str) -> Option<u64> {
+    let line = text.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let [user, nice, system, _idle, _waiting, irq, softirq, ..] = ticks.as_slice() else {
+        return None;
+    };
+    Some([user, nice, system, irq, softirq].into_iter().sum::<u64>().saturating_mul(TICK))
+}
+
+/// Linux tells user space of 100 ticks a second, whatever it uses inside.
+const TICK: u64 = 10_000_000;
+
+/// Nanoseconds of this program, of what descends from it and lives, and of what did and was waited for.
+fn own() -> Result<u64, LoadError> {
+    let own = std::process::id();
+    let living: Vec<u32> = family(own)?.into_iter().filter(|&pid| pid != own).collect();
+    let mut sum = on_processor(&living)?;
+    for who in [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN] {
+        let usage = getrusage(who)
+            .map_err(std::io::Error::from)
+            .map_err(LoadError::io("read the own account"))?;
+        for time in [usage.user_time(), usage.system_time()] {
+            sum = sum.saturating_add(u64::try_from(time.num_nanoseconds()).unwrap_or(0));
+        }
+    }
+    Ok(sum)
+}
 
 /// A program's process and all that descend from it.
 ///
@@ -153,6 +223,36 @@ mod tests {
         )
         .unwrap();
         assert!(resident(&own).unwrap() > 100);
+    }
+
+    /// Goal: the time of all cores is summed over the columns in which something runs.
+    #[test]
+    fn busy_time_is_read() {
+        let text = "cpu  1 2 3 400 500 6 7 800 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(busy_in(text), Some(19 * TICK));
+        assert_eq!(busy_in("cpu  1 2"), None);
+        assert_eq!(busy_in(""), None);
+    }
+
+    /// Goal: what this program does and what its children did is in the own account.
+    #[test]
+    fn own_work_is_accounted_for() {
+        let before = own().unwrap();
+        let patience = std::time::Duration::from_secs(30);
+        crate::wait::until("own work", patience, std::time::Duration::ZERO, || {
+            Ok((own()? > before + 20_000_000).then_some(()))
+        })
+        .unwrap();
+        let children = || {
+            let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+            usage.user_time().num_nanoseconds() + usage.system_time().num_nanoseconds()
+        };
+        let (own_before, children_before) = (own().unwrap(), children());
+        let count = "i=0; while [ $i -lt 50000 ]; do i=$((i+1)); done";
+        assert!(Command::new("sh").args(["-c", count]).status().unwrap().success());
+        let child = u64::try_from(children() - children_before).unwrap();
+        assert!(child > 1_000_000);
+        assert!(own().unwrap() >= own_before + child);
     }
 
     /// Goal: numbers at the start of a line are read, and nothing else.
