@@ -6,12 +6,12 @@ use std::time::Duration;
 use breaker_benches::figures::Samples;
 use breaker_benches::report::{Table, nanos, ratio};
 
-use crate::shared::{HOT_DIRECT, hot_governor, hot_rate, hot_window};
+use crate::shared::{HOT_DIRECT, hot_governor, hot_leased, hot_rate, hot_window};
 use crate::threads::PAIR_SAMPLE;
 
 /// The curve as a table with what it means.
 pub(crate) fn measure(rounds: usize, progress: &mut dyn FnMut(usize)) -> String {
-    let cases = [hot_governor(), hot_rate(), hot_window()];
+    let cases = [hot_governor(), hot_rate(), hot_leased(), hot_window()];
     let mut all: Vec<Vec<Samples>> = vec![vec![Samples::default(); THREADS.len()]; cases.len()];
     let processors = thread::available_parallelism().map_or(1, usize::from);
     for round in 0..rounds {

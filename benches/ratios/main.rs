@@ -156,6 +156,8 @@ fn two_threads(wanted: &Wanted) -> String {
         shared::hot_rate_settled,
         shared::hot_window,
         shared::hot_gates,
+        shared::hot_leased,
+        shared::hot_leased_tick,
     ]
     .map(|build| build())
     .into();
@@ -370,6 +372,8 @@ const CASES: &[(&str, Build)] = &[
     (ours::RATE_CLOCK_HEARD, ours::rate_clock_heard),
     (ours::RATE_TICK, ours::rate_tick),
     (ours::RATE_TICK_SETTLED, ours::rate_tick_settled),
+    (ours::RATE_LEASED, ours::rate_leased),
+    (ours::RATE_LEASED_SETTLED, ours::rate_leased_settled),
     (rivals::UPKEEP, rivals::governor_upkeep),
     (ours::WINDOW_CLOCK, ours::window_clock),
     (ours::WINDOW_TICK, ours::window_tick),
@@ -418,6 +422,9 @@ const ROWS: &[Row] = &[
     row(ours::RATE_CLOCK_HEARD, rivals::DIRECT, 1.5),
     row(ours::RATE_TICK, rivals::DIRECT, 0.6),
     beside(ours::RATE_TICK, rivals::UPKEEP),
+    row(ours::RATE_LEASED, rivals::DIRECT, 0.25),
+    beside(ours::RATE_LEASED, rivals::UPKEEP),
+    beside(ours::RATE_LEASED_SETTLED, rivals::DIRECT),
     row(ours::WINDOW_CLOCK, rivals::DIRECT, 1.4),
     row(ours::WINDOW_REFUSE, rivals::DIRECT, 0.3),
     row(ours::FOUR_GATES, rivals::U64_100K, 1.0),
@@ -446,4 +453,6 @@ const PAIRS: &[Row] = &[
     beside(shared::HOT_RATE_SETTLED, shared::HOT_DIRECT),
     row(shared::HOT_WINDOW, shared::HOT_DIRECT, 2.0),
     beside(shared::HOT_GATES, shared::HOT_DIRECT),
+    beside(shared::HOT_LEASED, shared::HOT_DIRECT),
+    beside(shared::HOT_LEASED_TICK, shared::HOT_DIRECT),
 ];

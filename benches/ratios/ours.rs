@@ -5,8 +5,9 @@ use std::hint::black_box;
 use breaker_benches::World;
 use breaker_benches::rounds::Case;
 use breaker_core::{
-    Call, DetectorKind, DetectorSpec, Errors, Gates, KeySpec, KillLevel, Latency, LimitSpec, Mono,
-    Novel, Outcome, Ratio, Repeat, ScopeSpec, Settlement, Silence, Span, Streak, Surge, Verdict,
+    Call, DetectorKind, DetectorSpec, Errors, Gates, KeySpec, KillLevel, Latency, Lease, LimitSpec,
+    Mono, Novel, Outcome, Ratio, Repeat, ScopeSpec, Settlement, Silence, Span, Streak, Surge,
+    Verdict,
 };
 
 use crate::keys::{WARM, labels, numbers, still};
@@ -136,6 +137,29 @@ pub(crate) fn rate_clock_heard() -> Case {
 pub(crate) fn rate_tick() -> Case {
     let (world, mut tick) = (plain(vec![rate()]), Tick::new());
     Case::new(RATE_TICK, move || admits(world, world.call, tick.next()))
+}
+
+/// A lease of the only route.
+pub(crate) fn leased(world: &'static World) -> Lease<'static> {
+    let route = world.policy.route(&world.route).expect("the world has this route");
+    let lease = world.breaker.lease(&world.policy, route, LOT, Span::from_millis(1));
+    lease.expect("one plain rate")
+}
+
+pub(crate) fn rate_leased() -> Case {
+    let (mut lease, mut tick) = (leased(plain(vec![rate()])), Tick::new());
+    Case::new(RATE_LEASED, move || black_box(&mut lease).admit(tick.next()).is_allowed())
+}
+
+pub(crate) fn rate_leased_settled() -> Case {
+    let (mut lease, mut tick) = (leased(counting(vec![rate()])), Tick::new());
+    Case::new(RATE_LEASED_SETTLED, move || {
+        let now = tick.next();
+        match black_box(&mut lease).admit(now) {
+            Verdict::Allow(permit) => permit.settle(Outcome::Good, now),
+            Verdict::Deny(_) => true,
+        }
+    })
 }
 
 pub(crate) fn rate_tick_settled() -> Case {
@@ -376,6 +400,8 @@ pub(crate) const DETECTORS_ROUTE: &str = "all 8 detectors of a route, tick given
 pub(crate) const DETECTORS_KEYS: &str =
     "all 8 detectors of a route and all 5 of a key, 100k u64, tick given, settled in full";
 pub(crate) const RATE_TICK: &str = "one `rate`, tick given";
+pub(crate) const RATE_LEASED: &str = "one `rate`, tick given, leased";
+pub(crate) const RATE_LEASED_SETTLED: &str = "one `rate`, tick given, leased, settled and counted";
 pub(crate) const RATE_TICK_SETTLED: &str = "one `rate`, tick given, settled and counted";
 pub(crate) const WINDOW_CLOCK: &str = "exact `window` of 1,000, admits, clock read";
 pub(crate) const WINDOW_TICK: &str = "exact `window` of 1,000, admits, tick given";
@@ -401,3 +427,5 @@ const APART: u64 = 10_000;
 /// Calls that differ from each other. It shares no factor with the keys' number: else each key would say the same for ever,
 /// and rightly be tripped for it.
 const PRINTS: u64 = 1_001;
+/// Calls that a lease charges at once, at most.
+const LOT: u32 = 64;

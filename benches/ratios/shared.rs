@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use breaker_benches::World;
 
-use crate::ours::{Tsc, busy, counting, plain, rate, window};
+use crate::ours::{Tsc, busy, counting, leased, plain, rate, window};
 use crate::rivals::{busy_direct, direct};
 use crate::threads::Shared;
 use breaker_core::{Outcome, Verdict};
@@ -34,6 +34,31 @@ pub(crate) fn busy_governor() -> Shared {
 /// One hot `rate`.
 pub(crate) fn hot_rate() -> Shared {
     clocked(HOT_RATE, plain(vec![rate()]))
+}
+
+/// One hot `rate`, each thread with a lease.
+pub(crate) fn hot_leased() -> Shared {
+    let (world, clock) = (plain(vec![rate()]), Tsc::new());
+    Shared::new(HOT_LEASED, move || {
+        let mut lease = leased(world);
+        move || black_box(&mut lease).admit_at(|| black_box(clock).now()).is_allowed()
+    })
+}
+
+/// The same, with a tick that each thread has anyway.
+pub(crate) fn hot_leased_tick() -> Shared {
+    let (world, clock) = (plain(vec![rate()]), Tsc::new());
+    Shared::new(HOT_LEASED_TICK, move || {
+        let (mut lease, mut turn, mut now) = (leased(world), 0_u32, clock.now());
+        move || {
+            // Read anew each 64 calls, as who handles them in batches would.
+            turn = turn.wrapping_add(1);
+            if turn.is_multiple_of(64) {
+                now = black_box(clock).now();
+            }
+            black_box(&mut lease).admit(now).is_allowed()
+        }
+    })
 }
 
 /// One hot exact `window` of 1,000.
@@ -75,4 +100,7 @@ pub(crate) const HOT_RATE_SETTLED: &str =
     "two threads, one hot `rate`, clock read, settled and counted";
 pub(crate) const HOT_WINDOW: &str = "two threads, one exact `window` of 1,000, clock read";
 pub(crate) const HOT_GATES: &str = "two threads, gates alone, clock read";
+pub(crate) const HOT_LEASED: &str = "two threads, one hot `rate`, leased, clock read";
+pub(crate) const HOT_LEASED_TICK: &str =
+    "two threads, one hot `rate`, leased, a tick for each 64 calls";
 pub(crate) const HOT_DIRECT: &str = "governor direct, two threads";

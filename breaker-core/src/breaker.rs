@@ -3,6 +3,7 @@
 mod decide;
 mod finish;
 mod gates;
+mod lease;
 mod look;
 mod orders;
 mod registry;
@@ -11,6 +12,7 @@ mod short;
 mod standing;
 
 pub use self::gates::Gates;
+pub use self::lease::{Lease, LeaseCounts, LeaseError, Unfit};
 pub use self::orders::{OrderError, Stamp};
 pub use self::restore::{
     Missed, Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
@@ -187,10 +189,11 @@ impl Breaker {
     }
 
     /// As [`Breaker::admit`], and asks for the time itself, as late as it can: never, if the widest gate that has anything to say is
-    /// killed for the call; else once, after the gates were read and, where the limits are few and plain, the key was
-    /// looked for.
+    /// killed for the call; else once, after the gates were read and, where the limits are few and plain, the key's
+    /// memory was asked for.
     ///
-    /// A processor's counter is read in order, and what is found before it is not waited for after it.
+    /// Many processors finish all that came before they read their counter. What was only asked for they do not wait for, so it
+    /// comes while they read.
     #[inline(always)]
     pub fn admit_at<'a>(
         &'a self,
@@ -228,9 +231,7 @@ impl Breaker {
                 };
                 keyed.table.fetch(key);
                 let now = clock();
-                let reached = keyed.table.reach(key);
-                if let Some(reached) = reached
-                    && let Some((cell, row)) = keyed.table.quiet(key, &reached)
+                if let Some((cell, row)) = keyed.table.quiet(key)
                     && let Ok(cell) = u32::try_from(cell)
                     && let Some(taken) = row.take_plain(keyed.rate, now)
                 {
@@ -253,7 +254,8 @@ impl Breaker {
     }
 
     /// What [`Breaker::admit`] would say, by a look: nothing is charged, claimed, counted or moved. A gate on
-    /// probation with a probe left says yes.
+    /// probation with a probe left says yes. Of a key without a cell it says what the key would be told that is given one, or must share:
+    /// that takes the lock of the key's bucket, and memory where newcomers start spent.
     ///
     /// # Errors
     /// The denial.

@@ -15,8 +15,9 @@ use crate::time::{Mono, Span};
 pub(crate) struct Charges(Memory);
 
 enum Memory {
-    /// One row, whose head has its line of memory to itself: all its calls swap it.
-    Scope { head: Line, rest: Box<[AtomicU64]> },
+    /// One row, whose head has its line of memory to itself: all its calls swap it. Beside it, until when it is spent
+    /// for what it was not charged, in nanoseconds; 0 for never.
+    Scope { head: Line, rest: Box<[AtomicU64]>, spent: AtomicU64 },
     /// Rows of so many words.
     Rows { words: usize, all: Box<[AtomicU64]> },
 }
@@ -70,7 +71,8 @@ impl Charges {
     pub(crate) fn for_scope(limit: Limit) -> Charges {
         // A margin keeps other memory off the lines of a ring's first and last slots.
         let rest = limit.words() - 1 + MARGIN;
-        Charges(Memory::Scope { head: Line(AtomicU64::new(0)), rest: zeros(rest) })
+        let head = Line(AtomicU64::new(0));
+        Charges(Memory::Scope { head, rest: zeros(rest), spent: AtomicU64::new(0) })
     }
 
     /// Memory for so many cells.
@@ -83,12 +85,43 @@ impl Charges {
     #[inline]
     pub(crate) fn row(&self, row: usize) -> Option<Row<'_>> {
         match &self.0 {
-            Memory::Scope { head, rest } => Some(Row { head: &head.0, rest }),
+            Memory::Scope { head, rest, .. } => Some(Row { head: &head.0, rest }),
             Memory::Rows { words, all } => {
                 let start = words.checked_mul(row)?;
                 let (head, rest) = all.get(start..start.checked_add(*words)?)?.split_first()?;
                 Some(Row { head, rest })
             }
+        }
+    }
+
+    /// Until when its only row is spent for what it was not charged, if it ever was. Rows of cells say it elsewhere.
+    pub(crate) fn spent_until(&self) -> Option<Mono> {
+        // ordering: relaxed, for who spends a row has it alone: a restore comes before all calls, and a reload fills memory that
+        // no policy has yet.
+        let until = self.spent()?.load(Ordering::Relaxed);
+        (until > 0).then(|| Mono::from_nanos(until))
+    }
+
+    /// Says that its only row is spent until then for what it was not charged.
+    pub(crate) fn note_spent(&self, until: Mono) {
+        if let Some(spent) = self.spent() {
+            // ordering: relaxed, as for the look at it.
+            spent.fetch_max(until.as_nanos(), Ordering::Relaxed);
+        }
+    }
+
+    /// Says that its only row holds what was charged, and no more.
+    pub(crate) fn forget_spent(&self) {
+        if let Some(spent) = self.spent() {
+            // ordering: relaxed, for a call that sees the word before is refused and not tripped.
+            spent.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn spent(&self) -> Option<&AtomicU64> {
+        match &self.0 {
+            Memory::Scope { spent, .. } => Some(spent),
+            Memory::Rows { .. } => None,
         }
     }
 }
@@ -127,6 +160,24 @@ impl Row<'_> {
         }
     }
 
+    /// As [`Row::forecast`], had all of the limit been used at `at` besides. It allocates.
+    pub(crate) fn forecast_spent(
+        self,
+        limit: Limit,
+        amount: u64,
+        (at, now): (Mono, Mono),
+    ) -> Result<(), Span> {
+        let copy = Charges::for_scope(limit);
+        let Some(row) = copy.row(0) else { return Err(NEVER) };
+        let words = std::iter::once(self.head).chain(self.rest);
+        for (own, word) in std::iter::once(row.head).chain(row.rest).zip(words) {
+            // ordering: acquire, as a look at any of them; relaxed, for nobody else has the copy.
+            own.store(word.load(Ordering::Acquire), Ordering::Relaxed);
+        }
+        row.spend(limit, at);
+        row.forecast(limit, amount, now)
+    }
+
     /// Charges this amount, or says the exact wait; [`NEVER`] where none is known to suffice. A ring
     /// counts calls: the amount is not asked.
     ///
@@ -157,11 +208,11 @@ impl Row<'_> {
         self.swap_plain(self.head.load(Ordering::Relaxed), plain, now)
     }
 
-    /// Undoes what [`Row::take_plain`] charged, exactly or not at all.
-    pub(crate) fn undo_plain(self, taken: Taken) {
+    /// Undoes what [`Row::take_plain`] charged, exactly or not at all; whether it did.
+    pub(crate) fn undo_plain(self, taken: Taken) -> bool {
         // ordering: relaxed, for a debt stands alone. A lost race is a forfeit.
         let order = Ordering::Relaxed;
-        let _ = self.head.compare_exchange(taken.after, taken.before, order, order);
+        self.head.compare_exchange(taken.after, taken.before, order, order).is_ok()
     }
 
     /// As [`Row::take_plain`], of a word that several threads may want without pause: they take turns at it, see [`turns`].
@@ -212,7 +263,7 @@ impl Row<'_> {
         match limit {
             Limit::Rate(rate) => {
                 if rate.can_undo() {
-                    self.undo_plain(taken);
+                    let _ = self.undo_plain(taken);
                 }
             }
             Limit::Window(_) => {}
@@ -303,11 +354,13 @@ impl Row<'_> {
 
     /// Fills memory from that of the limit as it was: never freer than if this limit had counted the same calls all along. What is
     /// unknown counts as passed. What the memory holds already is taken for a part of what the limit counted.
-    pub(crate) fn seed(self, limit: Limit, old: Row<'_>, was: Limit, now: Mono) {
+    /// False if it had to be spent: what the old memory held says nothing of this limit.
+    pub(crate) fn seed(self, limit: Limit, old: Row<'_>, was: Limit, now: Mono) -> bool {
         let carried = old.save(was, now).is_some_and(|saved| self.restore(limit, &saved, now));
         if !carried {
             self.spend(limit, now);
         }
+        carried
     }
 
     /// What the row holds, as seen from `now`; None if it was charged too fast to be read whole.

@@ -55,6 +55,8 @@ pub struct ScopeCounts {
     pub throttled: u64,
     /// Admitted although something of the lineage would have refused it: shadow mode, or a candidate limit.
     pub shadowed: u64,
+    /// Calls of this route that a [`Lease`](crate::Lease) charged for and that were not made in time. None of them was offered.
+    pub forfeited: u64,
     /// For each limit of this scope, by its index: how often it refused.
     pub enforced: [u64; MAX_LIMITS],
     /// For each limit of this scope: how often it would have refused, had it been live.
@@ -93,17 +95,28 @@ impl Counts {
         self.raise([Count::Enforced(limit), Count::Throttled]);
     }
 
+    /// So many calls were charged for in advance and not made.
+    pub(crate) fn forfeited(&self, calls: u32) {
+        self.add([(FORFEITED, u64::from(calls))]);
+    }
+
     #[inline]
     fn raise<const N: usize>(&self, counts: [Count; N]) {
+        self.add(counts.map(|count| (count.word(), 1)));
+    }
+
+    #[inline(always)]
+    fn add<const N: usize>(&self, counts: [(usize, u64); N]) {
         let own = stripe();
         let Some(stripe) = self.0.get(own) else { return };
-        for word in counts.into_iter().filter_map(|count| stripe.0.get(count.word())) {
+        for (word, more) in counts {
+            let Some(word) = stripe.0.get(word) else { continue };
             if own == SHARED {
                 // ordering: relaxed, for a count stands alone.
-                word.fetch_add(1, Ordering::Relaxed);
+                word.fetch_add(more, Ordering::Relaxed);
             } else {
                 // ordering: relaxed, for a count stands alone; and no locked add, for this thread alone writes the stripe.
-                word.store(word.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+                word.store(word.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
             }
         }
     }
@@ -123,6 +136,7 @@ impl Counts {
             blocked: sum(4),
             throttled: sum(5),
             shadowed: sum(6),
+            forfeited: sum(FORFEITED),
             enforced: std::array::from_fn(|limit| sum(FIRST + limit)),
             detected: std::array::from_fn(|limit| sum(FIRST + MAX_LIMITS + limit)),
         }
@@ -217,6 +231,8 @@ fn stripe() -> usize {
 /// Stripes of one scope, of which the last is shared by all threads that came too late for one of their own.
 const STRIPES: usize = 4;
 const SHARED: usize = STRIPES - 1;
+/// The word of what leases charged for nothing.
+const FORFEITED: usize = 7;
 /// The first of the limits' counts.
 const FIRST: usize = 8;
 const WORDS: usize = FIRST + 2 * MAX_LIMITS;
@@ -250,13 +266,14 @@ mod tests {
                     for (times, count) in (1..).zip(all) {
                         (0..times * 10).for_each(|_| counts.up(count));
                     }
+                    (0..10).for_each(|_| counts.forfeited(7));
                 });
             }
         });
         let read = counts.read();
         let simple = [read.good, read.slow, read.fault, read.dropped, read.blocked, read.throttled];
         assert_eq!(simple, [120, 240, 360, 480, 600, 720]);
-        assert_eq!(read.shadowed, 840);
+        assert_eq!((read.shadowed, read.forfeited), (840, 840));
         assert_eq!((read.enforced[0], read.enforced[7]), (960, 1_080));
         assert_eq!((read.detected[0], read.detected[7]), (1_200, 1_320));
         assert_eq!(read.enforced[1..7], [0; 6]);

@@ -287,9 +287,10 @@ const TICK: Duration = Duration::from_millis(20);
 #[cfg(test)]
 mod tests {
     use super::{Driver, News};
-    use crate::breaker::{Breaker, Capacity, Seed};
+    use crate::breaker::{Breaker, Capacity};
     use crate::clock::MonotonicClock;
     use crate::facts::{KillLevel, State};
+    use crate::hashes::Seed;
     use crate::policy::{GroupSpec, Policy, PolicySpec};
     use crate::scope::Scope;
     use std::sync::Arc;

@@ -67,8 +67,8 @@ pub(crate) struct Table {
     /// By lines; the first of the last is shared by calls whose key has none.
     lines: Box<[Line]>,
     gates: Box<[Gate]>,
-    /// When a slot's limits were spent for what others had, in nanoseconds, rounded up to even ones; 0 for never. The lowest bit
-    /// says that its budgets were spent too.
+    /// When a slot's limits were spent for what its key was not charged, in nanoseconds, rounded up to fours; 0 for never. The
+    /// two lowest bits say which: its budgets, its others.
     spent: Box<[AtomicU64]>,
     /// A bit for each bucket: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
@@ -89,10 +89,9 @@ pub(crate) struct Table {
 #[repr(align(64))]
 struct Line([Slot; LINE]);
 
-/// The line in which a key's scan begins, and its tags as they were read.
-pub(crate) struct Reached<'a> {
+/// A line's tags as they were read, and which line it is.
+struct Tags {
     at: usize,
-    line: &'a Line,
     tags: [u64; LINE],
 }
 
@@ -123,6 +122,24 @@ pub(crate) enum Which {
     In(usize),
 }
 
+/// What a call would find whose key is looked up, and has its slot claimed if need be.
+#[derive(Clone, Copy)]
+pub(crate) enum Foreseen {
+    /// Its key's slot.
+    Known(usize),
+    /// A slot that its key would be given.
+    Newcomer(usize, Newcomer),
+}
+
+/// How a key would find a slot that it was given.
+#[derive(Clone, Copy)]
+pub(crate) struct Newcomer {
+    /// The epoch of its gate.
+    pub(crate) epoch: u16,
+    spent: Option<Mono>,
+    budgets_spent: Option<Mono>,
+}
+
 /// What came of an order to a key.
 pub(crate) enum Ordered {
     /// The gate moved, or stands in its slot as it stood.
@@ -141,6 +158,14 @@ impl Rows {
             (Rows::Beside(own), Rows::Beside(other)) => Arc::ptr_eq(own, other),
             _ => false,
         }
+    }
+}
+
+impl Newcomer {
+    /// As of when a limit would be spent, if it would.
+    pub(crate) fn spent_at(self, limit: Limit, now: Mono) -> Option<Mono> {
+        let at = if matches!(limit, Limit::Budget(_)) { self.budgets_spent } else { self.spent };
+        at.filter(|at| now < at.plus(limit.recovery()))
     }
 }
 
@@ -252,13 +277,27 @@ impl Table {
         stirred.is_some_and(|stirred| stirred >> (bucket % 64) & 1 == 1)
     }
 
-    /// Whether a limit of a slot is still spent for what others had: such a key is refused, and never tripped for it.
-    pub(crate) fn starts_spent(&self, cell: usize, limit: Limit, now: Mono) -> bool {
+    /// Until when a limit of a slot is spent for what its key was not charged, if it was: until then the key is refused, and never
+    /// tripped for it.
+    pub(crate) fn spent_until(&self, cell: usize, limit: Limit) -> Option<Mono> {
         // ordering: relaxed, for the slot was found by its tag, with acquire.
-        let spent = self.spent.get(cell).map_or(0, |spent| spent.load(Ordering::Relaxed));
-        let at = spent & !BUDGETS;
-        let counts = spent & BUDGETS != 0 || !matches!(limit, Limit::Budget(_));
-        at > 0 && counts && now < Mono::from_nanos(at).plus(limit.recovery())
+        let spent = self.spent.get(cell)?.load(Ordering::Relaxed);
+        let at = Mono::from_nanos(spent & !(BUDGETS | OTHERS));
+        (spent & spent_bit(limit) != 0).then(|| at.plus(limit.recovery()))
+    }
+
+    /// Says that a limit of a slot is spent for what its key was not charged.
+    pub(crate) fn note_spent(&self, cell: usize, limit: Limit, until: Mono) {
+        let at = until.since(Mono::ZERO.plus(limit.recovery()));
+        self.note(cell, spent_as_of(Mono::ZERO.plus(at), spent_bit(limit)));
+    }
+
+    /// Adds to what is said of a slot's limits: of two instants the later one.
+    fn note(&self, cell: usize, note: u64) {
+        let Some(spent) = self.spent.get(cell) else { return };
+        let both = |was: u64| was.max(note) | (was | note) & (BUDGETS | OTHERS);
+        // ordering: relaxed, for a restore comes before all calls, and a call that sees the word before a reload is of the policy before.
+        let _ = spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| Some(both(was)));
     }
 
     /// Says that a gate of a slot's bucket is about to move.
@@ -311,54 +350,39 @@ impl Table {
         self.lines.get(cell / LINE)?.0.get(cell % LINE)
     }
 
-    /// Reads the tags of the line in which a key's scan begins, and no more: what is read here is not waited for later.
-    #[inline(always)]
-    pub(crate) fn reach(&self, key: KeyHash) -> Option<Reached<'_>> {
-        self.read(self.line_of(key))
-    }
-
-    /// Asks for the memory in which a key's scan begins, without waiting for it.
+    /// Asks for the memory in which a key's scan begins, without waiting for it: its line, and the one where it goes on.
     #[inline(always)]
     pub(crate) fn fetch(&self, key: KeyHash) {
         prefetch_index(&self.lines, self.line_of(key));
         prefetch_index(&self.lines, self.line_of(key) ^ 1);
     }
 
+    /// Reads a line's tags.
     #[inline(always)]
-    fn read(&self, at: usize) -> Option<Reached<'_>> {
+    fn read(&self, at: usize) -> Option<Tags> {
         let line = self.lines.get(at)?;
         // ordering: acquire, to pair with the claim's release.
         let tags = line.0.each_ref().map(|slot| slot.tag.load(Ordering::Acquire));
-        Some(Reached { at, line, tags })
+        Some(Tags { at, tags })
     }
 
-    /// A reached key's slot with its inline word; `None` if it has none, or if a gate of its bucket was ever moved.
+    /// A known key's slot with its inline word; `None` if it has none, or if a gate of its bucket was ever moved.
     #[inline(always)]
-    pub(crate) fn quiet<'a>(
-        &'a self,
-        key: KeyHash,
-        reached: &Reached<'a>,
-    ) -> Option<(usize, Row<'a>)> {
-        let (cell, slot) = match reached.way_of(key) {
-            Some(way) => (reached.at * LINE + way, reached.line.0.get(way)?),
-            None => {
-                let cell = self.find_beyond(key)?;
-                (cell, self.slot(cell)?)
-            }
-        };
+    pub(crate) fn quiet(&self, key: KeyHash) -> Option<(usize, Row<'_>)> {
+        let cell = self.find(key)?;
         if self.is_stirred(cell) {
             return None;
         }
-        let [head] = &slot.inline;
+        let [head] = &self.slot(cell)?.inline;
         Some((cell, Row { head, rest: &[] }))
     }
 
     /// A known key's slot. Lock-free.
     #[inline(always)]
     pub(crate) fn find(&self, key: KeyHash) -> Option<usize> {
-        let reached = self.reach(key)?;
-        match reached.way_of(key) {
-            Some(way) => Some(reached.at * LINE + way),
+        let line = self.read(self.line_of(key))?;
+        match line.way_of(key) {
+            Some(way) => Some(line.at * LINE + way),
             None => self.find_beyond(key),
         }
     }
@@ -379,40 +403,52 @@ impl Table {
         None
     }
 
-    /// A key's slot, claimed at first sight; `None` if its bucket is full of busy keys.
+    /// A key's slot, claimed at first sight. `None`, and the call is counted as one that shares the overflow slot, if its bucket is full of
+    /// busy keys, or keys are first seen too fast.
     #[inline]
     pub(crate) fn find_or_claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
         match self.find(key) {
             Some(cell) => Some(cell),
-            None => self.claim::<false>(key, now),
+            None => self.claim(key, now),
         }
-    }
-
-    /// As [`Table::find_or_claim`], and counts a call that must share the overflow slot.
-    pub(crate) fn find_claim_or_count(&self, key: KeyHash, now: Mono) -> Option<usize> {
-        let cell = self.find(key).or_else(|| self.claim::<true>(key, now));
-        if cell.is_none() {
-            // ordering: relaxed, for a count stands alone.
-            self.overflowed.fetch_add(1, Ordering::Relaxed);
-        }
-        cell
     }
 
     #[cold]
-    fn claim<const COUNTS: bool>(&self, key: KeyHash, now: Mono) -> Option<usize> {
+    fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         if let Some(cell) = self.find(key) {
             return Some(cell);
         }
         let room = self.room(key, &lock, now);
-        let turned_away = room.is_some() && !self.welcomes(&lock.kept, now);
-        if COUNTS && turned_away {
+        let welcome = room.is_none() || self.welcomes(&lock.kept, now);
+        let Some(cell) = room.filter(|_| welcome) else {
             // ordering: relaxed, for a count stands alone.
-            self.turned_away.fetch_add(1, Ordering::Relaxed);
-        }
-        let cell = room.filter(|_| !turned_away)?;
+            self.overflowed.fetch_add(1, Ordering::Relaxed);
+            // ordering: relaxed, for a count stands alone.
+            self.turned_away.fetch_add(u64::from(!welcome), Ordering::Relaxed);
+            return None;
+        };
         self.give(cell, key, &lock, now);
         Some(cell)
+    }
+
+    /// What a call would find that claims its key's slot at first sight; `None` if it would have to share the overflow slot.
+    pub(crate) fn foresee(&self, key: KeyHash, now: Mono) -> Option<Foreseen> {
+        let lock = self.locks.get(self.bucket_of(key))?.lock();
+        if let Some(cell) = self.find(key) {
+            return Some(Foreseen::Known(cell));
+        }
+        let cell = self.room(key, &lock, now)?;
+        let sights = Row { head: &self.sights, rest: &[] };
+        if lock.kept.newcomers.is_some_and(|limit| sights.peek(limit, 1, now).is_err()) {
+            return None;
+        }
+        let word = self.word(cell).unwrap_or_default();
+        // No rule matters to a reset.
+        let rule = TripRule::new(Recover::default());
+        let epoch = word.step(Input::Reset, &rule, now).unwrap_or(word).epoch();
+        let (spent, budgets_spent) = (lock.spent, lock.budgets_spent);
+        Some(Foreseen::Newcomer(cell, Newcomer { epoch, spent, budgets_spent }))
     }
 
     /// Charges a call of a key without a slot to the shared one; `charge` says whether it took a place in flight there. What the
@@ -520,7 +556,7 @@ impl Table {
             let lock = lock.lock();
             for cell in bucket * WAYS..(bucket + 1) * WAYS {
                 if self.tag(cell).is_some() {
-                    self.spend(cell, &lock.kept, at, now);
+                    self.note(cell, self.spend(cell, &lock.kept, at, now));
                 }
             }
             kept = Some(Arc::clone(&lock.kept));
@@ -674,32 +710,25 @@ impl Table {
         Some(cell)
     }
 
-    /// Charges a slot as if all had been used up then: what time restores, and budgets.
+    /// Charges a slot as if all had been used up then: what time restores, and budgets. Says what is to be noted of that.
     fn spend(
         &self,
         cell: usize,
         kept: &Kept,
         (at, budgets_at): (Option<Mono>, Option<Mono>),
         now: Mono,
-    ) {
-        let (mut spent_at, mut budgets) = (0, 0);
+    ) -> u64 {
+        let newcomer = Newcomer { epoch: 0, spent: at, budgets_spent: budgets_at };
+        let (mut newest, mut bits) = (Mono::ZERO, 0);
         for charged in &kept.limits {
-            let budget = matches!(charged.limit, Limit::Budget(_));
-            let at = if budget { budgets_at } else { at };
-            let ends = |at: &Mono| at.plus(charged.limit.recovery());
-            if let Some(at) = at.filter(|at| now < ends(at))
+            if let Some(at) = newcomer.spent_at(charged.limit, now)
                 && let Some(row) = self.row(&charged.rows, cell)
             {
                 row.spend(charged.limit, at);
-                spent_at = spent_at.max(at.as_nanos().max(1));
-                budgets |= if budget { BUDGETS } else { 0 };
+                (newest, bits) = (newest.max(at), bits | spent_bit(charged.limit));
             }
         }
-        if let Some(spent) = self.spent.get(cell) {
-            let spent_at = spent_at.saturating_add(BUDGETS) & !BUDGETS;
-            // ordering: relaxed, for a newcomer's tag is stored with release after it.
-            spent.store(spent_at | budgets, Ordering::Relaxed);
-        }
+        spent_as_of(newest, bits)
     }
 
     /// Writes a key's tag; under the lock.
@@ -718,13 +747,17 @@ impl Table {
         for tally in &lock.kept.tallies {
             tally.clear(cell);
         }
-        self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
+        let note = self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
+        if let Some(spent) = self.spent.get(cell) {
+            // ordering: relaxed, for the tag is stored with release after it.
+            spent.store(note, Ordering::Relaxed);
+        }
         // ordering: release, so that whoever finds the key sees its slot as it was left.
         slot.tag.store(key.as_u64(), Ordering::Release);
     }
 }
 
-impl Reached<'_> {
+impl Tags {
     /// Where in the line a key stands. The tags are compared without a branch between them: which of them it is no predictor
     /// could guess.
     #[inline(always)]
@@ -758,6 +791,19 @@ impl Slot {
     fn new() -> Slot {
         Slot { tag: AtomicU64::new(EMPTY), inline: std::array::from_fn(|_| AtomicU64::new(0)) }
     }
+}
+
+/// The bit that says of a limit that it was spent.
+const fn spent_bit(limit: Limit) -> u64 {
+    if matches!(limit, Limit::Budget(_)) { BUDGETS } else { OTHERS }
+}
+
+/// What is noted of limits that were spent as of then.
+const fn spent_as_of(at: Mono, bits: u64) -> u64 {
+    if bits == 0 {
+        return 0;
+    }
+    at.as_nanos().saturating_add(BUDGETS | OTHERS) & !(BUDGETS | OTHERS) | bits
 }
 
 /// Whether a slot of a bucket is kept for orders.
@@ -805,8 +851,9 @@ const CHOICES: u64 = LINE as u64;
 #[cfg(loom)]
 const CHOICES: u64 = 1;
 const EMPTY: u64 = 0;
-/// The bit by which a slot says that its budgets were spent for what others had.
+/// The bits by which a slot says that its budgets, or its other limits, were spent for what its key was not charged.
 const BUDGETS: u64 = 1;
+const OTHERS: u64 = 2;
 
 #[cfg(not(loom))]
 const _: () =

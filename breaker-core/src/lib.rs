@@ -45,6 +45,7 @@ pub use breaker::{
     Restart, Restored, Saved, SavedCause, SavedCharge, SavedDimension, SavedGate, SavedKey,
     SavedLimit, SavedScope, SavedState, SavedWhole, ScopeOrKey, Stamp, Standing, Why,
 };
+pub use breaker::{Lease, LeaseCounts, LeaseError, Unfit};
 #[cfg(all(feature = "std", not(loom)))]
 pub use clock::{ClockSource, MonotonicClock};
 pub use counts::ScopeCounts;

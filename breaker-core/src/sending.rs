@@ -117,7 +117,7 @@ impl Sender<'_> {
         now: Mono,
         write: impl FnOnce() -> R,
     ) -> Result<R, Denial> {
-        self.section::<true, R, Denial>(|| breaker.look(pass, now), write)
+        self.section::<SOUND, R, Denial>(|| breaker.look(pass, now), write)
     }
 
     /// As [`Sender::send`], for a write that carries several calls at once: it runs only if
@@ -133,15 +133,15 @@ impl Sender<'_> {
         write: impl FnOnce() -> R,
     ) -> Result<R, Denial> {
         let look = || passes.into_iter().try_for_each(|pass| breaker.look(pass, now));
-        self.section::<true, R, Denial>(look, write)
+        self.section::<SOUND, R, Denial>(look, write)
     }
 
-    fn section<const FENCED: bool, R, E>(
+    fn section<const FLAW: u8, R, E>(
         &self,
         look: impl FnOnce() -> Result<(), E>,
         write: impl FnOnce() -> R,
     ) -> Result<R, E> {
-        let _inside = Inside::enter::<FENCED>(self);
+        let _inside = Inside::enter::<FLAW>(self);
         look()?;
         Ok(write())
     }
@@ -158,15 +158,16 @@ impl Drop for Sender<'_> {
 struct Inside<'a, 's>(&'a Sender<'s>);
 
 impl<'a, 's> Inside<'a, 's> {
-    fn enter<const FENCED: bool>(sender: &'a Sender<'s>) -> Inside<'a, 's> {
+    fn enter<const FLAW: u8>(sender: &'a Sender<'s>) -> Inside<'a, 's> {
         let depth = sender.depth.get();
         sender.depth.set(depth.saturating_add(1));
         if depth == 0 {
             // ordering: relaxed load, for nobody else writes this mark. Release store, so that a watcher which waited for the
             // section before, and finds this one already, sees that one's write done; the fence below orders it before the looks.
             let count = sender.mark.load(Ordering::Relaxed);
-            sender.mark.store(count.wrapping_add(1), Ordering::Release);
-            if FENCED {
+            let order = if FLAW == UNRELEASED { Ordering::Relaxed } else { Ordering::Release };
+            sender.mark.store(count.wrapping_add(1), order);
+            if FLAW != UNFENCED {
                 // ordering: sequentially consistent, the sender's half of the handshake: the mark
                 // was stored, the gates are loaded next. A send inside a send needs none of its own:
                 // if this fence came before the killer's, the killer waits for the whole
@@ -232,9 +233,16 @@ impl Watch<'_> {
     }
 }
 
+/// A section as it is meant.
+const SOUND: u8 = 0;
+/// For models: its mark and its looks are not kept in order.
+const UNFENCED: u8 = 1;
+/// For models: its mark does not say that the section before is over.
+const UNRELEASED: u8 = 2;
+
 #[cfg(all(test, loom))]
 mod models {
-    use super::Senders;
+    use super::{SOUND, Senders, UNFENCED, UNRELEASED};
     use crate::cell::Gate;
     use crate::facts::KillLevel;
     use crate::gate::{Input, TripRule};
@@ -251,9 +259,7 @@ mod models {
     }
 
     /// Senders against one killer: nothing is written after the killer reported silence.
-    fn race<const SENDER_FENCED: bool, const KILLER_FENCED: bool, const WAITS: bool>(
-        senders: usize,
-    ) {
+    fn race<const FLAW: u8, const KILLER_FENCED: bool, const WAITS: bool>(senders: usize) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);
         builder.check(move || {
@@ -281,7 +287,7 @@ mod models {
                                     "written after silence"
                                 );
                             };
-                            let _ = sender.section::<SENDER_FENCED, _, _>(look, write);
+                            let _ = sender.section::<FLAW, _, _>(look, write);
                         }
                     })
                 })
@@ -306,27 +312,67 @@ mod models {
     /// Goal: after silence was reported no sender writes.
     #[test]
     fn loom_silence_is_silence() {
-        race::<true, true, true>(1);
+        race::<SOUND, true, true>(1);
     }
 
     /// Goal: the same with two senders.
     #[test]
     fn loom_silence_of_two() {
-        race::<true, true, true>(2);
+        race::<SOUND, true, true>(2);
     }
 
     /// Negative control: without the sender's fence both can miss each other.
     #[test]
     #[should_panic(expected = "written after silence")]
     fn loom_sender_without_fence_is_caught() {
-        race::<false, true, true>(1);
+        race::<UNFENCED, true, true>(1);
     }
 
     /// Negative control: without the killer's fence both can miss each other.
     #[test]
     #[should_panic(expected = "written after silence")]
     fn loom_killer_without_fence_is_caught() {
-        race::<true, false, true>(1);
+        race::<SOUND, false, true>(1);
+    }
+
+    /// A watch that finds one section under way, and the next in its place: what the first wrote is seen by then. The watcher is
+    /// spawned: the other way round loom reaches no look between a mark and the fence after it, and the control does not fail.
+    fn one_section_after_another<const FLAW: u8>() {
+        loom::model(|| {
+            let senders = Arc::new(Senders::new(1));
+            let written = Arc::new(AtomicBool::new(false));
+            let watcher = {
+                let (senders, written) = (Arc::clone(&senders), Arc::clone(&written));
+                loom::thread::spawn(move || {
+                    let mut watch = senders.watch();
+                    let began = watch.seen[0] == 1;
+                    if began && watch.is_silent() {
+                        // ordering: relaxed, the weakest witness there is.
+                        let seen = written.load(Ordering::Relaxed);
+                        assert!(seen, "silence before the write was seen");
+                    }
+                })
+            };
+            let sender = senders.sender(0).unwrap();
+            // ordering: relaxed, the weakest witness there is.
+            let write = || written.store(true, Ordering::Relaxed);
+            let _ = sender.section::<FLAW, _, ()>(|| Ok(()), write);
+            let _ = sender.section::<FLAW, _, ()>(|| Ok(()), || ());
+            watcher.join().unwrap();
+        });
+    }
+
+    /// Goal: silence after a section shows what it wrote, also if the next one has begun when the watcher looks.
+    #[test]
+    fn loom_a_section_begun_shows_the_one_before() {
+        one_section_after_another::<SOUND>();
+    }
+
+    /// Negative control: a mark that begins a section and releases nothing lets the watcher go before the last write is seen.
+    #[test]
+    #[should_panic(expected = "silence before the write was seen")]
+    fn loom_a_section_begun_without_release_is_caught() {
+        one_section_after_another::<UNRELEASED>();
     }
 
     /// Two threads that hold one index in turn: each section moves the mark by two, also across the change of hands.
@@ -335,7 +381,7 @@ mod models {
             let senders = Arc::new(Senders::new(1));
             let send = |senders: &Senders| {
                 let Some(sender) = senders.sender_as::<ACQUIRED>(0) else { return 0 };
-                let _ = sender.section::<true, _, ()>(|| Ok(()), || ());
+                let _ = sender.section::<SOUND, _, ()>(|| Ok(()), || ());
                 2
             };
             let other = Arc::clone(&senders);
@@ -364,13 +410,13 @@ mod models {
     #[test]
     #[should_panic(expected = "written after silence")]
     fn loom_killer_without_wait_is_caught() {
-        race::<true, true, false>(1);
+        race::<SOUND, true, false>(1);
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Hush, Senders};
+    use super::{Hush, SOUND, Senders};
     use crate::time::{Mono, Span};
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -385,25 +431,25 @@ mod tests {
         assert!(senders.sender(1).is_some(), "an index is left to the next");
         let fine = || Ok::<(), ()>(());
         let mut during = None;
-        let sent = sender.section::<true, _, _>(fine, || {
+        let sent = sender.section::<SOUND, _, _>(fine, || {
             let mut watch = senders.watch();
-            let inner = sender.section::<true, _, _>(fine, || watch.pending().collect::<Vec<_>>());
+            let inner = sender.section::<SOUND, _, _>(fine, || watch.pending().collect::<Vec<_>>());
             assert_eq!(inner, Ok(vec![0]));
             assert_eq!(watch.pending().collect::<Vec<_>>(), [0], "the outer send goes on");
             during = Some(watch);
         });
         assert!(sent.is_ok());
         let mut watch = during.unwrap();
-        let _ = sender.section::<true, _, _>(fine, || {
+        let _ = sender.section::<SOUND, _, _>(fine, || {
             assert!(watch.is_silent(), "a later send is not waited for");
             assert!(!senders.watch().is_silent());
         });
-        let denied = sender.section::<true, _, _>(|| Err("no"), || unreachable!());
+        let denied = sender.section::<SOUND, _, _>(|| Err("no"), || unreachable!());
         let denied: Result<(), _> = denied;
         assert_eq!(denied, Err("no"));
         assert!(senders.watch().is_silent());
         let panicked = catch_unwind(AssertUnwindSafe(|| {
-            let _ = sender.section::<true, (), _>(fine, || panic!("in the write"));
+            let _ = sender.section::<SOUND, (), _>(fine, || panic!("in the write"));
         }));
         assert!(panicked.is_err());
         assert!(senders.watch().is_silent());
@@ -418,7 +464,7 @@ mod tests {
         let never = || unreachable!("nobody is inside");
         let silence = senders.watch().wait(Span::ZERO, never);
         assert_eq!((silence.silent, silence.waited), (true, Span::ZERO));
-        let _ = sender.section::<true, (), ()>(
+        let _ = sender.section::<SOUND, (), ()>(
             || Ok(()),
             || {
                 let mut clock = (0..).map(|step| Mono::from_nanos(7_000 + step * 1_000));
@@ -429,7 +475,7 @@ mod tests {
             },
         );
         // The sender leaves while the last instant is read.
-        let inside = super::Inside::enter::<true>(&sender);
+        let inside = super::Inside::enter::<SOUND>(&sender);
         let mut inside = Some(inside);
         let mut steps = 0;
         let silence = senders.watch().wait(Span::from_nanos(5), || {

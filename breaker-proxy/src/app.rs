@@ -9,6 +9,7 @@ use crate::control::ledger::{Kill, Ledger, Replay, Restored};
 use crate::control::record::Record;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
+use crate::data::doors::{Arrival, Doors};
 use crate::data::names::Names;
 use crate::data::{Plane, Worker, front};
 use crate::journal::{self, Journal, JournalError, Pen};
@@ -214,6 +215,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
     let needs_origin = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
     let routes = snapshot.plans.len();
+    let (doors, arrivals) = Doors::new(facts.workers);
     let plane: &'static Plane = Box::leak(Box::new(Plane {
         breaker,
         senders: Box::leak(Box::new(Senders::new(facts.workers))),
@@ -227,6 +229,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         wire: config.wire,
         draining: AtomicBool::new(false),
         connections: AtomicU64::new(0),
+        doors: Box::leak(Box::new(doors)),
         origin: origin.as_ref().map(Origin::address),
     }));
 
@@ -259,10 +262,11 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
     })
     .map_err(StartError::System)?;
     let mut threads = Vec::with_capacity(facts.workers);
-    for ((index, listener), census) in data_listeners.into_iter().enumerate().zip(receivers) {
+    let ways_in = data_listeners.into_iter().zip(arrivals).zip(receivers);
+    for (index, ((listener, arrivals), census)) in ways_in.enumerate() {
+        let way_in = WayIn { listener, arrivals, census };
         threads.push(
-            start_worker(plane, index, listener, census, stopping.clone())
-                .map_err(StartError::System)?,
+            start_worker(plane, index, way_in, stopping.clone()).map_err(StartError::System)?,
         );
     }
     Ok(Running {
@@ -404,7 +408,7 @@ fn listen(socket: Socket) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// One listener for each worker on the same port: the kernel spreads connections, and no lock or queue stands between.
+/// One listener for each worker on the same port: the kernel spreads connections by their addresses, and the workers even that out.
 fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     // Without sharing first: another process on the port must be an error, not a silent division of its traffic.
     drop(bind(address, false)?);
@@ -491,13 +495,21 @@ fn start_control(parts: ControlParts) -> io::Result<JoinHandle<bool>> {
     Ok(thread)
 }
 
+/// What reaches a worker.
+struct WayIn {
+    listener: TcpListener,
+    /// Connections that other workers accepted.
+    arrivals: mpsc::UnboundedReceiver<Arrival>,
+    census: mpsc::Receiver<CensusRequest>,
+}
+
 fn start_worker(
     plane: &'static Plane,
     index: usize,
-    listener: TcpListener,
-    mut census: mpsc::Receiver<CensusRequest>,
+    way_in: WayIn,
     mut stopping: watch::Receiver<bool>,
 ) -> io::Result<JoinHandle<()>> {
+    let WayIn { listener, arrivals, mut census } = way_in;
     let (ready, started) = std_mpsc::sync_channel(1);
     let thread =
         std::thread::Builder::new().name(format!("breaker-data-{index}")).spawn(move || {
@@ -524,7 +536,7 @@ fn start_worker(
                     return;
                 }
             };
-            let accepting = tokio::task::spawn_local(front::accept(Rc::clone(&worker), listener));
+            let accepting = tokio::task::spawn_local(front::accept(Rc::clone(&worker), listener, arrivals));
             let _ = ready.send(Ok(()));
             let mut tick = interval(TICK);
             loop {

@@ -2,12 +2,13 @@
 
 pub mod body;
 pub mod counts;
+pub mod doors;
 pub mod flight;
 pub mod front;
 pub mod handle;
-pub mod headers;
 pub mod lane;
 pub mod names;
+pub mod peer;
 pub mod reply;
 pub mod upstream;
 
@@ -16,6 +17,7 @@ use crate::ports::Clock;
 use crate::snapshot::Current;
 use breaker_core::{Breaker, Sender, Senders};
 use counts::Shard;
+use doors::Doors;
 use names::Names;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,6 +26,15 @@ use tokio::sync::Notify;
 
 /// Seconds between two looks at idle upstream connections.
 const REAP_EVERY: u64 = 5;
+
+/// Bytes that are read at once, where it is not known that more will come.
+const SCRATCH: usize = 16 * 1024;
+
+/// Heads whose memory a worker keeps.
+const SPARE_MAX: usize = 64;
+
+/// Bytes of each.
+const SPARE_BYTES: usize = 2048;
 
 /// What all workers share. One is leaked for the life of the process, so that no request counts references.
 pub struct Plane {
@@ -51,6 +62,8 @@ pub struct Plane {
     pub draining: AtomicBool,
     /// Client connections over all workers.
     pub connections: AtomicU64,
+    /// The ways in to the workers.
+    pub doors: &'static Doors,
     /// The address of the built-in origin, where a route uses it.
     pub origin: Option<std::net::SocketAddr>,
 }
@@ -74,6 +87,8 @@ impl Plane {
 pub struct Worker {
     /// What it shares with the others.
     pub plane: &'static Plane,
+    /// Which of the workers it is.
+    pub index: usize,
     /// Its shard of the counters.
     pub shard: &'static Shard,
     /// Its mark.
@@ -86,6 +101,10 @@ pub struct Worker {
     pub open: front::Open,
     /// Seconds since it started, as its own tick counts them.
     pub second: Cell<u64>,
+    /// Where it reads what is small or not known to be large.
+    pub scratch: RefCell<Box<[u8]>>,
+    /// Memory of heads that were sent, for the next.
+    spare: RefCell<Vec<Vec<u8>>>,
 }
 
 impl Worker {
@@ -104,17 +123,35 @@ impl Worker {
         }
     }
 
+    /// Memory for a head.
+    #[must_use]
+    pub fn take_spare(&self) -> Vec<u8> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(SPARE_BYTES))
+    }
+
+    /// Memory of a head that was sent.
+    pub fn give_spare(&self, mut head: Vec<u8>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE_MAX && (1..=SPARE_BYTES).contains(&head.capacity()) {
+            head.clear();
+            spare.push(head);
+        }
+    }
+
     /// The worker with this index; `None` if its mark is taken already.
     #[must_use]
     pub fn new(plane: &'static Plane, index: usize) -> Option<Rc<Worker>> {
         Some(Rc::new(Worker {
             plane,
+            index,
             shard: plane.shards.get(index)?,
             sender: plane.senders.sender(index)?,
             pools: upstream::Pools::default(),
             flights: RefCell::default(),
             open: front::Open::default(),
             second: Cell::new(0),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
+            spare: RefCell::default(),
         }))
     }
 }

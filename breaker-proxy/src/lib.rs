@@ -23,3 +23,4 @@ pub mod router;
 pub mod snapshot;
 pub mod state;
 pub mod voice;
+pub mod wire;

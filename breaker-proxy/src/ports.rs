@@ -1,8 +1,8 @@
 //! The doors to the outside that tests must be able to hold: the clock; only this file reads one.
 
-use breaker_core::{Mono, Span};
+use breaker_core::{Mono, MonotonicClock, Span};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Wall time for people and records: nanoseconds since 1970-01-01 UTC. No decision is made from it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,14 +19,14 @@ pub trait Clock: Send + Sync {
 /// The machine's clocks.
 #[derive(Debug)]
 pub struct SystemClock {
-    origin: Instant,
+    clock: MonotonicClock,
 }
 
 impl SystemClock {
-    /// A clock whose origin is one second ago, so that "before now" exists from the start.
+    /// A clock whose origin is at least one second ago, so that "before now" exists from the start.
     #[must_use]
     pub fn new() -> SystemClock {
-        SystemClock { origin: Instant::now() }
+        SystemClock { clock: MonotonicClock::new() }
     }
 }
 
@@ -46,8 +46,7 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn mono(&self) -> Mono {
-        let nanos = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        Mono::from_nanos(nanos).plus(Span::from_secs(1))
+        self.clock.now().plus(Span::from_secs(1))
     }
 
     fn wall(&self) -> Wall {

@@ -7,12 +7,12 @@ use crate::counts::Count;
 use crate::detect::Found;
 use crate::facts::{By, Cause, Class, Denial, Mode, Place};
 use crate::gate::{Input, Look, Word};
-use crate::keys::{Ordered, Table, Which};
+use crate::keys::{Foreseen, Newcomer, Ordered, Table, Which};
 use crate::limit::Limit;
 use crate::permit::{KeySeat, KeySeats, Marks, NO_CELL, Permit, Shadow, Ticket, Verdict};
 use crate::policy::{
-    Counting, Due, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, NAMED, OnBreach, Policy, RouteRules,
-    Rules, Unit, limit_bit,
+    Before, Counting, Due, LimitRule, MAX_DIMENSIONS, MAX_LIMITS, Memory, NAMED, OnBreach, Policy,
+    RouteRules, Rules, Unit, limit_bit,
 };
 use crate::scope::{KeyHash, Level};
 use crate::tally::Tally;
@@ -21,12 +21,26 @@ use crate::time::{Mono, Span};
 /// The decision: look, charge, probe.
 impl Breaker {
     /// The long way: any policy, any state.
-    #[inline(never)]
+    #[inline]
     pub(super) fn decide<'a>(
         &'a self,
         policy: &'a Policy,
         route: &'a RouteRules,
         call: &Call,
+        now: Mono,
+    ) -> Verdict<'a> {
+        self.decide_without(policy, route, call, 0, now)
+    }
+
+    /// As [`Breaker::decide`], where it is known of some keys, by bits, that there is no slot for them: each asked for under its
+    /// bucket's lock, and counted.
+    #[inline(never)]
+    pub(super) fn decide_without<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        call: &Call,
+        slotless: u8,
         now: Mono,
     ) -> Verdict<'a> {
         if !self.owns(policy) {
@@ -35,7 +49,8 @@ impl Breaker {
         }
         let mut seats: Seats<'a> = std::array::from_fn(|_| None);
         let mut shadowed = None;
-        let decided = self.pass_through(policy, route, call, now, &mut seats, &mut shadowed);
+        let decided =
+            self.pass_through(policy, route, call, slotless, now, &mut seats, &mut shadowed);
         match decided {
             Ok(probes) => {
                 if shadowed.is_some() {
@@ -52,11 +67,13 @@ impl Breaker {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one caller; all of it is one call's")]
     fn pass_through<'a>(
         &'a self,
         policy: &'a Policy,
         route: &'a RouteRules,
         call: &Call,
+        slotless: u8,
         now: Mono,
         seats: &mut Seats<'a>,
         shadowed: &mut Option<Denial>,
@@ -67,7 +84,8 @@ impl Breaker {
             seat.look(reducing, now, shadowed)?;
         }
         // What a wide block refuses has claimed no cell.
-        self.sit_keys(policy, route, call, now, !reducing, seats);
+        let sight = if reducing { Sight::Finds } else { Sight::Claims { but: slotless } };
+        self.sit_keys(policy, route, call, now, sight, seats);
         for seat in seats.iter_mut().skip(NAMED).flatten() {
             seat.look(reducing, now, shadowed)?;
         }
@@ -90,7 +108,8 @@ impl Breaker {
         let mut seats: Seats<'_> = std::array::from_fn(|_| None);
         let mut shadowed = None;
         self.sit(policy, route, &mut seats);
-        self.sit_keys(policy, route, call, now, false, &mut seats);
+        let sight = if reducing { Sight::Finds } else { Sight::Foresees };
+        self.sit_keys(policy, route, call, now, sight, &mut seats);
         for seat in seats.iter_mut().flatten() {
             seat.look(reducing, now, &mut shadowed)?;
         }
@@ -117,14 +136,18 @@ impl Breaker {
         route: &RouteRules,
         call: &Call,
         now: Mono,
-        may_claim: bool,
+        sight: Sight,
         seats: &mut Seats<'a>,
     ) {
         let keys = seats.iter_mut().skip(NAMED).zip(&route.dimensions).zip(call.keys);
-        for ((seat, &dimension), key) in keys {
+        for (((seat, &dimension), key), position) in keys.zip(0_u8..) {
+            let sight = match sight {
+                Sight::Claims { but } if but >> position & 1 == 1 => Sight::Finds,
+                sight => sight,
+            };
             let missing = || policy.dimensions.get(dimension)?.missing;
             let Some(key) = key.or_else(missing) else { continue };
-            *seat = self.seat_key(policy, dimension, key, now, may_claim);
+            *seat = self.seat_key(policy, dimension, key, now, sight);
         }
     }
 
@@ -134,20 +157,34 @@ impl Breaker {
         dimension: usize,
         key: KeyHash,
         now: Mono,
-        may_claim: bool,
+        sight: Sight,
     ) -> Option<Seat<'a>> {
         let rules = policy.dimensions.get(dimension)?;
         let table = self.table(count(rules.table))?;
         let limits = rules.rules.limits_of(Some(key));
         // A key that charges nothing needs a slot only once somebody blocks it.
         let charges = !limits.is_empty() || rules.rules.tally.is_some();
-        let claims = may_claim && charges;
-        let cell = if claims { table.find_claim_or_count(key, now) } else { table.find(key) };
+        let mut newcomer = None;
+        let cell = match sight {
+            Sight::Claims { .. } if charges => table.find_or_claim(key, now),
+            Sight::Foresees if charges => match table.foresee(key, now) {
+                Some(Foreseen::Newcomer(cell, found)) => {
+                    newcomer = Some(found);
+                    Some(cell)
+                }
+                Some(Foreseen::Known(cell)) => Some(cell),
+                None => None,
+            },
+            Sight::Claims { .. } | Sight::Finds | Sight::Foresees => table.find(key),
+        };
         let place = Place { level: Level::Key, index: rules.table, key: Some((rules.index, key)) };
         let gate = cell.and_then(|cell| table.gate(cell));
         let cell = cell.unwrap_or(table.overflow_cell());
         let mut seat = Seat::new(place, gate, &rules.rules, limits, cell);
         seat.table = Some((table, key));
+        if let Some(newcomer) = newcomer {
+            (seat.newcomer, seat.epoch) = (Some(newcomer), newcomer.epoch);
+        }
         Some(seat)
     }
 
@@ -169,6 +206,10 @@ impl Breaker {
             if let Some((tripped, denial)) = self.judge_offer(seats, at, call, now) {
                 let seat = seats.get(tripped).and_then(Option::as_ref);
                 if seat.is_none_or(|seat| !seat.shadow) {
+                    // The call that trips a narrower scope is one of the wider scopes' calls all the same.
+                    for wider in (0..at.min(NAMED)).rev() {
+                        self.judge_offer(seats, wider, call, now);
+                    }
                     undo(seats);
                     return Err(denial);
                 }
@@ -238,7 +279,7 @@ impl Breaker {
     ) -> Option<Denial> {
         let mut seats: Seats<'_> = std::array::from_fn(|_| None);
         self.sit(policy, route, &mut seats);
-        self.sit_keys(policy, route, call, now, true, &mut seats);
+        self.sit_keys(policy, route, call, now, Sight::Claims { but: 0 }, &mut seats);
         for seat in seats.iter_mut().flatten() {
             // What blocks since the short way looked was not there when this call passed.
             let _ = seat.look(false, now, &mut None);
@@ -412,6 +453,17 @@ impl Breaker {
     }
 }
 
+/// How a key is looked up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// It is given a slot, if it needs one; but not those of which it is known, by their bits, that there is none.
+    Claims { but: u8 },
+    /// What it would be given is looked at.
+    Foresees,
+    /// It has a slot or not.
+    Finds,
+}
+
 /// One scope of a call's lineage, as met.
 pub(super) struct Seat<'a> {
     place: Place,
@@ -422,6 +474,8 @@ pub(super) struct Seat<'a> {
     limits: &'a [LimitRule],
     /// Of a key: its slot, or the one that is shared.
     cell: usize,
+    /// How it would find its cell, if it is a key's that would be given one.
+    newcomer: Option<Newcomer>,
     epoch: u16,
     shadow: bool,
     probe: bool,
@@ -461,6 +515,7 @@ impl<'a> Seat<'a> {
             rules,
             limits,
             cell,
+            newcomer: None,
             epoch: 0,
             shadow: rules.mode == Mode::Shadow,
             probe: false,
@@ -478,7 +533,8 @@ impl<'a> Seat<'a> {
         now: Mono,
         shadowed: &mut Option<Denial>,
     ) -> Result<(), Denial> {
-        let Some(gate) = self.gate else { return Ok(()) };
+        // What a newcomer would find lets all pass.
+        let Some(gate) = self.gate.filter(|_| self.newcomer.is_none()) else { return Ok(()) };
         let mut word = match self.table {
             Some((table, _)) => table.word(self.cell).unwrap_or_default(),
             None => gate.word(),
@@ -630,8 +686,8 @@ impl<'a> Seat<'a> {
         let row = self.row_of(rule).ok_or(NEVER)?;
         let taken = row.take(rule.limit, amount, now)?;
         let mut also = None;
-        for (limit, before) in self.before_of(rule) {
-            match before.take(limit, amount, now) {
+        for (before, row) in self.before_of(rule) {
+            match row.take(before.limit, amount, now) {
                 // Of several only the last is undone, should it come to that; the others' charges are forfeited.
                 Ok(taken) => also = also.or(Some(taken)),
                 Err(wait) => {
@@ -648,8 +704,8 @@ impl<'a> Seat<'a> {
         if let Some(row) = self.row_of(rule) {
             row.undo(rule.limit, taken);
         }
-        if let (Some((limit, row)), Some(also)) = (self.before_of(rule).next(), also) {
-            row.undo(limit, also);
+        if let (Some((before, row)), Some(also)) = (self.before_of(rule).next(), also) {
+            row.undo(before.limit, also);
         }
     }
 
@@ -659,29 +715,42 @@ impl<'a> Seat<'a> {
     }
 
     /// The same of what the limit was before reloads, the last self first.
-    fn before_of<'r>(&'r self, rule: &'r LimitRule) -> impl Iterator<Item = (Limit, Row<'r>)> + 'r {
+    fn before_of<'r>(
+        &'r self,
+        rule: &'r LimitRule,
+    ) -> impl Iterator<Item = (&'r Before, Row<'r>)> + 'r {
         let table = self.table.map(|(table, _)| table);
         rule.before
             .iter()
             .rev()
-            .filter_map(move |before| Some((before.limit, before.memory.row(table, self.cell)?)))
+            .filter_map(move |before| Some((before, before.memory.row(table, self.cell)?)))
+    }
+
+    /// As of when a limit of a newcomer would be spent, if it would.
+    fn starts_at(&self, memory: &Memory, limit: Limit, now: Mono) -> Option<Mono> {
+        let in_slot = matches!(memory, Memory::Keys(_));
+        self.newcomer.filter(|_| in_slot)?.spent_at(limit, now)
     }
 
     /// The limit that would refuse first, by a look only; with the longest wait of all that refuse.
     fn peek<const AHEAD: bool>(&self, call: &Call, now: Mono) -> Option<Breach> {
-        let look = |row: Row<'_>, limit: Limit, amount: u64| match AHEAD {
-            true => row.forecast(limit, amount, now).err(),
+        let look = |row: Row<'_>, memory: &Memory, limit: Limit, amount: u64| match AHEAD {
+            true => match self.starts_at(memory, limit, now) {
+                Some(at) => row.forecast_spent(limit, amount, (at, now)).err(),
+                None => row.forecast(limit, amount, now).err(),
+            },
             false => row.peek(limit, amount, now).err(),
         };
         let mut breach = None;
         for (index, rule) in (0_u8..).zip(self.limits).filter(|(_, rule)| !rule.spec.candidate) {
             let amount = amount(rule, call);
             let asked = match self.row_of(rule) {
-                Some(row) => look(row, rule.limit, amount),
+                Some(row) => look(row, &rule.memory, rule.limit, amount),
                 None => Some(NEVER),
             };
             let before = self.before_of(rule);
-            let also = before.filter_map(|(limit, row)| look(row, limit, amount));
+            let also =
+                before.filter_map(|(before, row)| look(row, &before.memory, before.limit, amount));
             if let Some(wait) = asked.max(also.max()) {
                 breach = worse(breach, Some(self.breach(index, rule, call, wait, now)));
             }
@@ -690,16 +759,15 @@ impl<'a> Seat<'a> {
     }
 
     fn breach(&self, limit: u8, rule: &LimitRule, call: &Call, wait: Span, now: Mono) -> Breach {
-        // Without a slot of its own (so without a gate) a key shares its limits, and one that starts spent answers for
-        // others: they throttle and never trip.
-        let answers =
-            |(table, _): (&Table, KeyHash)| table.starts_spent(self.cell, rule.limit, now);
+        // Without a slot of its own (so without a gate) a key shares its limits, and what starts spent, since its past is not
+        // known, answers for others: they throttle and never trip.
+        let table = self.table.map(|(table, _)| table);
         // That a weight is not known proves no breach.
         let known = rule.spec.by == Unit::Calls || call.weight != UNWEIGHED;
         let trips = rule.spec.on_breach == OnBreach::Trip
             && known
             && self.gate.is_some()
-            && !self.table.is_some_and(answers);
+            && !rule.is_spent(table, self.cell, now);
         Breach { limit, wait, trips }
     }
 
@@ -822,9 +890,10 @@ const SEATS: usize = NAMED + MAX_DIMENSIONS;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::{Breaker, Call, Capacity, Seed};
-    use super::{Counting, SEATS, Seats, key_seats};
+    use super::super::{Breaker, Call, Capacity};
+    use super::{Counting, SEATS, Seats, Sight, key_seats};
     use crate::facts::KillLevel;
+    use crate::hashes::Seed;
     use crate::permit::NO_CELL;
     use crate::policy::{KeySpec, LimitSpec, NAMED, PolicySpec, RouteId, ScopeSpec};
     use crate::scope::Scope;
@@ -844,9 +913,15 @@ mod tests {
         let late = Mono::ZERO.plus(second);
         let mut seats: Seats<'_> = std::array::from_fn::<_, SEATS, _>(|_| None);
         let key = breaker.hash(b"unlucky");
-        seats[NAMED] = breaker.seat_key(&policy, 0, key, late, true);
+        seats[NAMED] = breaker.seat_key(&policy, 0, key, late, Sight::Claims { but: 0 });
         for number in 0..29_u8 {
-            let stranger = breaker.seat_key(&policy, 0, breaker.hash(&[number, 0]), late, true);
+            let stranger = breaker.seat_key(
+                &policy,
+                0,
+                breaker.hash(&[number, 0]),
+                late,
+                Sight::Claims { but: 0 },
+            );
             let call = Call::new(RouteId::nowhere());
             assert!(stranger.unwrap().take(Counting::Admitted, &call, late, &mut None).is_none());
         }

@@ -142,6 +142,15 @@ impl Breaker {
                 }
             });
         };
+        // What they were spent for what they were not charged is over.
+        for rule in rules.limits_of(place.key.map(|(_, key)| key)) {
+            let before = rule.before.iter().map(|before| (before.limit, &before.memory));
+            for (limit, memory) in before.chain([(rule.limit, &rule.memory)]) {
+                if matches!(limit, Limit::Budget(_)) {
+                    memory.forget_spent();
+                }
+            }
+        }
         match place.key {
             None => empty(None, 0),
             // Under the bucket's lock: the cell may have changed hands since it was found.

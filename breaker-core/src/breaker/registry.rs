@@ -719,7 +719,19 @@ fn seed(memory: &Memory, limit: Limit, old: &Known, cells: &Cells<'_>, now: Mono
             (memory.row(cells.table, cell), old.memory.row(cells.table, cell))
         {
             // Also where it is idle: by another measure it may not be.
-            row.seed(limit, was, old.limit, now);
+            let carried = row.seed(limit, was, old.limit, now);
+            let spent = old.memory.spent_until(cells.table, cell, old.limit);
+            let since = match spent.filter(|until| now < *until) {
+                _ if !carried => now,
+                // What never recovers has no age: by the new measure it is as old as the reload.
+                Some(until) if until.as_nanos() == u64::MAX => now,
+                Some(until) => Mono::ZERO.plus(until.since(Mono::ZERO.plus(old.limit.recovery()))),
+                None => continue,
+            };
+            // By the new measure it may be more than a burst.
+            let wait = row.forecast(limit, 1, now).err().filter(|wait| *wait != FOREVER);
+            let until = since.plus(limit.recovery()).max(now.plus(wait.unwrap_or_default()));
+            memory.note_spent(cells.table, cell, limit, until);
         }
     }
 }
@@ -770,7 +782,8 @@ const MAX_FORMER: usize = 1_024;
 mod models {
     use std::sync::Arc;
 
-    use super::super::{Breaker, Call, Capacity, Seed};
+    use super::super::{Breaker, Call, Capacity};
+    use crate::hashes::Seed;
     use crate::permit::Verdict;
     use crate::policy::{KeySpec, LimitSpec, Policy, PolicySpec, RouteSpec, ScopeSpec};
     use crate::scope::Scope;

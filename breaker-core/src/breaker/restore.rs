@@ -14,7 +14,7 @@ use crate::limit::Limit;
 use crate::limit::rate::Owed;
 use crate::policy::{KeyRules, LimitRule, Policy};
 use crate::scope::{KeyHash, Scope};
-use crate::time::Mono;
+use crate::time::{Mono, Span};
 
 /// Where a breaker stood: gates and charges of one policy's scopes and keys, all times relative to the instant of the
 /// save. Plain data, in a fixed order.
@@ -138,6 +138,9 @@ pub struct SavedLimit {
     pub identity: String,
     /// What it was charged.
     pub charge: SavedCharge,
+    /// If it started spent: for how much longer that is no breach of its own, in nanoseconds.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub spent: Option<u64>,
 }
 
 /// What a limit was charged. Ages in nanoseconds before the save.
@@ -277,7 +280,8 @@ impl Breaker {
     ///
     /// It only ever blocks: a gate that stands blocked already stays so, a kill comes back as a kill. A hold starts again in
     /// full, a probation with all its probes. Whatever cannot be put back starts spent, and is reported. After
-    /// [`Restart::Crash`] rates and windows start spent, of keys seen and unseen.
+    /// [`Restart::Crash`] rates and windows start spent, of keys seen and unseen. What starts spent refuses until it has recovered, and
+    /// trips nobody for it.
     ///
     /// Where there are detectors, [`Sweeper::restore`](crate::Sweeper::restore) restores what they learned as well.
     pub fn restore(&self, policy: &Policy, saved: &Saved, restart: Restart, now: Mono) -> Restored {
@@ -534,15 +538,22 @@ impl Work<'_> {
             let Some(row) = rule.memory.row(table, cell) else { continue };
             let budget = matches!(rule.limit, Limit::Budget(_));
             if crash && (!budget || whose.budgets_spent) {
-                row.spend(rule.limit, self.now);
+                rule.memory.spend(table, cell, rule.limit, self.now);
                 continue;
             }
             let found = saved.and_then(|all| all.iter().find(|known| known.identity == *identity));
             let Some(found) = found else { continue };
             match put_back(row, rule.limit, &found.charge, self.now) {
-                None => self.told.limits += 1,
+                None => {
+                    self.told.limits += 1;
+                    if let Some(rest) = found.spent {
+                        let rest = Span::from_nanos(rest).min(rule.limit.recovery());
+                        let until = self.now.plus(rest);
+                        rule.memory.note_spent(table, cell, rule.limit, until);
+                    }
+                }
                 Some(why) => {
-                    row.spend(rule.limit, self.now);
+                    rule.memory.spend(table, cell, rule.limit, self.now);
                     self.miss(whose.path, whose.key, Some(identity), why);
                 }
             }
@@ -570,9 +581,7 @@ fn put_back(row: Row<'_>, limit: Limit, saved: &SavedCharge, now: Mono) -> Optio
 
 fn spend_limits(rules: &[LimitRule], table: Option<&Table>, cell: usize, budgets: bool, now: Mono) {
     for rule in rules.iter().filter(|rule| budgets || !matches!(rule.limit, Limit::Budget(_))) {
-        if let Some(row) = rule.memory.row(table, cell) {
-            row.spend(rule.limit, now);
-        }
+        rule.memory.spend(table, cell, rule.limit, now);
     }
 }
 
@@ -619,10 +628,15 @@ fn saved_limits(
         }
         row.save(rule.limit, now).map(|saved| plain(saved, most))
     };
+    let rest = |rule: &LimitRule| {
+        let until = rule.memory.spent_until(table, cell, rule.limit)?;
+        Some(until.since(now).as_nanos()).filter(|rest| *rest > 0)
+    };
     let all = rules.iter().zip(names(rules));
-    all.map(|(rule, identity)| SavedLimit {
-        identity,
-        charge: charge(rule).unwrap_or(SavedCharge::Unsure),
+    all.map(|(rule, identity)| {
+        let charge = charge(rule).unwrap_or(SavedCharge::Unsure);
+        let spent = rest(rule).filter(|_| charge != SavedCharge::Fresh);
+        SavedLimit { identity, charge, spent }
     })
     .collect()
 }

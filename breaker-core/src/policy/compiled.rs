@@ -17,6 +17,7 @@ use crate::limit::window::Window;
 use crate::scope::{KeyHash, Level, Scope};
 use crate::sync::unique;
 use crate::tally::Tally;
+use crate::time::Mono;
 
 /// All rules, compiled; belongs to the breaker that compiled it. Another takes no orders by it: what a decision by it
 /// lets pass there is charged to the policy's own memory, and no last look lets it out.
@@ -344,7 +345,7 @@ impl Lone {
 
 impl Charge {
     /// Its bit.
-    fn bit(&self) -> u64 {
+    pub(crate) fn bit(&self) -> u64 {
         limit_bit(self.seat, u32::from(self.index))
     }
 
@@ -399,6 +400,14 @@ impl RouteRules {
 }
 
 impl LimitRule {
+    /// Whether it refuses for what it was not charged, as does one whose past was not known: who is refused for that has breached
+    /// nothing. `table` and `cell` are those of a key.
+    pub(crate) fn is_spent(&self, table: Option<&Table>, cell: usize, now: Mono) -> bool {
+        let own = self.memory.spent_until(table, cell, self.limit);
+        let before = self.before.iter().map(|was| was.memory.spent_until(table, cell, was.limit));
+        before.chain([own]).flatten().any(|until| now < until)
+    }
+
     /// Whether it counts what is in flight in the slots of a table.
     pub(crate) fn flies_in_table(&self) -> bool {
         matches!((self.limit, &self.memory), (Limit::InFlight(_), Memory::Keys(_)))
@@ -406,6 +415,46 @@ impl LimitRule {
 }
 
 impl Memory {
+    /// Until when a cell's words hold what was not charged to them, if they ever did. `table` and `cell` are those of a key.
+    pub(crate) fn spent_until(
+        &self,
+        table: Option<&Table>,
+        cell: usize,
+        limit: Limit,
+    ) -> Option<Mono> {
+        match self {
+            Memory::Own(charges) => charges.spent_until(),
+            Memory::Keys(_) => table?.spent_until(cell, limit),
+        }
+    }
+
+    /// Says that a cell's words hold until then what was not charged to them.
+    pub(crate) fn note_spent(&self, table: Option<&Table>, cell: usize, limit: Limit, until: Mono) {
+        match self {
+            Memory::Own(charges) => charges.note_spent(until),
+            Memory::Keys(_) => {
+                if let Some(table) = table {
+                    table.note_spent(cell, limit, until);
+                }
+            }
+        }
+    }
+
+    /// Charges a cell as if all had just been used, and says that it was not.
+    pub(crate) fn spend(&self, table: Option<&Table>, cell: usize, limit: Limit, now: Mono) {
+        if let Some(row) = self.row(table, cell) {
+            self.note_spent(table, cell, limit, now.plus(limit.recovery()));
+            row.spend(limit, now);
+        }
+    }
+
+    /// Says that a row of its own holds what was charged to it. Of a key's slot the table says it.
+    pub(crate) fn forget_spent(&self) {
+        if let Memory::Own(charges) = self {
+            charges.forget_spent();
+        }
+    }
+
     /// Whether it is the same memory.
     pub(crate) fn is(&self, other: &Memory) -> bool {
         match (self, other) {

@@ -397,9 +397,7 @@ impl Life {
                     Said::Allowed { ticket: permit.detach(), pass, shadowed, probe }
                 }
             };
-            if self.style != Style::Flood {
-                compare_peek(peeked, &said);
-            }
+            compare_peek(peeked, &said);
             said
         });
         self.compare_twins(&said);
@@ -569,9 +567,21 @@ impl Life {
         for (seat, (now, before)) in self.detected(policy, seats).iter().zip(before).enumerate() {
             let limits = now.iter().zip(before).enumerate();
             let more = limits.filter(|(_, (now, before))| now > before);
-            new.extend(more.map(|(limit, _)| (seat, limit, false)));
+            let gate = seats.get(seat).map(Seat::gate).unwrap_or_default();
+            new.extend(
+                more.map(|(limit, _)| (seat, limit, self.has_tripped(policy, &gate, limit))),
+            );
         }
         new
+    }
+
+    /// Whether a key stands tripped by one of its limits. What starts spent refuses and does not trip, and what was refused in shadow
+    /// says nothing of that.
+    fn has_tripped(&self, policy: &InForce, gate: &str, limit: usize) -> bool {
+        // The cause of a trip stays when its hold has elapsed, so that any instant will do.
+        let stands = self.twins[0].standing(&policy.twins[0], &path(gate), Mono::ZERO).unwrap();
+        let by = u8::try_from(limit).map(|limit| Cause::Tripped(By::Limit(limit)));
+        stands.cause == by.ok()
     }
 
     /// What a twin counts at a scope, or at a dimension's keys; none if it does not.

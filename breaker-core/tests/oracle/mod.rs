@@ -433,8 +433,10 @@ impl House {
             if breaching.is_empty() {
                 continue;
             }
-            // Who starts spent answers for others, and is not tripped for it.
-            let spared = seat.pressed && !said.iter().any(|(.., tripped)| *tripped);
+            // What starts spent answers for what it was not charged, and is not tripped for it.
+            let may_start_spent = seat.pressed || self.moved.contains(&seat.gate());
+            let has_tripped = said.iter().any(|&(at, _, tripped)| at == index && tripped);
+            let spared = may_start_spent && !has_tripped;
             let known = |number: usize| weight != UNWEIGHED || !limits[number].rule.weighs;
             let may_trip = |&number: &usize| {
                 limits[number].rule.trips && !seat.shares && !spared && known(number)

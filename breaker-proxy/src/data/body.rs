@@ -1,6 +1,7 @@
 //! Bodies on their way through: the request's up, the answer's down; neither is ever held whole.
 
 use super::upstream::{Exchange, Failure};
+use crate::wire::request::Framing;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::cell::Cell;
@@ -84,6 +85,15 @@ impl Upload {
         }
     }
 
+    /// How it is framed towards the upstream.
+    #[must_use]
+    pub fn framing(&self) -> Framing {
+        match &self.inner {
+            None => Framing::None,
+            Some(body) => body.size_hint().exact().map_or(Framing::Chunked, Framing::Length),
+        }
+    }
+
     /// Its progress; `None` for no body at all.
     #[must_use]
     pub fn progress(&self) -> Option<Rc<Progress>> {
@@ -159,15 +169,7 @@ pub enum Reply {
     /// Our own words, or nothing.
     Whole(Option<Bytes>),
     /// The upstream's answer as it comes.
-    Flow(Incoming, Box<Exchange>),
-}
-
-impl Reply {
-    /// The upstream's answer, of which the head is known.
-    #[must_use]
-    pub fn flow(answer: Incoming, exchange: Exchange) -> Reply {
-        Reply::Flow(answer, Box::new(exchange))
-    }
+    Flow(Box<Exchange>),
 }
 
 impl fmt::Display for Broken {
@@ -192,16 +194,16 @@ impl Body for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Reply::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Reply::Flow(answer, exchange) => exchange
-                .poll_frame(answer, cx)
-                .map(|frame| frame.map(|result| result.map_err(Broken))),
+            Reply::Flow(exchange) => {
+                exchange.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(Broken)))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Reply::Whole(bytes) => bytes.is_none(),
-            Reply::Flow(answer, _) => answer.is_end_stream(),
+            Reply::Flow(exchange) => exchange.is_at_end(),
         }
     }
 
@@ -211,7 +213,7 @@ impl Body for Reply {
                 let length = bytes.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
-            Reply::Flow(answer, _) => answer.size_hint(),
+            Reply::Flow(exchange) => exchange.size_hint(),
         }
     }
 }

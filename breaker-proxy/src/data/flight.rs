@@ -2,8 +2,8 @@
 
 use super::Worker;
 use super::counts::Account;
-use super::headers::Peer;
 use super::lane::Lane;
+use super::peer::Peer;
 use crate::snapshot::Snapshot;
 use breaker_core::{Denial, Mono, Outcome, Pass, Permit, Ticket};
 use slab::Slab;

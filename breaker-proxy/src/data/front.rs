@@ -1,8 +1,9 @@
 //! Accepts client connections and serves HTTP/1.1 or HTTP/2 on each; it looks into no request.
 
 use super::Worker;
+use super::doors::{Arrival, Place, hand_over};
 use super::handle::handle;
-use super::headers::Peer;
+use super::peer::Peer;
 use super::upstream::duration;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
@@ -20,6 +21,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
@@ -30,6 +32,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Between two looks at a preface that comes in pieces, at most: a crowd that sends one byte each must cost little.
 const PREFACE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes of an answer that are sent in one piece.
+const SMALL: usize = 4096;
 
 /// hyper keeps the fields of a head on the stack up to this number.
 const STACK_FIELDS: u16 = 100;
@@ -63,16 +68,17 @@ impl Open {
 struct Seat {
     worker: Rc<Worker>,
     slot: usize,
+    _place: Place,
 }
 
 impl Seat {
     /// A place for one more connection; `None` if all are taken.
-    fn take(worker: &Rc<Worker>) -> Option<Seat> {
+    fn take(worker: &Rc<Worker>, place: Place) -> Option<Seat> {
         let plane = worker.plane;
         // ordering: relaxed, a number on its own; adding first makes the bound exact across workers.
         let before = plane.connections.fetch_add(1, Ordering::Relaxed);
         let slot = worker.open.wakers.borrow_mut().insert(None);
-        let seat = Seat { worker: Rc::clone(worker), slot };
+        let seat = Seat { worker: Rc::clone(worker), slot, _place: place };
         (before < u64::from(plane.bounds.connections)).then_some(seat)
     }
 
@@ -96,22 +102,48 @@ impl Drop for Seat {
     }
 }
 
-/// Accepts until the future is dropped.
-pub async fn accept(worker: Rc<Worker>, listener: TcpListener) {
+/// Accepts until the future is dropped, and takes in what other workers hand over.
+pub async fn accept(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    mut arrivals: UnboundedReceiver<Arrival>,
+) {
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => match Seat::take(&worker) {
-                Some(seat) => {
-                    tokio::task::spawn_local(serve(seat, stream, peer));
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(arrival) = arrivals.recv() => {
+                match arrival.take() {
+                    Ok((stream, peer, place)) => admit(&worker, stream, peer, place),
+                    Err(_) => worker.shard.refused_connections.up(),
                 }
-                None => worker.shard.refused_connections.up(),
-            },
+                continue;
+            }
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let place = worker.plane.doors.place(worker.index);
+                if place.worker() == worker.index {
+                    admit(&worker, stream, peer, place);
+                } else if hand_over(stream, peer, place).is_err() {
+                    worker.shard.refused_connections.up();
+                }
+            }
             Err(error) if per_connection(&error) => {}
             Err(_) => {
                 worker.shard.refused_connections.up();
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Serves a connection, if there is room for one more.
+fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, place: Place) {
+    match Seat::take(worker, place) {
+        Some(seat) => {
+            tokio::task::spawn_local(serve(seat, stream, peer));
+        }
+        None => worker.shard.refused_connections.up(),
     }
 }
 
@@ -345,7 +377,23 @@ impl Write for Client {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        let length = bufs.iter().fold(0_usize, |sum, buf| sum.saturating_add(buf.len()));
+        let this = &mut *self;
+        let mut scratch = this.worker.scratch.borrow_mut();
+        // What is small costs less to copy than to hand to the kernel in pieces.
+        let written = match scratch.get_mut(..length) {
+            Some(whole) if length <= SMALL && bufs.len() > 1 => {
+                let mut rest = &mut *whole;
+                for buf in bufs {
+                    let (piece, after) = rest.split_at_mut(buf.len());
+                    piece.copy_from_slice(buf);
+                    rest = after;
+                }
+                Pin::new(&mut this.io).poll_write(cx, whole)
+            }
+            _ => Pin::new(&mut this.io).poll_write_vectored(cx, bufs),
+        };
+        drop(scratch);
         self.took(&written);
         written
     }

@@ -3,26 +3,28 @@
 use super::Worker;
 use super::body::{Reply, Upload};
 use super::flight::Call;
-use super::headers::Peer;
+use super::peer::Peer;
+use super::reply;
 use super::reply::Invalid;
-use super::upstream::forward;
-use super::{headers, reply};
+use super::upstream::{Exchange, Outgoing, forward};
 use crate::keys;
 use crate::path;
 use crate::snapshot::{Plan, Snapshot};
+use crate::wire::answer::Head;
+use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Verdict};
-use hyper::body::{Body as _, Incoming};
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName};
 use hyper::http::request::Parts;
-use hyper::http::uri::{Authority, PathAndQuery};
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::http::uri::Authority;
+use hyper::{Method, Request, Response, StatusCode, Version};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What the steps before sending came to. `Ok` sends: the call, and the index of its upstream. `Err` answers; the upstream
-/// never hears of the request.
-type Decision = Result<(Call, usize), Response<Reply>>;
+/// What the steps before sending came to. `Ok` sends: the call, the index of its upstream, and the request's head. `Err` answers; the
+/// upstream never hears of the request.
+type Decision = Result<(Call, usize, Vec<u8>), Response<Reply>>;
 
 /// Takes one request to its answer. Every request ends in exactly one place of its route's account.
 pub async fn handle(
@@ -30,15 +32,18 @@ pub async fn handle(
     peer: Rc<Peer>,
     request: Request<Incoming>,
 ) -> Response<Reply> {
-    let (mut head, body) = request.into_parts();
-    let (call, upstream) = match decide(&worker, &peer, &mut head, &body) {
+    let (head, body) = request.into_parts();
+    let (to_head, to_get) = (head.method == Method::HEAD, head.method == Method::GET);
+    let body = Upload::new(body, worker.plane.bounds.body_bytes);
+    let framing = body.framing();
+    let (call, upstream, head) = match decide(&worker, &peer, head, framing) {
         Ok(sent) => sent,
         Err(response) => return response,
     };
-    let upload = Upload::new(body, worker.plane.bounds.body_bytes);
-    let request = Request::from_parts(head, upload);
+    let again = to_get && framing == Framing::None;
+    let request = Outgoing { head, body, framing, to_head, again };
     match forward(&worker, call, upstream, request).await {
-        Ok(answer) => answered(answer),
+        Ok((head, exchange)) => answered(head, exchange),
         Err(failure) => {
             let snapshot = worker.plane.current.load();
             reply::failed(worker.plane, &snapshot.policy, &failure)
@@ -48,13 +53,13 @@ pub async fn handle(
 
 /// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
 #[expect(clippy::result_large_err, reason = "an answer is made once and moved once")]
-fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &mut Parts, body: &Incoming) -> Decision {
+fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -> Decision {
     let plane = worker.plane;
     let current = plane.current.load();
     let snapshot: &Snapshot = &current;
     let nowhere = &worker.shard.nowhere;
 
-    let (host, canonical) = match target(head) {
+    let (host, canonical) = match target(&head, peer) {
         Ok(target) => target,
         Err(why) => {
             nowhere.offered.up();
@@ -72,7 +77,7 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &mut Parts, body: &Incomin
     let account = worker.shard.account(index);
     account.offered.up();
 
-    if let (Some(most), Some(length)) = (plane.bounds.body_bytes, body.size_hint().exact())
+    if let (Some(most), Framing::Length(length)) = (plane.bounds.body_bytes, framing)
         && length > most
     {
         account.invalid.up();
@@ -99,28 +104,30 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &mut Parts, body: &Incomin
             } else {
                 account.halted.up();
             }
-            learn(worker, plan, head, peer, &denial);
+            learn(worker, plan, &head, peer, &denial);
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
         Verdict::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
-                learn(worker, plan, head, peer, &denial);
+                learn(worker, plan, &head, peer, &denial);
             }
             // An HTTP/2 connection carries other answers too.
             let client = (head.version != Version::HTTP_2).then(|| Rc::clone(peer));
             let (pass, ticket) = (permit.pass(), permit.detach());
             let kept = Arc::clone(&current);
             let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client);
-            let canonical = match canonical {
-                Cow::Borrowed(_) => None,
-                Cow::Owned(path) => Some(path),
+            let mut out = worker.take_spare();
+            let ours = Ours {
+                host: host.as_str(),
+                path: &canonical,
+                framing,
+                forwarded: plane.wire.forwarded,
+                peer: peer.ip,
+                peer_text: &peer.text,
             };
-            rewrite(worker, peer, head, &host, canonical.as_deref());
-            if body.is_end_stream() && tells_length(&head.method) {
-                head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-            }
-            Ok((call, plan.upstream))
+            request::write(&mut out, &head, &ours);
+            Ok((call, plan.upstream, out))
         }
     }
 }
@@ -148,7 +155,7 @@ fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: &Peer, denial: &Denia
 }
 
 /// The host and the canonical path of a request, or what is wrong with them.
-fn target(head: &Parts) -> Result<(Authority, Cow<'_, str>), Invalid> {
+fn target<'a>(head: &'a Parts, peer: &Peer) -> Result<(Authority, Cow<'a, str>), Invalid> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Invalid::Method);
     }
@@ -160,7 +167,7 @@ fn target(head: &Parts) -> Result<(Authority, Cow<'_, str>), Invalid> {
     // The authority of the target replaces Host (RFC 9112, 3.2.2).
     let host = match (head.uri.authority(), named) {
         (Some(authority), _) => authority.clone(),
-        (None, Some(named)) => Authority::try_from(named.as_bytes()).map_err(|_| Invalid::Host)?,
+        (None, Some(named)) => peer.host(named.as_bytes()).ok_or(Invalid::Host)?,
         (None, None) => return Err(Invalid::Host),
     };
     if host.as_str().contains('@') || host.host().is_empty() || !has_good_port(&host) {
@@ -176,60 +183,22 @@ fn has_good_port(host: &Authority) -> bool {
     behind.is_empty() || host.port_u16().is_some()
 }
 
-/// Makes of the client's head the one we send: canonical target (where it is not canonical already), our own framing and forwarding fields.
-fn rewrite(
-    worker: &Worker,
-    peer: &Peer,
-    head: &mut Parts,
-    host: &Authority,
-    canonical: Option<&str>,
-) {
-    if head.version == Version::HTTP_2 {
-        headers::join_cookies(&mut head.headers);
-    }
-    head.version = Version::HTTP_11;
-    let target = match canonical {
-        None => head.uri.path_and_query().cloned(),
-        Some(canonical) => {
-            let whole = match head.uri.query() {
-                Some(query) => format!("{canonical}?{query}"),
-                None => canonical.to_owned(),
-            };
-            PathAndQuery::try_from(whole).ok()
-        }
-    };
-    head.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
-    headers::strip_hop_by_hop(&mut head.headers);
-    head.headers.remove(header::CONTENT_LENGTH);
-    head.headers.remove(header::EXPECT);
-    if let Ok(host) = HeaderValue::from_str(host.as_str()) {
-        headers::own_forwarding(&mut head.headers, worker.plane.wire.forwarded, peer, &host);
-        head.headers.insert(header::HOST, host);
-    }
-}
-
-/// Whether a request of this method says so when it has no body: else some servers answer 411, or wait for one (RFC 9110, 8.6).
-fn tells_length(method: &Method) -> bool {
-    *method == Method::POST || *method == Method::PUT || *method == Method::PATCH
-}
-
 /// The upstream's answer as ours.
-fn answered(answer: super::upstream::Answer) -> Response<Reply> {
-    let (mut head, (body, mut exchange)) = answer.into_parts();
+fn answered(head: Head, mut exchange: Box<Exchange>) -> Response<Reply> {
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody asked for another protocol: the field that asks is never forwarded.
         exchange.unusable();
         return reply::unasked_switch();
     }
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        head.headers.remove(header::CONTENT_LENGTH);
-    }
-    headers::strip_hop_by_hop(&mut head.headers);
-    head.version = Version::HTTP_11;
-    if body.is_end_stream() {
+    let body = if exchange.is_at_end() {
         // Nobody polls a body that is at its end.
         exchange.finish();
-        return Response::from_parts(head, Reply::Whole(None));
-    }
-    Response::from_parts(head, Reply::flow(body, exchange))
+        Reply::Whole(None)
+    } else {
+        Reply::Flow(exchange)
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.fields;
+    response
 }

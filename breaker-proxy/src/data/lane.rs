@@ -1,21 +1,21 @@
 //! The last look: an upstream socket that asks the gates inside its own write; it knows nothing of HTTP.
 //!
 //! A request leaves this process only in a write to an upstream's socket, and whatever stands between the decision and
-//! that write (a queue in hyper, a full socket buffer, a task that waits for its turn) may hold it back for any time. So
+//! that write (a full socket buffer, a task that waits for its turn) may hold it back for any time. So
 //! the gates are looked at once more *inside* the write, between two moves of the worker's mark, without an await: either
 //! the write sees the kill, or the killer sees the worker inside and waits until it is out. After the killer has seen every
 //! worker outside, no byte of a killed call can go out.
 
 use super::Worker;
 use breaker_core::{Denial, Mono, Pass};
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
+use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What one upstream connection may send: nothing, or the bytes of one call.
@@ -26,7 +26,7 @@ pub struct Lane {
     sent: Cell<bool>,
     refused: Cell<Option<Denial>>,
     /// Gone once the lane was cut off.
-    io: RefCell<Option<TokioIo<TcpStream>>>,
+    io: RefCell<Option<TcpStream>>,
 }
 
 impl Lane {
@@ -35,7 +35,7 @@ impl Lane {
     pub fn new(worker: Rc<Worker>, stream: TcpStream) -> Rc<Lane> {
         Rc::new(Lane {
             worker,
-            io: RefCell::new(Some(TokioIo::new(stream))),
+            io: RefCell::new(Some(stream)),
             pass: Cell::new(None),
             now: Cell::new(Mono::ZERO),
             sent: Cell::new(false),
@@ -79,19 +79,68 @@ impl Lane {
     pub fn abandon(&self) {
         if let Some(io) = self.io.borrow_mut().take() {
             // Without the option the close is a plain one: later, not less final.
-            let _ = socket2::SockRef::from(io.inner()).set_linger(Some(Duration::ZERO));
+            let _ = socket2::SockRef::from(&io).set_linger(Some(Duration::ZERO));
         }
     }
 
-    /// Works on the socket, as long as it is there.
-    fn with_io<T>(
+    /// Writes what the kernel takes of these bytes, if the call may pass at this very moment.
+    ///
+    /// # Errors
+    /// The socket's own, or a refusal: then [`Lane::refused`] says by what.
+    pub fn poll_write(
         &self,
-        work: impl FnOnce(Pin<&mut TokioIo<TcpStream>>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        match self.io.borrow_mut().as_mut() {
-            Some(io) => work(Pin::new(io)),
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.guard(|| match self.io.borrow_mut().as_mut() {
+            // One piece costs the kernel less than a list of one.
+            Some(io) => match bufs {
+                [only] => Pin::new(io).poll_write(cx, only),
+                _ => Pin::new(io).poll_write_vectored(cx, bufs),
+            },
             None => Poll::Ready(Err(refusal())),
-        }
+        })
+    }
+
+    /// Reads into the worker's scratch, and appends what came; 0 at the end.
+    ///
+    /// # Errors
+    /// The socket's own, or that it was cut off.
+    pub fn poll_read(&self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let mut io = self.io.borrow_mut();
+        let Some(io) = io.as_mut() else { return Poll::Ready(Err(refusal())) };
+        let mut scratch = self.worker.scratch.borrow_mut();
+        let mut buf = ReadBuf::new(&mut scratch);
+        Pin::new(io).poll_read(cx, &mut buf).map_ok(|()| {
+            into.extend_from_slice(buf.filled());
+            buf.filled().len()
+        })
+    }
+
+    /// Reads into memory of its own, at most as much as `into` has room for; 0 at the end.
+    ///
+    /// # Errors
+    /// The socket's own, or that it was cut off.
+    pub fn poll_read_large(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        let mut io = self.io.borrow_mut();
+        let Some(io) = io.as_mut() else { return Poll::Ready(Err(refusal())) };
+        // What is read is in `into` when this returns, so the future need not live on.
+        pin!(io.read_buf(into)).poll(cx)
+    }
+
+    /// Whether it is as an idle connection should be: there, and silent.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let mut buf = ReadBuf::new(&mut byte);
+        // Nobody waits for an idle connection, so nobody need be woken for it.
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut io = self.io.borrow_mut();
+        io.as_mut().is_some_and(|io| Pin::new(io).poll_read(&mut cx, &mut buf).is_pending())
     }
 
     /// Lets `write` happen if the call may pass at this very moment.
@@ -134,59 +183,4 @@ impl Lane {
 
 fn refusal() -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, "a gate refused the write")
-}
-
-/// An upstream's socket behind its lane.
-pub struct Gated {
-    lane: Rc<Lane>,
-    vectored: bool,
-}
-
-impl Gated {
-    /// The socket of a lane.
-    #[must_use]
-    pub fn new(lane: Rc<Lane>) -> Gated {
-        let vectored = lane.io.borrow().as_ref().is_some_and(Write::is_write_vectored);
-        Gated { lane, vectored }
-    }
-}
-
-impl Read for Gated {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.lane.with_io(|io| io.poll_read(cx, buf))
-    }
-}
-
-impl Write for Gated {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.lane.guard(|| self.lane.with_io(|io| io.poll_write(cx, buf)))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.lane.guard(|| self.lane.with_io(|io| io.poll_write_vectored(cx, bufs)))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.vectored
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lane.with_io(|io| io.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.lane.with_io(|io| io.poll_shutdown(cx))
-    }
 }

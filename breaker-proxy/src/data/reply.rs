@@ -144,7 +144,7 @@ pub fn failed(plane: &Plane, policy: &Policy, failure: &Failure) -> Response<Rep
             "Upstream cannot be reached",
             "no connection to the upstream could be made",
         ),
-        Failure::Broken(_) => plain(
+        Failure::Closed(_) | Failure::Breach(_) => plain(
             StatusCode::BAD_GATEWAY,
             "upstream-broken",
             "Upstream broke the exchange",

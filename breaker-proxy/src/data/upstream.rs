@@ -6,19 +6,21 @@
 use super::Worker;
 use super::body::{Progress, Upload, UploadFailure};
 use super::flight::Call;
-use super::lane::{Gated, Lane};
+use super::lane::Lane;
 use crate::config::Upstream;
+use crate::wire::answer::{self, Framing, Head};
+use crate::wire::chunks::Piece;
+use crate::wire::{self, Breach};
 use breaker_core::{Denial, Outcome, Span};
-use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::http1::{self, Connection, SendRequest};
-use hyper::{Method, Request, Response};
+use bytes::{Bytes, BytesMut};
+use hyper::body::{Body as _, Frame, SizeHint};
 use std::cell::RefCell;
 use std::fmt;
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -28,6 +30,9 @@ const IDLE_MAX: usize = 512;
 
 /// An idle connection older than this is dropped: most servers do so themselves soon after.
 const IDLE_AGE: Duration = Duration::from_secs(50);
+
+/// Bytes of an answer's body that are read at once, at most.
+const READ_MAX: usize = 64 * 1024;
 
 /// Why a call got no answer from its upstream.
 #[derive(Debug)]
@@ -49,8 +54,10 @@ pub enum Failure {
     UploadTooLarge,
     /// The client's body broke off.
     UploadBroken,
-    /// The upstream closed, or what it said was no HTTP.
-    Broken(hyper::Error),
+    /// The upstream closed before its answer had ended.
+    Closed(Option<io::Error>),
+    /// What the upstream said was no answer.
+    Breach(Breach),
 }
 
 impl fmt::Display for Failure {
@@ -64,7 +71,9 @@ impl fmt::Display for Failure {
             Failure::UploadStalled => f.write_str("the request body stopped arriving"),
             Failure::UploadTooLarge => f.write_str("the request body is larger than allowed"),
             Failure::UploadBroken => f.write_str("the request body broke off"),
-            Failure::Broken(error) => write!(f, "the upstream broke the exchange: {error}"),
+            Failure::Closed(None) => f.write_str("the upstream ended the exchange early"),
+            Failure::Closed(Some(error)) => write!(f, "the upstream ended the exchange: {error}"),
+            Failure::Breach(breach) => write!(f, "the upstream broke the exchange: {breach}"),
         }
     }
 }
@@ -72,18 +81,15 @@ impl fmt::Display for Failure {
 /// The idle connections of one worker, by index of the upstream.
 #[derive(Default)]
 pub struct Pools {
-    idle: RefCell<Vec<Idle>>,
+    idle: RefCell<Vec<Vec<Link>>>,
 }
 
-/// Boxed, since a connection of hyper's is large and moves with every call.
-type Idle = Vec<Box<Link>>;
-
 impl Pools {
-    fn take(&self, upstream: usize) -> Option<Box<Link>> {
+    fn take(&self, upstream: usize) -> Option<Link> {
         self.idle.borrow_mut().get_mut(upstream)?.pop()
     }
 
-    fn put(&self, link: Box<Link>) {
+    fn put(&self, link: Link) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() <= link.upstream {
             idle.resize_with(link.upstream + 1, Vec::new);
@@ -97,11 +103,9 @@ impl Pools {
 
     /// Drops idle connections that are old or that their upstream has ended.
     pub fn reap(&self, now: Instant) {
-        let mut cx = Context::from_waker(Waker::noop());
         for list in self.idle.borrow_mut().iter_mut() {
-            list.retain_mut(|link| {
-                now.duration_since(link.idle_since) < IDLE_AGE
-                    && Pin::new(&mut link.conn).poll(&mut cx).is_pending()
+            list.retain(|link| {
+                now.duration_since(link.idle_since) < IDLE_AGE && link.lane.is_quiet()
             });
         }
     }
@@ -110,8 +114,6 @@ impl Pools {
 /// One upstream connection.
 pub struct Link {
     upstream: usize,
-    sender: SendRequest<Upload>,
-    conn: Connection<Gated, Upload>,
     lane: Rc<Lane>,
     alarm: Alarm,
     idle_since: Instant,
@@ -146,30 +148,105 @@ impl Alarm {
     }
 }
 
+/// A request as it is sent.
+pub struct Outgoing {
+    /// Its head, whole.
+    pub head: Vec<u8>,
+    /// Its body.
+    pub body: Upload,
+    /// How the head says that the body is framed.
+    pub framing: wire::request::Framing,
+    /// HEAD: the answer has no body.
+    pub to_head: bool,
+    /// May be sent again if nothing of it was.
+    pub again: bool,
+}
+
+/// Bytes on their way to the upstream: what stands before the data (the head, or a chunk's size), the data, what stands behind.
+#[derive(Default)]
+struct Outbox {
+    before: Vec<u8>,
+    written: usize,
+    data: Bytes,
+    behind: &'static [u8],
+}
+
+impl Outbox {
+    /// What is left, as up to three pieces.
+    fn pieces(&self) -> ([io::IoSlice<'_>; 3], usize) {
+        let before = self.before.get(self.written..).unwrap_or(&[]);
+        let mut pieces = [io::IoSlice::new(&[]); 3];
+        let mut used = 0;
+        for piece in [before, &self.data, self.behind] {
+            if !piece.is_empty()
+                && let Some(slot) = pieces.get_mut(used)
+            {
+                *slot = io::IoSlice::new(piece);
+                used += 1;
+            }
+        }
+        (pieces, used)
+    }
+
+    /// The first so many bytes of what was left are gone.
+    fn advance(&mut self, taken: usize) {
+        let before = self.before.len().saturating_sub(self.written).min(taken);
+        self.written += before;
+        let data = self.data.len().min(taken - before);
+        let _ = self.data.split_to(data);
+        let behind = (taken - before - data).min(self.behind.len());
+        self.behind = self.behind.get(behind..).unwrap_or(&[]);
+    }
+
+    /// A frame of the body.
+    fn frame(&mut self, data: Bytes, chunked: bool) {
+        if chunked {
+            self.before.clear();
+            self.written = 0;
+            // Writing to a vector does not fail.
+            let _ = io::Write::write_fmt(&mut self.before, format_args!("{:x}\r\n", data.len()));
+            self.behind = b"\r\n";
+        }
+        self.data = data;
+    }
+}
+
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
 pub struct Exchange {
     worker: Rc<Worker>,
     call: Call,
-    link: Option<Box<Link>>,
+    link: Option<Link>,
+    /// What of the request is still to come from the client.
+    upload: Option<Upload>,
+    chunked: bool,
     progress: Option<Rc<Progress>>,
+    out: Outbox,
+    /// What has come and was not taken yet.
+    input: BytesMut,
+    /// How much of it was looked at for the end of the head.
+    seen: usize,
+    to_head: bool,
+    /// Where the answer's body ends, once its head has come.
+    framing: Framing,
+    /// Whether the connection may carry another call after this one.
+    lasts: bool,
+    /// Nothing more can be sent, and why, where the system said so.
+    broken: Option<Option<io::Error>>,
     /// When it was handed over.
     started: Instant,
     /// When the last byte moved, as far as deadlines care.
     moved: Instant,
-    /// The connection came to its end; it must not be polled again.
-    ended: bool,
-    /// What the last look said, once the connection is gone.
-    refused: Option<Denial>,
 }
 
 impl Exchange {
-    /// Lets the connection read and write.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        let Some(link) = &mut self.link else { return };
-        if !self.ended {
-            // How it ended shows in the answer or its body.
-            self.ended = Pin::new(&mut link.conn).poll(cx).is_ready();
+    /// Sends what can be sent. What the kernel does not take of the request does not end the exchange if something of it was sent: the
+    /// upstream may have answered before it closed.
+    fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if self.upload.is_none() && self.out.pieces().1 == 0 {
+            return Ok(());
         }
+        let result = self.push(cx);
+        let Some(link) = &self.link else { return Ok(()) };
         if link.lane.sent() {
             self.call.sent();
         }
@@ -177,10 +254,80 @@ impl Exchange {
             self.call.set_arriving(!progress.done());
             self.moved = self.moved.max(progress.last());
         }
+        match result {
+            Ok(()) => Ok(()),
+            Err(Failure::Closed(error)) => {
+                if let Some(denial) = self.refused() {
+                    return Err(self.stopped(denial));
+                }
+                if !self.call.was_sent() {
+                    return Err(Failure::Closed(error));
+                }
+                (self.upload, self.out) = (None, Outbox::default());
+                self.broken = Some(error);
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn push(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        loop {
+            let Some(link) = &self.link else { return Ok(()) };
+            loop {
+                let (pieces, used) = self.out.pieces();
+                if used == 0 {
+                    break;
+                }
+                match link.lane.poll_write(cx, pieces.get(..used).unwrap_or(&[])) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(0)) => return Err(Failure::Closed(None)),
+                    Poll::Ready(Ok(taken)) => self.out.advance(taken),
+                    Poll::Ready(Err(error)) => return Err(Failure::Closed(Some(error))),
+                }
+            }
+            let Some(upload) = &mut self.upload else { return Ok(()) };
+            match Pin::new(upload).poll_frame(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => self.out.frame(data, self.chunked),
+                    // Nothing, or trailers: those end with the client's connection.
+                    _ => {}
+                },
+                Poll::Ready(Some(Err(UploadFailure::TooLarge))) => {
+                    return Err(Failure::UploadTooLarge);
+                }
+                Poll::Ready(Some(Err(UploadFailure::Broken))) => return Err(Failure::UploadBroken),
+                Poll::Ready(None) => {
+                    self.upload = None;
+                    if self.chunked {
+                        self.out.behind = b"0\r\n\r\n";
+                    }
+                }
+            }
+        }
+    }
+
+    /// What the last look said.
+    fn refused(&self) -> Option<Denial> {
+        self.link.as_ref().and_then(|link| link.lane.refused())
+    }
+
+    /// What a refusal at the last look comes to.
+    fn stopped(&mut self, denial: Denial) -> Failure {
+        if self.call.was_sent() { self.sever(denial) } else { Failure::Halted(denial) }
+    }
+
+    /// Why the upstream's side ended: a gate's refusal if there was one.
+    fn ended(&mut self, failure: Failure) -> Failure {
+        match self.refused() {
+            Some(denial) => self.stopped(denial),
+            None => failure,
+        }
     }
 
     /// The answer is none that can be passed on: the upstream's fault, and the end of its connection.
-    pub fn unusable(self) {
+    pub fn unusable(self: Box<Self>) {
         self.call.account().upstream_errors.up();
     }
 
@@ -193,13 +340,6 @@ impl Exchange {
         Failure::Severed(denial)
     }
 
-    /// Ends the connection, and remembers what the last look said.
-    fn close(&mut self) {
-        if let Some(link) = self.link.take() {
-            self.refused = link.lane.refused();
-        }
-    }
-
     fn arriving(&self) -> bool {
         self.progress.as_ref().is_some_and(|progress| !progress.done())
     }
@@ -208,35 +348,37 @@ impl Exchange {
         self.link.as_mut().is_some_and(|link| link.alarm.passed(deadline, cx))
     }
 
-    fn why(&self, error: hyper::Error) -> Failure {
-        let refused = self.link.as_ref().map_or(self.refused, |link| link.lane.refused());
-        if let Some(denial) = refused {
-            return if self.call.was_sent() {
-                Failure::Severed(denial)
-            } else {
-                Failure::Halted(denial)
-            };
-        }
-        match self.progress.as_ref().and_then(|progress| progress.failure()) {
-            Some(UploadFailure::TooLarge) => Failure::UploadTooLarge,
-            Some(UploadFailure::Broken) => Failure::UploadBroken,
-            None => Failure::Broken(error),
-        }
-    }
-
     /// The answer is complete: the connection goes back to the pool if it can carry another call.
     pub fn finish(&mut self) {
-        // Nobody waits for an idle connection, so nobody need be woken for it.
-        self.drive(&mut Context::from_waker(Waker::noop()));
         self.call.set_lane(None);
+        let whole = self.upload.is_none() && self.out.pieces().1 == 0;
         if let Some(mut link) = self.link.take()
-            && !self.ended
+            && self.lasts
+            && whole
             && !self.arriving()
-            && link.sender.is_ready()
+            && self.input.is_empty()
+            && link.lane.refused().is_none()
         {
             link.lane.disarm();
             link.idle_since = self.moved;
             self.worker.pools.put(link);
+        }
+        self.worker.give_spare(std::mem::take(&mut self.out.before));
+    }
+
+    /// Whether the whole body has come.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.framing == Framing::None
+    }
+
+    /// How much of the body is still to come, if that is known.
+    #[must_use]
+    pub fn size_hint(&self) -> SizeHint {
+        match self.framing {
+            Framing::None => SizeHint::with_exact(0),
+            Framing::Length(left) => SizeHint::with_exact(left),
+            Framing::Chunked(_) | Framing::Close => SizeHint::default(),
         }
     }
 
@@ -246,9 +388,8 @@ impl Exchange {
     /// The upstream broke off, was silent for too long, or a kill severed the call.
     pub fn poll_frame(
         &mut self,
-        answer: &mut Incoming,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, Failure>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         if self.link.is_none() {
             return Poll::Ready(None);
         }
@@ -256,57 +397,127 @@ impl Exchange {
         if let Some(denial) = self.call.severed() {
             return Poll::Ready(Some(Err(self.sever(denial))));
         }
-        for attempt in 0..2 {
-            match Pin::new(&mut *answer).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if answer.is_end_stream() {
-                        self.finish();
-                    } else {
-                        self.moved = Instant::now();
-                    }
-                    return Poll::Ready(Some(Ok(frame)));
+        let result = match self.send(cx) {
+            Ok(()) => self.poll_body(cx),
+            Err(failure) => Poll::Ready(Err(failure)),
+        };
+        match result {
+            Poll::Ready(Ok(frame)) => Poll::Ready(frame.map(Ok)),
+            Poll::Ready(Err(failure)) => {
+                // An upload that its client broke off is no fault of the upstream.
+                if let Failure::Closed(_) | Failure::Breach(_) = failure {
+                    self.call.account().upstream_errors.up();
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    let failure = match self.why(error) {
-                        Failure::Severed(denial) => self.sever(denial),
-                        failure => failure,
-                    };
-                    // An upload that its client broke off is no fault of the upstream.
-                    if let Failure::Broken(_) = failure {
-                        self.call.account().upstream_errors.up();
-                    }
-                    self.link = None;
-                    return Poll::Ready(Some(Err(failure)));
+                self.link = None;
+                Poll::Ready(Some(Err(failure)))
+            }
+            Poll::Pending => {
+                let deadline = self.moved + duration(self.worker.plane.deadlines.body_idle);
+                if !self.passed(deadline, cx) {
+                    return Poll::Pending;
                 }
-                Poll::Ready(None) => {
-                    self.finish();
-                    return Poll::Ready(None);
-                }
-                // What ended the connection shows in the second poll of the body.
-                Poll::Pending if attempt == 0 => self.drive(cx),
-                Poll::Pending => {}
+                self.call.account().upstream_errors.up();
+                self.link = None;
+                Poll::Ready(Some(Err(Failure::AnswerTimeout)))
             }
         }
-        let deadline = self.moved + duration(self.worker.plane.deadlines.body_idle);
-        if self.passed(deadline, cx) {
-            self.call.account().upstream_errors.up();
-            self.link = None;
-            return Poll::Ready(Some(Err(Failure::AnswerTimeout)));
+    }
+
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Failure>> {
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                self.moved = Instant::now();
+                return Poll::Ready(Ok(Some(frame)));
+            }
+            if self.framing == Framing::None {
+                self.finish();
+                return Poll::Ready(Ok(None));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                if self.framing != Framing::Close {
+                    return Poll::Ready(Err(self.ended(Failure::Closed(None))));
+                }
+                self.framing = Framing::None;
+            }
         }
-        Poll::Pending
+    }
+
+    /// A frame of what is at hand. Once the last one is taken, the exchange is at its end.
+    fn take_frame(&mut self) -> Result<Option<Frame<Bytes>>, Failure> {
+        let frame = match &mut self.framing {
+            Framing::None => None,
+            Framing::Close if self.input.is_empty() => None,
+            Framing::Close => Some(Frame::data(self.input.split().freeze())),
+            Framing::Length(_) if self.input.is_empty() => None,
+            Framing::Length(left) => {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                *left = left.saturating_sub(u64::try_from(here).unwrap_or(u64::MAX));
+                if *left == 0 {
+                    self.framing = Framing::None;
+                }
+                Some(Frame::data(self.input.split_to(here).freeze()))
+            }
+            Framing::Chunked(chunks) => match chunks.take(&mut self.input) {
+                Ok(Piece::Data(data)) => Some(Frame::data(data)),
+                Ok(Piece::More) => None,
+                Ok(Piece::End(trailers)) => {
+                    self.framing = Framing::None;
+                    trailers.map(Frame::trailers)
+                }
+                Err(breach) => return Err(self.ended(Failure::Breach(breach))),
+            },
+        };
+        if frame.is_some() && self.framing == Framing::None {
+            self.finish();
+        }
+        Ok(frame)
+    }
+
+    /// Reads once more; 0 at the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
+        let Some(link) = &self.link else { return Poll::Ready(Ok(0)) };
+        let expected = match self.framing {
+            Framing::Length(left) => usize::try_from(left).unwrap_or(READ_MAX).min(READ_MAX),
+            // What is small is read where it costs no memory of its own.
+            _ => 0,
+        };
+        let read = if expected > SMALL {
+            self.input.reserve(expected);
+            link.lane.poll_read_large(cx, &mut self.input)
+        } else {
+            link.lane.poll_read(cx, &mut self.input)
+        };
+        match ready!(read) {
+            Ok(read) => Poll::Ready(Ok(read)),
+            Err(error) => Poll::Ready(Err(self.ended(Failure::Closed(Some(error))))),
+        }
     }
 
     /// One step towards the head of the answer.
-    fn step(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Failure>> {
         self.call.wake_by(cx);
-        self.drive(cx);
-        if self.ended {
-            return Ok(());
-        }
+        self.send(cx)?;
         if self.call.was_sent()
             && let Some(denial) = self.call.severed()
         {
-            return Err(self.sever(denial));
+            return Poll::Ready(Err(self.sever(denial)));
+        }
+        // Before anything was sent nothing can answer it: what comes then is no answer to this call.
+        while self.call.was_sent() {
+            match self.poll_read(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Ready(Ok(0)) => {
+                    let error = self.broken.take().flatten();
+                    return Poll::Ready(Err(self.ended(Failure::Closed(error))));
+                }
+                Poll::Ready(Ok(_)) => {}
+            }
+            match answer::take(&mut self.input, self.to_head, &mut self.seen) {
+                Ok(None) => {}
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Err(breach) => return Poll::Ready(Err(self.ended(Failure::Breach(breach)))),
+            }
         }
         let deadlines = &self.worker.plane.deadlines;
         let (deadline, failure) = if !self.arriving() {
@@ -317,12 +528,15 @@ impl Exchange {
         } else {
             (self.moved + duration(deadlines.body_idle), Failure::UploadStalled)
         };
-        if self.passed(deadline, cx) { Err(failure) } else { Ok(()) }
+        if self.passed(deadline, cx) { Poll::Ready(Err(failure)) } else { Poll::Pending }
     }
 }
 
+/// What is read through the worker's scratch.
+const SMALL: usize = 8 * 1024;
+
 /// An answer whose body is still with its exchange.
-pub type Answer = Response<(Incoming, Exchange)>;
+pub type Answer = (Head, Box<Exchange>);
 
 /// Sends one admitted call to its upstream and waits for the head of the answer.
 ///
@@ -335,82 +549,67 @@ pub async fn forward(
     worker: &Rc<Worker>,
     call: Call,
     upstream: usize,
-    mut request: Request<Upload>,
+    request: Outgoing,
 ) -> Result<Answer, Failure> {
-    let resendable = *request.method() == Method::GET && request.body().is_end_stream();
-    let progress = request.body().progress();
-    let mut call = call;
+    let Outgoing { head, body, framing, to_head, again } = request;
+    let progress = body.progress();
     call.set_arriving(progress.is_some());
-    let mut fresh = false;
+    let spare = worker.pools.take_quiet(upstream);
+    let mut fresh = spare.is_none();
+    let link = match spare {
+        Some(link) => link,
+        None => match connect(worker, upstream).await {
+            Ok(link) => link,
+            Err(failure) => {
+                let mut call = call;
+                call.settle(Outcome::Fault);
+                return Err(failure);
+            }
+        },
+    };
+    let now = Instant::now();
+    let mut exchange = Box::new(Exchange {
+        worker: Rc::clone(worker),
+        call,
+        link: None,
+        upload: progress.is_some().then_some(body),
+        chunked: framing == wire::request::Framing::Chunked,
+        progress,
+        out: Outbox { before: head, ..Outbox::default() },
+        input: BytesMut::new(),
+        seen: 0,
+        to_head,
+        framing: Framing::None,
+        lasts: false,
+        broken: None,
+        started: now,
+        moved: now,
+    });
+    exchange.carry(link);
     loop {
-        let link = match if fresh { None } else { idle(worker, upstream) } {
-            Some(link) => link,
-            None => {
-                fresh = true;
-                match connect(worker, upstream).await {
-                    Ok(link) => link,
-                    Err(failure) => {
-                        call.settle(Outcome::Fault);
-                        return Err(failure);
-                    }
-                }
-            }
-        };
-        // From here to the hand-over there is no await.
-        link.lane.arm(call.pass(), worker.plane.clock.mono());
-        call.set_lane(Some(&link.lane));
-        let now = Instant::now();
-        let mut exchange = Exchange {
-            worker: Rc::clone(worker),
-            call,
-            link: Some(link),
-            progress: progress.clone(),
-            started: now,
-            moved: now,
-            ended: false,
-            refused: None,
-        };
-        let Some(link) = &mut exchange.link else { return Err(Failure::ConnectTimeout) };
-        let mut answer = pin!(link.sender.try_send_request(request));
-        let head = poll_fn(|cx| {
-            let step = exchange.step(cx);
-            if let Err(failure @ Failure::Severed(_)) = step {
-                // Its connection is gone, and that is all the answer could say.
-                return Poll::Ready(Err(failure));
-            }
-            if let Poll::Ready(head) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Ok(head));
-            }
-            if exchange.ended {
-                // hyper answers before it ends a connection; should it ever not, its pieces do when they are dropped.
-                exchange.close();
-                return answer.as_mut().poll(cx).map(Ok);
-            }
-            step.map_or_else(|failure| Poll::Ready(Err(failure)), |()| Poll::Pending)
-        })
-        .await;
-        match head {
-            Ok(Ok(response)) => {
-                let fault = response.status().is_server_error();
+        match poll_fn(|cx| exchange.poll_head(cx)).await {
+            Ok(head) => {
+                exchange.framing = head.framing;
+                exchange.lasts = head.lasts && exchange.broken.is_none();
+                let fault = head.status.is_server_error();
                 exchange.call.settle(if fault { Outcome::Fault } else { Outcome::Good });
                 exchange.moved = Instant::now();
-                return Ok(response.map(|body| (body, exchange)));
+                return Ok((head, exchange));
             }
-            Ok(Err(mut error)) => {
-                let unsent = error.take_message();
-                let failure = exchange.why(error.into_error());
-                if let Failure::Halted(_) = failure {
-                    exchange.call.halted();
-                    return Err(failure);
-                }
-                match unsent {
-                    Some(unsent) if resendable && !fresh && !exchange.call.was_sent() => {
-                        worker.shard.resent.up();
-                        request = unsent;
-                        fresh = true;
-                        call = exchange.call;
+            Err(Failure::Halted(denial)) => {
+                exchange.call.halted();
+                return Err(Failure::Halted(denial));
+            }
+            Err(Failure::Closed(_)) if again && !fresh && !exchange.call.was_sent() => {
+                worker.shard.resent.up();
+                fresh = true;
+                exchange.link = None;
+                match connect(worker, upstream).await {
+                    Ok(link) => exchange.carry(link),
+                    Err(failure) => {
+                        exchange.call.settle(Outcome::Fault);
+                        return Err(failure);
                     }
-                    _ => return Err(end(exchange, failure)),
                 }
             }
             Err(failure) => return Err(end(exchange, failure)),
@@ -418,10 +617,20 @@ pub async fn forward(
     }
 }
 
+impl Exchange {
+    /// Puts the call on a connection. From here to its first write there is no await.
+    fn carry(&mut self, link: Link) {
+        link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
+        self.call.set_lane(Some(&link.lane));
+        self.link = Some(link);
+        self.out.written = 0;
+    }
+}
+
 /// Counts a call that was sent but got no answer, and tells the gates whose fault it was.
-fn end(mut exchange: Exchange, failure: Failure) -> Failure {
+fn end(mut exchange: Box<Exchange>, failure: Failure) -> Failure {
     match failure {
-        Failure::AnswerTimeout | Failure::Broken(_) => {
+        Failure::AnswerTimeout | Failure::Closed(_) | Failure::Breach(_) => {
             exchange.call.account().upstream_errors.up();
             exchange.call.settle(Outcome::Fault);
         }
@@ -432,18 +641,19 @@ fn end(mut exchange: Exchange, failure: Failure) -> Failure {
     failure
 }
 
-/// An idle connection that its upstream has not ended yet.
-fn idle(worker: &Rc<Worker>, upstream: usize) -> Option<Box<Link>> {
-    let mut cx = Context::from_waker(Waker::noop());
-    while let Some(mut link) = worker.pools.take(upstream) {
-        if Pin::new(&mut link.conn).poll(&mut cx).is_pending() && link.sender.is_ready() {
-            return Some(link);
+impl Pools {
+    /// An idle connection that its upstream has not ended yet.
+    fn take_quiet(&self, upstream: usize) -> Option<Link> {
+        while let Some(link) = self.take(upstream) {
+            if link.lane.is_quiet() {
+                return Some(link);
+            }
         }
+        None
     }
-    None
 }
 
-async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Box<Link>, Failure> {
+async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Link, Failure> {
     let target = worker.plane.current.load().upstreams.get(upstream).cloned();
     let limit = duration(worker.plane.deadlines.connect);
     let stream = timeout(limit, async {
@@ -462,13 +672,9 @@ async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Box<Link>, Fail
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     worker.shard.connects.up();
     let lane = Lane::new(Rc::clone(worker), stream);
-    let (sender, conn) = http1::Builder::new()
-        .handshake(Gated::new(Rc::clone(&lane)))
-        .await
-        .map_err(Failure::Broken)?;
     let now = Instant::now();
     let alarm = Alarm::new(now + duration(worker.plane.deadlines.answer));
-    Ok(Box::new(Link { upstream, sender, conn, lane, alarm, idle_since: now }))
+    Ok(Link { upstream, lane, alarm, idle_since: now })
 }
 
 /// A span for the runtime's timers.

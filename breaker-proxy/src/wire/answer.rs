@@ -1,0 +1,343 @@
+//! The head of an upstream's answer: what of it passes, and where the body ends (RFC 9112, 6.3).
+
+use super::Breach;
+use super::chunks::Chunks;
+use super::fields::{Kind, Named, kind};
+use bytes::{Bytes, BytesMut};
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::mem::MaybeUninit;
+
+/// Where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// So many bytes are still to come.
+    Length(u64),
+    /// By chunks.
+    Chunked(Chunks),
+    /// With the connection.
+    Close,
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct Head {
+    /// How it went.
+    pub status: StatusCode,
+    /// The fields that pass. `Content-Length` is there if it says how long the body is, or would be.
+    pub fields: HeaderMap,
+    /// Where the body ends.
+    pub framing: Framing,
+    /// Whether the connection may carry another exchange after it.
+    pub lasts: bool,
+}
+
+/// Takes a head from the bytes at hand; `None` if it is not whole yet. What comes before the final answer (1xx but for 101) is
+/// taken as well. `to_head`: the answer is to a HEAD request. `seen`: how many bytes were looked at before.
+///
+/// # Errors
+/// It is no head of an answer.
+pub fn take(input: &mut BytesMut, to_head: bool, seen: &mut usize) -> Result<Option<Head>, Breach> {
+    // Nobody has a reason to say more than a few.
+    for _ in 0..INTERIM_MAX {
+        let Some(length) = end_of_head(input, seen)? else { return Ok(None) };
+        let head = parse(input.split_to(length).freeze(), to_head)?;
+        if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Some(head));
+        }
+    }
+    Err(Breach::Head)
+}
+
+/// Length of the head, its empty line included.
+fn end_of_head(input: &[u8], seen: &mut usize) -> Result<Option<usize>, Breach> {
+    let from = seen.saturating_sub(3).min(input.len());
+    match input.get(from..).and_then(|rest| memchr::memmem::find(rest, b"\r\n\r\n")) {
+        Some(at) if from + at <= HEAD_MAX => {
+            *seen = 0;
+            Ok(Some(from + at + 4))
+        }
+        None if input.len() <= HEAD_MAX => {
+            *seen = input.len();
+            Ok(None)
+        }
+        _ => Err(Breach::Head),
+    }
+}
+
+fn parse(bytes: Bytes, to_head: bool) -> Result<Head, Breach> {
+    let mut places = [const { MaybeUninit::uninit() }; FIELDS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    match config.parse_response_with_uninit_headers(&mut parsed, &bytes, &mut places) {
+        // A line that ends otherwise than others do could end the head elsewhere.
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        _ => return Err(Breach::Head),
+    }
+    let code = parsed.code.ok_or(Breach::Head)?;
+    let status = StatusCode::from_u16(code).map_err(|_| Breach::Head)?;
+    let is_11 = parsed.version == Some(1);
+    let said = Said::of(parsed.headers, is_11)?;
+    let bodiless = to_head
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let framing = match (bodiless, said.chunked, said.length) {
+        (true, ..) | (_, false, Some(0)) => Framing::None,
+        (_, true, _) => Framing::Chunked(Chunks::Size),
+        (_, false, Some(length)) => Framing::Length(length),
+        (_, false, None) => Framing::Close,
+    };
+    // Two framings at once are one too many: the connection is not trusted further (RFC 9112, 6.3).
+    let twice = said.chunked && said.length.is_some();
+    let lasts = !said.closes && !twice && framing != Framing::Close;
+    let fields = fields(parsed.headers, &bytes, &said, status)?;
+    Ok(Head { status, fields, framing, lasts })
+}
+
+/// What a head says of framing and of its connection.
+struct Said {
+    length: Option<u64>,
+    chunked: bool,
+    closes: bool,
+    named: Option<Named>,
+}
+
+impl Said {
+    fn of(fields: &[httparse::Header<'_>], is_11: bool) -> Result<Said, Breach> {
+        let (mut length, mut chunked) = (None, false);
+        let mut connection = false;
+        for field in fields {
+            if field.name.eq_ignore_ascii_case("content-length") {
+                // Equal values are one (RFC 9110, 8.6).
+                for value in field.value.split(|&byte| byte == b',') {
+                    let value = number(value.trim_ascii()).ok_or(Breach::Framing)?;
+                    if length.is_some_and(|length| length != value) {
+                        return Err(Breach::Framing);
+                    }
+                    length = Some(value);
+                }
+            } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
+                // A coding that we do not know would hide where the body ends; HTTP/1.0 has none.
+                if chunked || !is_11 || !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                    return Err(Breach::Framing);
+                }
+                chunked = true;
+            } else if field.name.eq_ignore_ascii_case("connection") {
+                connection = true;
+            }
+        }
+        let (mut closes, mut named) = (!is_11, None);
+        if connection {
+            let values = || {
+                let own =
+                    fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
+                own.map(|field| field.value)
+            };
+            let says = |token: &[u8]| {
+                let mut tokens = values().flat_map(|value| value.split(|&byte| byte == b','));
+                tokens.any(|own| own.trim_ascii().eq_ignore_ascii_case(token))
+            };
+            closes = says(b"close") || (!is_11 && !says(b"keep-alive"));
+            named = Some(Named::of(values()));
+        }
+        Ok(Said { length, chunked, closes, named })
+    }
+}
+
+/// The fields that pass. Their values share the head's memory.
+fn fields(
+    parsed: &[httparse::Header<'_>],
+    bytes: &Bytes,
+    said: &Said,
+    status: StatusCode,
+) -> Result<HeaderMap, Breach> {
+    let mut fields = HeaderMap::with_capacity(parsed.len());
+    for field in parsed {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Breach::Head)?;
+        // A server's word of whom it takes the client for is its own affair: only what is of the connection stays behind.
+        if matches!(kind(name.as_str()), Kind::Hop | Kind::Connection | Kind::Length)
+            || said.named.as_ref().is_some_and(|named| named.has(&name))
+        {
+            continue;
+        }
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value));
+        fields.append(name, value.map_err(|_| Breach::Head)?);
+    }
+    let tells = !said.chunked && !status.is_informational() && status != StatusCode::NO_CONTENT;
+    if let Some(length) = said.length.filter(|_| tells) {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    Ok(fields)
+}
+
+/// A number of digits and nothing else.
+fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Bytes of a head.
+const HEAD_MAX: usize = 64 * 1024;
+/// Its fields.
+const FIELDS_MAX: usize = 128;
+/// Heads that come before the final one.
+const INTERIM_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn head(text: &str) -> Result<Option<Head>, Breach> {
+        take(&mut BytesMut::from(text), false, &mut 0)
+    }
+
+    fn framing(fields: &str) -> Result<(Framing, bool), Breach> {
+        let head = head(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"))?.ok_or(Breach::Head)?;
+        Ok((head.framing, head.lasts))
+    }
+
+    /// Goal: where a body ends is what RFC 9112, 6.3 says, for each way to say it.
+    #[test]
+    fn a_body_ends_where_its_head_says() {
+        let chunked = Framing::Chunked(Chunks::Size);
+        let cases = [
+            ("", (Framing::Close, false)),
+            ("Content-Length: 5\r\n", (Framing::Length(5), true)),
+            ("Content-Length: 0\r\n", (Framing::None, true)),
+            ("content-length: 5, 5\r\nCONTENT-LENGTH: 5\r\n", (Framing::Length(5), true)),
+            ("Transfer-Encoding: Chunked\r\n", (chunked, true)),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", (chunked, false)),
+            ("Content-Length: 5\r\nConnection: x, Close\r\n", (Framing::Length(5), false)),
+        ];
+        for (fields, expected) in cases {
+            assert_eq!(framing(fields).unwrap(), expected, "{fields:?}");
+        }
+    }
+
+    /// Goal: what frames a body in no single way is no answer.
+    #[test]
+    fn no_framing_is_guessed() {
+        for fields in [
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: 5, 6\r\n",
+            "Content-Length:\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: 0x5\r\n",
+            "Content-Length: 5 5\r\n",
+            "Content-Length: -1\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Transfer-Encoding: gzip\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: xchunked\r\n",
+            "Transfer-Encoding: \"chunked\"\r\n",
+            "Transfer-Encoding:\r\n",
+        ] {
+            assert!(matches!(framing(fields), Err(Breach::Framing)), "{fields:?}");
+        }
+        let old = "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(matches!(head(old), Err(Breach::Framing)));
+    }
+
+    /// Goal: what is no HTTP/1 head is refused, whole or not.
+    #[test]
+    fn what_is_no_head_is_refused() {
+        let many = "a: b\r\n".repeat(FIELDS_MAX + 1);
+        let cases = [
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/1.1 2000 OK\r\n\r\n",
+            "hello\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nname : x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\n\nx\r\n\r\n",
+            "HTTP/1.1 200 OK\r\na: b\rc: d\r\n\r\n",
+            &format!("HTTP/1.1 200 OK\r\n{many}\r\n"),
+            &"x".repeat(HEAD_MAX + 1),
+            &"HTTP/1.1 100 Continue\r\n\r\n".repeat(INTERIM_MAX),
+        ];
+        for text in cases {
+            assert!(head(text).is_err(), "{:?}", text.get(..60.min(text.len())));
+        }
+    }
+
+    /// Goal: HTTP/1.0 ends its connection unless it says otherwise.
+    #[test]
+    fn http_10_ends_its_connection() {
+        for (connection, lasts) in [("", false), ("Connection: keep-alive\r\n", true)] {
+            let text = format!("HTTP/1.0 200 OK\r\nContent-Length: 1\r\n{connection}\r\n");
+            assert_eq!(head(&text).unwrap().unwrap().lasts, lasts);
+        }
+    }
+
+    /// Goal: answers without a body have none, whatever their fields say, and keep the length that a body would have.
+    #[test]
+    fn some_answers_have_no_body() {
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        let head = take(&mut BytesMut::from(text), true, &mut 0).unwrap().unwrap();
+        assert_eq!((head.framing, head.lasts), (Framing::None, true));
+        assert_eq!(head.fields[header::CONTENT_LENGTH], "5");
+        for (code, told) in [(204, false), (304, true)] {
+            let text = format!("HTTP/1.1 {code} X\r\nContent-Length: 5\r\n\r\n");
+            let head = take(&mut BytesMut::from(&*text), false, &mut 0).unwrap().unwrap();
+            assert_eq!(head.framing, Framing::None);
+            assert_eq!(head.fields.contains_key(header::CONTENT_LENGTH), told);
+        }
+    }
+
+    /// Goal: what belongs to the upstream's connection stays there; everything else passes, in order and doubled.
+    #[test]
+    fn fields_of_the_connection_stay_behind() {
+        let text = "HTTP/1.1 200 OK\r\nConnection: x-own, set-cookie\r\nx-own: 1\r\nKeep-Alive: 5\r\nUpgrade: h2c\r\n\
+                    Trailer: a\r\nProxy-Connection: a\r\nServer: s\r\nVia: 1\r\nVia: 2\r\nContent-Length: 0\r\n\r\n";
+        let head = head(text).unwrap().unwrap();
+        let got: Vec<_> =
+            head.fields.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
+        assert_eq!(got, ["server=s", "via=1", "via=2", "content-length=0"]);
+    }
+
+    /// Goal: interim answers are passed over, a switch of protocols is not, and the body's first bytes stay.
+    #[test]
+    fn interim_answers_are_passed_over() {
+        let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab";
+        for step in 1..text.len() {
+            let (mut input, mut seen, mut got) = (BytesMut::new(), 0, None);
+            for piece in text.as_bytes().chunks(step) {
+                input.extend_from_slice(piece);
+                if got.is_none() {
+                    got = take(&mut input, false, &mut seen).unwrap();
+                }
+            }
+            let head = got.unwrap();
+            assert_eq!((head.status.as_u16(), &input[..]), (200, b"ab".as_slice()), "by {step}");
+        }
+        let switch = head("HTTP/1.1 101 Switching\r\n\r\n").unwrap().unwrap();
+        assert_eq!(switch.status, StatusCode::SWITCHING_PROTOCOLS);
+    }
+
+    proptest! {
+        /// Goal: no bytes make it panic, and what it took for a head says one thing about its framing.
+        #[test]
+        fn any_bytes(text in "(HTTP/1\\.[01] [0-9]{3} \r\n)?((content-length|transfer-encoding|a): ?[0-9a-z, ]{0,8}\r\n){0,4}\r\n.{0,10}") {
+            if let Ok(Some(head)) = head(&text) {
+                let length = head.fields.get_all(header::CONTENT_LENGTH).iter().count();
+                prop_assert!(length <= 1);
+                prop_assert!(!head.fields.contains_key(header::TRANSFER_ENCODING));
+                if matches!(head.framing, Framing::Chunked(_)) {
+                    prop_assert_eq!(length, 0);
+                }
+            }
+        }
+    }
+}

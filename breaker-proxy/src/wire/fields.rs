@@ -1,0 +1,116 @@
+//! Which fields of a head pass, and which are ours to write (RFC 9110, 7.6.1; RFC 7239).
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// What a field is to a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of one connection, or of the framing: never passed on.
+    Hop,
+    /// `Connection` itself, which names more of the kind.
+    Connection,
+    /// Whom the request is for.
+    Host,
+    /// `Content-Length`: we frame anew.
+    Length,
+    /// `Expect`: answered by us.
+    Expect,
+    /// Tells of the client: ours to write, and never the client's.
+    Forwarding,
+    /// `Cookie`, of which HTTP/1.1 has one.
+    Cookie,
+    /// Everything else.
+    EndToEnd,
+}
+
+/// What a field with this lower-case name is.
+#[must_use]
+pub fn kind(name: &str) -> Kind {
+    match name {
+        "connection" => Kind::Connection,
+        "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding" | "upgrade"
+        | "http2-settings" => Kind::Hop,
+        "host" => Kind::Host,
+        "content-length" => Kind::Length,
+        "expect" => Kind::Expect,
+        "cookie" => Kind::Cookie,
+        "forwarded" | "x-real-ip" => Kind::Forwarding,
+        _ if name.starts_with("x-forwarded-") => Kind::Forwarding,
+        // As servers see it that turn fields into variables: there `X_Forwarded_For` is `X-Forwarded-For`.
+        _ if name.contains('_') && is_forwarding(&name.replace('_', "-")) => Kind::Forwarding,
+        _ => Kind::EndToEnd,
+    }
+}
+
+fn is_forwarding(name: &str) -> bool {
+    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+}
+
+/// The fields that `Connection` takes with it.
+#[derive(Debug, Default)]
+pub struct Named(Vec<HeaderName>);
+
+impl Named {
+    /// As the values of `Connection` say; nobody may have a field removed that others rely on.
+    pub fn of<'a>(values: impl Iterator<Item = &'a [u8]>) -> Named {
+        let tokens = values.flat_map(|value| value.split(|&byte| byte == b','));
+        let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
+        Named(names.filter(|name| !is_protected(name.as_str())).collect())
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn has(&self, name: &HeaderName) -> bool {
+        self.0.contains(name)
+    }
+}
+
+/// Fields that may not be removed by naming them in `Connection`.
+fn is_protected(name: &str) -> bool {
+    matches!(name, "host" | "content-length" | "authorization" | "cookie" | "forwarded")
+        || name.starts_with("x-forwarded-")
+}
+
+/// The cookies of a request as one field. HTTP/2 may carry a cookie in pieces; in HTTP/1.1 it is one field (RFC 9113, 8.2.3), and
+/// more than one is read differently by different servers.
+pub fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
+    let pieces = headers.get_all(hyper::header::COOKIE).iter().map(HeaderValue::as_bytes);
+    for (index, piece) in pieces.enumerate() {
+        out.extend_from_slice(if index == 0 { b"cookie: " } else { b"; " });
+        out.extend_from_slice(piece);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: whatever spelling a server may take for the client's address is ours to write.
+    #[test]
+    fn forwarding_is_known_by_any_spelling() {
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-anything",
+            "x-real-ip",
+            "x_forwarded_for",
+            "x_real-ip",
+            "x-forwarded_host",
+        ] {
+            assert_eq!(kind(name), Kind::Forwarding, "{name}");
+        }
+        assert_eq!(kind("x_request_id"), Kind::EndToEnd);
+        assert_eq!(kind("x-forward"), Kind::EndToEnd);
+    }
+
+    /// Goal: `Connection` names its own fields, in any spelling and list, but none that others rely on.
+    #[test]
+    fn connection_names_fields_but_not_ours() {
+        let values: [&[u8]; 3] = [b"close, X-Trace", b" host ,x-forwarded-for,,", b"co\x80okie"];
+        let named = Named::of(values.into_iter());
+        let has = |name: &'static str| named.has(&HeaderName::from_static(name));
+        assert!(has("x-trace") && has("close"));
+        assert!(!has("host") && !has("x-forwarded-for") && !has("cookie"));
+    }
+}

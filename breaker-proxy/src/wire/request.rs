@@ -1,0 +1,194 @@
+//! The head of a request as we send it: canonical target, our own framing and forwarding fields; nothing of the client's connection.
+
+use super::fields::{Kind, Named, kind, write_cookies};
+use crate::config::Forwarded;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Version};
+use std::io::Write as _;
+use std::net::IpAddr;
+
+/// How the body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    None,
+    /// So many bytes.
+    Length(u64),
+    /// Nobody knows how many.
+    Chunked,
+}
+
+/// What the head says that is not the client's own words.
+#[derive(Clone, Copy, Debug)]
+pub struct Ours<'a> {
+    /// Host and port, as checked.
+    pub host: &'a str,
+    /// The canonical path.
+    pub path: &'a str,
+    /// The body.
+    pub framing: Framing,
+    /// Which fields tell of the client.
+    pub forwarded: Forwarded,
+    /// The client.
+    pub peer: IpAddr,
+    /// The same as text.
+    pub peer_text: &'a str,
+}
+
+/// Appends the whole head.
+pub fn write(out: &mut Vec<u8>, head: &Parts, ours: &Ours<'_>) {
+    let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+    push(&[head.method.as_str().as_bytes(), b" ", ours.path.as_bytes()]);
+    if let Some(query) = head.uri.query() {
+        push(&[b"?", query.as_bytes()]);
+    }
+    push(&[b" HTTP/1.1\r\nhost: ", ours.host.as_bytes(), b"\r\n"]);
+    let named = match head.headers.contains_key(header::CONNECTION) {
+        true => {
+            let values = head.headers.get_all(header::CONNECTION).iter();
+            Some(Named::of(values.map(HeaderValue::as_bytes)))
+        }
+        false => None,
+    };
+    let joins = head.version == Version::HTTP_2;
+    let mut cookies = false;
+    for (name, value) in &head.headers {
+        let passes = match kind(name.as_str()) {
+            Kind::EndToEnd => named.as_ref().is_none_or(|named| !named.has(name)),
+            Kind::Cookie if joins => {
+                cookies = true;
+                false
+            }
+            Kind::Cookie => true,
+            _ => false,
+        };
+        if passes {
+            push(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+    }
+    if cookies {
+        write_cookies(out, &head.headers);
+    }
+    write_forwarding(out, ours);
+    // Writing to a vector does not fail.
+    let _ = match ours.framing {
+        Framing::None if tells_length(&head.method) => out.write_all(b"content-length: 0\r\n\r\n"),
+        Framing::None => out.write_all(b"\r\n"),
+        Framing::Length(length) => write!(out, "content-length: {length}\r\n\r\n"),
+        Framing::Chunked => out.write_all(b"transfer-encoding: chunked\r\n\r\n"),
+    };
+}
+
+fn write_forwarding(out: &mut Vec<u8>, ours: &Ours<'_>) {
+    let Ours { host, peer, peer_text, .. } = ours;
+    if matches!(ours.forwarded, Forwarded::XForwarded | Forwarded::Both) {
+        out.extend_from_slice(b"x-forwarded-for: ");
+        out.extend_from_slice(peer_text.as_bytes());
+        out.extend_from_slice(b"\r\nx-forwarded-proto: http\r\nx-forwarded-host: ");
+        out.extend_from_slice(host.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    if matches!(ours.forwarded, Forwarded::Forwarded | Forwarded::Both) {
+        // RFC 7239, 6: an IPv6 address stands in brackets and quotes.
+        let _ = match peer {
+            IpAddr::V4(v4) => {
+                write!(out, "forwarded: for={v4};host=\"{host}\";proto=http\r\n")
+            }
+            IpAddr::V6(v6) => {
+                write!(out, "forwarded: for=\"[{v6}]\";host=\"{host}\";proto=http\r\n")
+            }
+        };
+    }
+}
+
+/// Whether a request of this method says so when it has no body: else some servers answer 411, or wait for one (RFC 9110, 8.6).
+fn tells_length(method: &Method) -> bool {
+    *method == Method::POST || *method == Method::PUT || *method == Method::PATCH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::Request;
+    use std::net::Ipv4Addr;
+
+    fn sent(request: Request<()>, forwarded: Forwarded, framing: Framing) -> String {
+        let (head, ()) = request.into_parts();
+        let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 9));
+        let mut out = Vec::new();
+        let (host, path, peer_text) = ("good", head.uri.path(), "10.0.0.9");
+        let ours = Ours { host, path, framing, forwarded, peer, peer_text };
+        write(&mut out, &head, &ours);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Goal: a plain request is passed on as it is, and says who asked.
+    #[test]
+    fn a_plain_request() {
+        let request = Request::get("/a/b?x=1&y").header("accept", "*/*").header("host", "evil");
+        let text = sent(request.body(()).unwrap(), Forwarded::XForwarded, Framing::None);
+        assert_eq!(
+            text,
+            "GET /a/b?x=1&y HTTP/1.1\r\nhost: good\r\naccept: */*\r\nx-forwarded-for: 10.0.0.9\r\n\
+             x-forwarded-proto: http\r\nx-forwarded-host: good\r\n\r\n"
+        );
+    }
+
+    /// Goal: what belongs to the client's connection, and what it claims of itself, never passes, whichever form we write.
+    #[test]
+    fn a_client_cannot_name_itself_or_frame() {
+        for how in [Forwarded::XForwarded, Forwarded::Forwarded, Forwarded::Both, Forwarded::None] {
+            let request = Request::post("/")
+                .header("connection", "close, x-trace, cookie")
+                .header("x-trace", "evil")
+                .header("te", "evil")
+                .header("upgrade", "evil")
+                .header("keep-alive", "evil")
+                .header("transfer-encoding", "evil")
+                .header("content-length", "666")
+                .header("expect", "evil")
+                .header("x-forwarded-for", "evil")
+                .header("x_forwarded_for", "evil")
+                .header("forwarded", "for=evil")
+                .header("x-real-ip", "evil")
+                .header("cookie", "a=1");
+            let text = sent(request.body(()).unwrap(), how, Framing::Length(5));
+            assert!(!text.contains("evil") && !text.contains("666"), "{how:?}: {text}");
+            assert_eq!(text.contains("10.0.0.9"), how != Forwarded::None);
+            assert!(text.contains("cookie: a=1\r\n"), "protected: {text}");
+            assert!(text.ends_with("content-length: 5\r\n\r\n"), "{text}");
+        }
+    }
+
+    /// Goal: the cookies of HTTP/2 become one field; those of HTTP/1.1 stay as they are.
+    #[test]
+    fn cookies_are_joined() {
+        for (version, expected) in [
+            (Version::HTTP_2, "cookie: a=1; b=2\r\n"),
+            (Version::HTTP_11, "cookie: a=1\r\ncookie: b=2\r\n"),
+        ] {
+            let request =
+                Request::get("/").version(version).header("cookie", "a=1").header("cookie", "b=2");
+            let text = sent(request.body(()).unwrap(), Forwarded::None, Framing::None);
+            assert_eq!(text, format!("GET / HTTP/1.1\r\nhost: good\r\n{expected}\r\n"));
+        }
+    }
+
+    /// Goal: the framing is ours: none, a length, chunks; and a method that usually has a body says that there is none.
+    #[test]
+    fn the_framing_is_ours() {
+        let of = |method: &str, framing| {
+            let request = Request::builder().method(method).uri("/").body(()).unwrap();
+            let text = sent(request, Forwarded::None, framing);
+            text.rsplit_once("host: good\r\n").unwrap().1.to_owned()
+        };
+        assert_eq!(of("GET", Framing::None), "\r\n");
+        assert_eq!(of("DELETE", Framing::None), "\r\n");
+        for method in ["POST", "PUT", "PATCH"] {
+            assert_eq!(of(method, Framing::None), "content-length: 0\r\n\r\n");
+        }
+        assert_eq!(of("GET", Framing::Length(7)), "content-length: 7\r\n\r\n");
+        assert_eq!(of("POST", Framing::Chunked), "transfer-encoding: chunked\r\n\r\n");
+    }
+}
