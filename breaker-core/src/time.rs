@@ -76,6 +76,19 @@ impl Span {
     }
 }
 
+impl From<Duration> for Span {
+    /// Saturates after 584 years.
+    fn from(duration: Duration) -> Span {
+        Span(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Duration {
+        Duration::from_nanos(span.0)
+    }
+}
+
 impl fmt::Debug for Mono {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Mono({:?})", Duration::from_nanos(self.0))
@@ -91,6 +104,17 @@ impl fmt::Debug for Span {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::{Mono, Span};
+    use std::time::Duration;
+
+    /// Goal: spans and the standard library's durations are one and the same, as far as nanoseconds in a word go.
+    #[test]
+    fn spans_are_durations() {
+        for nanos in [0, 1, 1_000_000_001, u64::MAX] {
+            let span = Span::from_nanos(nanos);
+            assert_eq!(Span::from(Duration::from(span)), span);
+        }
+        assert_eq!(Span::from(Duration::MAX), Span::from_nanos(u64::MAX));
+    }
 
     /// Goal: who prints a time sees its unit, and every nanosecond of it.
     #[test]
