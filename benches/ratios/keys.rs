@@ -29,7 +29,7 @@ pub(crate) fn labels(count: usize) -> &'static [String] {
 }
 
 /// Turns of most keyed cases before each sample: once through their 100,000 keys.
-pub(crate) const WARM: usize = 100_000;
+pub(crate) const WARM: usize = 300_000;
 
 /// Different for each number (an odd factor), and all over the range.
 const fn spread(number: u64) -> u64 {

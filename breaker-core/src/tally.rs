@@ -295,13 +295,15 @@ impl Tally {
     pub(crate) fn repeated(&self, row: usize, fingerprint: u64, now: Mono) -> Option<Found> {
         let repeat = self.rules.repeat.as_ref()?;
         let words = self.hot.row(row);
-        let half = self.repeats.number(now);
-        let total = if self.layout.total == ABSENT {
+        let (total, half) = if self.layout.total == ABSENT {
             let (form, at) = self.layout.total_of(self.repeats);
+            // The same window, whose halves need no division by a number that is not known before.
+            let [_, _, half, _] = halves_at(now);
             // ordering: relaxed, for a count stands alone. This call was counted there when it was offered.
-            form.count_in(words.get(at)?.load(Ordering::Relaxed), half)
+            (form.count_in(words.get(at)?.load(Ordering::Relaxed), half), half)
         } else {
-            add(self.repeats, words.get(self.layout.total)?, half).0
+            let half = self.repeats.number(now);
+            (add(self.repeats, words.get(self.layout.total)?, half).0, half)
         };
         let slots = words.get(self.layout.slots..self.layout.slots + SLOTS)?;
         let mut seen = [0; SLOTS];
