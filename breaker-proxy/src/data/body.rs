@@ -3,6 +3,7 @@
 use super::upstream::{Exchange, Failure};
 use crate::wire::request::Framing;
 use bytes::Bytes;
+use hyper::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use std::cell::Cell;
 use std::fmt;
@@ -64,14 +65,19 @@ pub struct Upload {
     inner: Option<Incoming>,
     left: u64,
     progress: Option<Rc<Progress>>,
+    /// Its end must be told, and not only be the end of what comes.
+    told: bool,
 }
 
 impl Upload {
-    /// The body of a request, of which at most `most` bytes may pass.
+    /// The body of a request of this version, of which at most `most` bytes may pass.
     #[must_use]
-    pub fn new(body: Incoming, most: Option<u64>) -> Upload {
+    pub fn new(body: Incoming, version: Version, most: Option<u64>) -> Upload {
+        // hyper takes an HTTP/2 stream that was reset without an error for one that ended. Of HTTP/1.1 it says nothing once
+        // a chunked body has ended, but there a body that breaks off is an error.
+        let told = version == Version::HTTP_2;
         if body.is_end_stream() {
-            return Upload { inner: None, left: 0, progress: None };
+            return Upload { inner: None, left: 0, progress: None, told };
         }
         let progress = Progress {
             last: Cell::new(Instant::now()),
@@ -82,6 +88,7 @@ impl Upload {
             inner: Some(body),
             left: most.unwrap_or(u64::MAX),
             progress: Some(Rc::new(progress)),
+            told,
         }
     }
 
@@ -133,6 +140,9 @@ impl Body for Upload {
         match Pin::new(body).poll_frame(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
+                if self.told && !self.inner.as_ref().is_some_and(Body::is_end_stream) {
+                    return self.fail(UploadFailure::Broken);
+                }
                 self.end();
                 Poll::Ready(None)
             }

@@ -34,7 +34,7 @@ pub async fn handle(
 ) -> Response<Reply> {
     let (head, body) = request.into_parts();
     let (to_head, to_get) = (head.method == Method::HEAD, head.method == Method::GET);
-    let body = Upload::new(body, worker.plane.bounds.body_bytes);
+    let body = Upload::new(body, head.version, worker.plane.bounds.body_bytes);
     let framing = body.framing();
     let (call, upstream, head) = match decide(&worker, &peer, head, framing) {
         Ok(sent) => sent,

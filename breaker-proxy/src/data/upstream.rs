@@ -8,11 +8,12 @@ use super::body::{Progress, Upload, UploadFailure};
 use super::flight::Call;
 use super::lane::Lane;
 use crate::config::Upstream;
-use crate::wire::answer::{self, Framing, Head};
+use crate::wire::answer::{self, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
 use breaker_core::{Denial, Outcome, Span};
 use bytes::{Bytes, BytesMut};
+use hyper::StatusCode;
 use hyper::body::{Body as _, Frame, SizeHint};
 use std::cell::RefCell;
 use std::fmt;
@@ -99,6 +100,11 @@ impl Pools {
         {
             list.push(link);
         }
+    }
+
+    /// Drops all of them. Each holds its worker, so that neither would ever end by itself.
+    pub fn clear(&self) {
+        self.idle.take();
     }
 
     /// Drops idle connections that are old or that their upstream has ended.
@@ -188,6 +194,10 @@ impl Outbox {
         (pieces, used)
     }
 
+    fn is_empty(&self) -> bool {
+        self.pieces().1 == 0
+    }
+
     /// The first so many bytes of what was left are gone.
     fn advance(&mut self, taken: usize) {
         let before = self.before.len().saturating_sub(self.written).min(taken);
@@ -223,8 +233,8 @@ pub struct Exchange {
     out: Outbox,
     /// What has come and was not taken yet.
     input: BytesMut,
-    /// How much of it was looked at for the end of the head.
-    seen: usize,
+    /// What of the answer came before its head.
+    seen: Seen,
     to_head: bool,
     /// Where the answer's body ends, once its head has come.
     framing: Framing,
@@ -242,7 +252,7 @@ impl Exchange {
     /// Sends what can be sent. What the kernel does not take of the request does not end the exchange if something of it was sent: the
     /// upstream may have answered before it closed.
     fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        if self.upload.is_none() && self.out.pieces().1 == 0 {
+        if self.upload.is_none() && self.out.is_empty() {
             return Ok(());
         }
         let result = self.push(cx);
@@ -282,7 +292,13 @@ impl Exchange {
                 match link.lane.poll_write(cx, pieces.get(..used).unwrap_or(&[])) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(0)) => return Err(Failure::Closed(None)),
-                    Poll::Ready(Ok(taken)) => self.out.advance(taken),
+                    Poll::Ready(Ok(taken)) => {
+                        self.out.advance(taken);
+                        // A head goes out at once or hardly ever: only a body moves.
+                        if self.progress.is_some() {
+                            self.moved = Instant::now();
+                        }
+                    }
                     Poll::Ready(Err(error)) => return Err(Failure::Closed(Some(error))),
                 }
             }
@@ -351,10 +367,11 @@ impl Exchange {
     /// The answer is complete: the connection goes back to the pool if it can carry another call.
     pub fn finish(&mut self) {
         self.call.set_lane(None);
-        let whole = self.upload.is_none() && self.out.pieces().1 == 0;
+        let whole = self.upload.is_none() && self.out.is_empty();
         if let Some(mut link) = self.link.take()
             && self.lasts
             && whole
+            && self.broken.is_none()
             && !self.arriving()
             && self.input.is_empty()
             && link.lane.refused().is_none()
@@ -416,9 +433,12 @@ impl Exchange {
                 if !self.passed(deadline, cx) {
                     return Poll::Pending;
                 }
-                self.call.account().upstream_errors.up();
+                let failure = self.too_late();
+                if matches!(failure, Failure::AnswerTimeout) {
+                    self.call.account().upstream_errors.up();
+                }
                 self.link = None;
-                Poll::Ready(Some(Err(Failure::AnswerTimeout)))
+                Poll::Ready(Some(Err(failure)))
             }
         }
     }
@@ -520,15 +540,24 @@ impl Exchange {
             }
         }
         let deadlines = &self.worker.plane.deadlines;
-        let (deadline, failure) = if !self.arriving() {
-            (self.moved + duration(deadlines.answer), Failure::AnswerTimeout)
+        let deadline = if !self.arriving() {
+            self.moved + duration(deadlines.answer)
         } else if self.call.is_probe() {
             // Others wait for a probe's outcome: a slow client must not make it last.
-            (self.started + duration(deadlines.answer), Failure::UploadStalled)
+            self.started + duration(deadlines.answer)
         } else {
-            (self.moved + duration(deadlines.body_idle), Failure::UploadStalled)
+            self.moved + duration(deadlines.body_idle)
         };
-        if self.passed(deadline, cx) { Poll::Ready(Err(failure)) } else { Poll::Pending }
+        if self.passed(deadline, cx) { Poll::Ready(Err(self.too_late())) } else { Poll::Pending }
+    }
+
+    /// Whose fault it is that nothing moves: the client's if it owes a part of its body that the upstream would take.
+    fn too_late(&self) -> Failure {
+        if self.arriving() && self.out.is_empty() {
+            Failure::UploadStalled
+        } else {
+            Failure::AnswerTimeout
+        }
     }
 }
 
@@ -577,7 +606,7 @@ pub async fn forward(
         progress,
         out: Outbox { before: head, ..Outbox::default() },
         input: BytesMut::new(),
-        seen: 0,
+        seen: Seen::default(),
         to_head,
         framing: Framing::None,
         lasts: false,
@@ -590,8 +619,10 @@ pub async fn forward(
         match poll_fn(|cx| exchange.poll_head(cx)).await {
             Ok(head) => {
                 exchange.framing = head.framing;
-                exchange.lasts = head.lasts && exchange.broken.is_none();
-                let fault = head.status.is_server_error();
+                exchange.lasts = head.lasts;
+                // Nobody asked for another protocol.
+                let fault =
+                    head.status.is_server_error() || head.status == StatusCode::SWITCHING_PROTOCOLS;
                 exchange.call.settle(if fault { Outcome::Fault } else { Outcome::Good });
                 exchange.moved = Instant::now();
                 return Ok((head, exchange));
@@ -620,6 +651,8 @@ pub async fn forward(
 impl Exchange {
     /// Puts the call on a connection. From here to its first write there is no await.
     fn carry(&mut self, link: Link) {
+        self.started = Instant::now();
+        self.moved = self.started;
         link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
         self.call.set_lane(Some(&link.lane));
         self.link = Some(link);

@@ -15,7 +15,7 @@ pub enum Kind {
     Length,
     /// `Expect`: answered by us.
     Expect,
-    /// Tells of the client: ours to write, and never the client's.
+    /// Tells of the client, or may be taken for a field that is not to pass: ours to write, and never the client's.
     Forwarding,
     /// `Cookie`, of which HTTP/1.1 has one.
     Cookie,
@@ -36,14 +36,14 @@ pub fn kind(name: &str) -> Kind {
         "cookie" => Kind::Cookie,
         "forwarded" | "x-real-ip" => Kind::Forwarding,
         _ if name.starts_with("x-forwarded-") => Kind::Forwarding,
-        // As servers see it that turn fields into variables: there `X_Forwarded_For` is `X-Forwarded-For`.
-        _ if name.contains('_') && is_forwarding(&name.replace('_', "-")) => Kind::Forwarding,
+        // As servers see it that turn fields into variables: there `X_Forwarded_For` is `X-Forwarded-For`, and
+        // `Transfer_Encoding` frames.
+        _ if name.contains('_') => match kind(&name.replace('_', "-")) {
+            Kind::EndToEnd => Kind::EndToEnd,
+            _ => Kind::Forwarding,
+        },
         _ => Kind::EndToEnd,
     }
-}
-
-fn is_forwarding(name: &str) -> bool {
-    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
 }
 
 /// The fields that `Connection` takes with it.
