@@ -356,6 +356,16 @@ impl Exchange {
         Failure::Severed(denial)
     }
 
+    /// Ends the connection without a refusal. Of a request with a body the system may still hold a part, which a plain close
+    /// would deliver for as long as the upstream takes to read it: long after a kill that no longer finds the call.
+    fn break_off(&mut self) {
+        if let Some(link) = self.link.take()
+            && self.progress.is_some()
+        {
+            link.lane.abandon();
+        }
+    }
+
     fn arriving(&self) -> bool {
         self.progress.as_ref().is_some_and(|progress| !progress.done())
     }
@@ -367,13 +377,11 @@ impl Exchange {
     /// The answer is complete: the connection goes back to the pool if it can carry another call.
     pub fn finish(&mut self) {
         self.call.set_lane(None);
-        let whole = self.upload.is_none() && self.out.is_empty();
-        if let Some(mut link) = self.link.take()
-            && self.lasts
-            && whole
-            && self.broken.is_none()
-            && !self.arriving()
-            && self.input.is_empty()
+        let whole = self.upload.is_none() && self.out.is_empty() && !self.arriving();
+        let lasts = self.lasts && whole && self.broken.is_none() && self.input.is_empty();
+        if !lasts {
+            self.break_off();
+        } else if let Some(mut link) = self.link.take()
             && link.lane.refused().is_none()
         {
             link.lane.disarm();
@@ -425,7 +433,7 @@ impl Exchange {
                 if let Failure::Closed(_) | Failure::Breach(_) = failure {
                     self.call.account().upstream_errors.up();
                 }
-                self.link = None;
+                self.break_off();
                 Poll::Ready(Some(Err(failure)))
             }
             Poll::Pending => {
@@ -437,7 +445,7 @@ impl Exchange {
                 if matches!(failure, Failure::AnswerTimeout) {
                     self.call.account().upstream_errors.up();
                 }
-                self.link = None;
+                self.break_off();
                 Poll::Ready(Some(Err(failure)))
             }
         }
@@ -645,6 +653,12 @@ pub async fn forward(
             }
             Err(failure) => return Err(end(exchange, failure)),
         }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.break_off();
     }
 }
 

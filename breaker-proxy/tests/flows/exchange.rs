@@ -270,6 +270,65 @@ fn an_end_in_the_middle_of_an_upload() {
     }
 }
 
+/// Goal: an answer whose end is that of the connection (HTTP/1.0 knows no chunks) ends by a reset if it broke off, whoever broke
+/// it: a plain end would make it look whole.
+#[test]
+fn a_broken_answer_looked_whole_to_an_old_client() {
+    for cut in [false, true] {
+        let upstream = Upstream::start();
+        let proxy = Setup::route(upstream.address(), "").start();
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+        let mut exchange = upstream.accept();
+        exchange.request();
+        exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+        assert_eq!(client.head().word(1), "200");
+        if cut {
+            proxy.cut("/");
+        } else {
+            drop(exchange);
+        }
+        assert!(client.ends_by_reset(), "cut: {cut}");
+        proxy.finish();
+    }
+    // And one that is whole does not.
+    let upstream = Upstream::start();
+    let proxy = Setup::route(upstream.address(), "").start();
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
+    let mut exchange = upstream.accept();
+    exchange.request();
+    exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+    client.head();
+    exchange.send("0\r\n\r\n");
+    assert!(!client.ends_by_reset());
+    proxy.finish();
+}
+
+/// Goal: of a call that was given up nothing more goes out: what the system holds of it and its upstream did not take is thrown
+/// away. The client has its 504, and a kill finds the call no more.
+#[test]
+fn a_call_that_was_given_up_went_out_after_a_kill() {
+    let upstream = Upstream::start();
+    let proxy =
+        Setup { deadlines: "body_idle = \"300ms\"", ..Setup::route(upstream.address(), "") }
+            .start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n");
+    let mut frozen = upstream.accept();
+    let mut writer = client.writer();
+    let sender = thread::spawn(move || writer.send_bytes(&vec![b'x'; 100_000_000]));
+    assert_eq!(client.answer().status(), 504);
+    drop(client);
+    sender.join().unwrap();
+    proxy.settled();
+    proxy.cut("/");
+    let here = frozen.at_hand();
+    assert!(here > 0);
+    assert_eq!(frozen.rest().len(), here);
+    proxy.finish();
+}
+
 /// What an upstream of bad manners makes of one request; false: it ends the connection.
 fn misbehave(wire: &mut Wire, id: &str, dice: &mut Dice) -> bool {
     let length = id.len();
