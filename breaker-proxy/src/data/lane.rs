@@ -83,6 +83,12 @@ impl Lane {
         }
     }
 
+    /// Was it ended here, and not by the upstream?
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.io.borrow().is_none()
+    }
+
     /// Writes what the kernel takes of these bytes, if the call may pass at this very moment.
     ///
     /// # Errors

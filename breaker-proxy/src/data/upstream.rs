@@ -429,8 +429,9 @@ impl Exchange {
         match result {
             Poll::Ready(Ok(frame)) => Poll::Ready(frame.map(Ok)),
             Poll::Ready(Err(failure)) => {
-                // An upload that its client broke off is no fault of the upstream.
-                if let Failure::Closed(_) | Failure::Breach(_) = failure {
+                // An upload that its client broke off is no fault of the upstream, nor is an end that was ours.
+                let ours = self.link.as_ref().is_none_or(|link| link.lane.is_gone());
+                if !ours && matches!(failure, Failure::Closed(_) | Failure::Breach(_)) {
                     self.call.account().upstream_errors.up();
                 }
                 self.break_off();
@@ -644,7 +645,12 @@ pub async fn forward(
                 fresh = true;
                 exchange.link = None;
                 match connect(worker, upstream).await {
-                    Ok(link) => exchange.carry(link),
+                    Ok(link) => {
+                        exchange.carry(link);
+                        // The wait for the connection was another deadline's.
+                        exchange.started = Instant::now();
+                        exchange.moved = exchange.started;
+                    }
                     Err(failure) => {
                         exchange.call.settle(Outcome::Fault);
                         return Err(failure);
@@ -665,8 +671,6 @@ impl Drop for Exchange {
 impl Exchange {
     /// Puts the call on a connection. From here to its first write there is no await.
     fn carry(&mut self, link: Link) {
-        self.started = Instant::now();
-        self.moved = self.started;
         link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
         self.call.set_lane(Some(&link.lane));
         self.link = Some(link);

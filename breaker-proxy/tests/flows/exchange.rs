@@ -1,9 +1,10 @@
 //! One exchange with an upstream, attacked from either side; nothing here is limited or killed.
 
-use super::support::h2::{h2_half_upload, h2_reset};
+use super::support::h2::{Event, H2, h2_get, h2_half_upload, h2_reset, h2_window};
 use super::support::upstream::{Serving, Upstream};
 use super::support::wire::{End, Wire};
 use super::support::{Dice, Setup};
+use breaker_core::Span;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -327,6 +328,74 @@ fn a_call_that_was_given_up_went_out_after_a_kill() {
     assert!(here > 0);
     assert_eq!(frozen.rest().len(), here);
     proxy.finish();
+}
+
+/// Goal: a switch of protocols that nobody asked for is a failure to the gates, too: a probe that meets one trips again.
+#[test]
+fn an_unasked_switch_passed_a_probe() {
+    let upstream = Upstream::start();
+    let recover = "recover = { probes = 1, after = \"5s\", at_most = \"12s\" }";
+    let proxy = Setup::route(upstream.address(), recover).start_clocked();
+    proxy.order("trip", "/default/api", r#"{"reason":"test"}"#);
+    let wait = proxy.get("").json()["wait_ms"].as_u64().unwrap();
+    proxy.advance(Span::from_millis(wait));
+    let mut probe = proxy.client();
+    probe.send("GET /probe HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut exchange = upstream.accept();
+    exchange.request();
+    exchange.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n");
+    assert_eq!(probe.answer().status(), 502);
+    assert_eq!(proxy.state_of("/default/api"), "tripped");
+    proxy.finish();
+}
+
+/// Goal: an HTTP/2 client that stopped reading and is given up is no fault of the upstream, not even when it reads again.
+#[test]
+fn a_client_that_reads_again_was_a_fault_of_the_upstream() {
+    let upstream = Upstream::start();
+    let proxy =
+        Setup { deadlines: "body_idle = \"200ms\"", ..Setup::route(upstream.address(), "") }
+            .start();
+    let mut client = proxy.client();
+    client.send_bytes(&h2_get());
+    let mut exchange = upstream.accept();
+    exchange.request();
+    exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+    exchange.fill(&[b'x'; 64 * 1024]);
+    exchange.assert_ends();
+    client.send_bytes(&h2_window(1, 1 << 20));
+    client.send_bytes(&h2_window(0, 1 << 20));
+    assert_eq!(proxy.settled()["upstream_errors"], 0);
+    drop(client);
+    proxy.finish();
+}
+
+/// Goal: lengths at the very end of what a number holds are lengths: no panic, and an answer that never looks whole.
+#[test]
+fn lengths_without_measure_are_only_lengths() {
+    let most = u64::MAX;
+    for length in [most, most - 1, most - 2, most - 3, 1 << 63] {
+        for http2 in [false, true] {
+            let upstream = Upstream::start();
+            let proxy = Setup::route(upstream.address(), "").start();
+            let client = http2.then(|| H2::connect(proxy.data()));
+            let stream = client.as_ref().map(|client| client.get("/"));
+            let mut wire = proxy.client();
+            if !http2 {
+                wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+            }
+            let mut exchange = upstream.accept();
+            exchange.request();
+            exchange.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nhalf"));
+            drop(exchange);
+            match stream {
+                Some(stream) => while !matches!(stream.next(), Event::Broken) {},
+                None => drop(wire.rest()),
+            }
+            drop((wire, client));
+            assert_eq!(proxy.finish()["upstream_errors"], 1, "{length}");
+        }
+    }
 }
 
 /// What an upstream of bad manners makes of one request; false: it ends the connection.

@@ -72,6 +72,13 @@ pub(crate) fn h2_reset(code: u8) -> [u8; 13] {
     [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, code]
 }
 
+/// Makes room for so many bytes on a stream, or with 0 on the connection.
+pub(crate) fn h2_window(stream: u8, room: u32) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 4, 8, 0, 0, 0, 0, stream];
+    bytes.extend(room.to_be_bytes());
+    bytes
+}
+
 impl H2 {
     pub(crate) fn connect(address: SocketAddr) -> H2 {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
