@@ -5,7 +5,7 @@ use crate::wire::request::Framing;
 use bytes::Bytes;
 use hyper::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -180,6 +180,8 @@ pub enum Reply {
     Whole(Option<Bytes>),
     /// The upstream's answer as it comes.
     Flow(Box<Exchange>),
+    /// The same, while the request is still being sent by a task of its own.
+    Both(Rc<RefCell<Exchange>>),
 }
 
 impl fmt::Display for Broken {
@@ -207,6 +209,10 @@ impl Body for Reply {
             Reply::Flow(exchange) => {
                 exchange.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(Broken)))
             }
+            Reply::Both(exchange) => {
+                let frame = exchange.borrow_mut().poll_frame(cx);
+                frame.map(|frame| frame.map(|result| result.map_err(Broken)))
+            }
         }
     }
 
@@ -214,6 +220,7 @@ impl Body for Reply {
         match self {
             Reply::Whole(bytes) => bytes.is_none(),
             Reply::Flow(exchange) => exchange.is_at_end(),
+            Reply::Both(exchange) => exchange.borrow().is_at_end(),
         }
     }
 
@@ -224,6 +231,7 @@ impl Body for Reply {
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
             Reply::Flow(exchange) => exchange.size_hint(),
+            Reply::Both(exchange) => exchange.borrow().size_hint(),
         }
     }
 }

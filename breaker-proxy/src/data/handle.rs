@@ -194,6 +194,8 @@ fn answered(head: Head, mut exchange: Box<Exchange>) -> Response<Reply> {
         // Nobody polls a body that is at its end.
         exchange.finish();
         Reply::Whole(None)
+    } else if exchange.still_sends() {
+        Reply::Both(exchange.send_apart())
     } else {
         Reply::Flow(exchange)
     };

@@ -21,7 +21,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -242,6 +242,12 @@ pub struct Exchange {
     lasts: bool,
     /// Nothing more can be sent, and why, where the system said so.
     broken: Option<Option<io::Error>>,
+    /// The rest of the request is sent by a task of its own.
+    apart: bool,
+    /// What that task failed with, for whoever asks for the answer next.
+    late: Option<Failure>,
+    /// That task, to be told when the exchange ends.
+    sender: Option<Waker>,
     /// When it was handed over.
     started: Instant,
     /// When the last byte moved, as far as deadlines care.
@@ -415,14 +421,19 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        if self.link.is_none() {
+        if self.link.is_none() && self.late.is_none() {
             return Poll::Ready(None);
         }
         self.call.asked(cx);
         if let Some(denial) = self.call.severed() {
             return Poll::Ready(Some(Err(self.sever(denial))));
         }
-        let result = match self.send(cx) {
+        let sent = match self.late.take() {
+            Some(failure) => Err(failure),
+            None if self.apart => Ok(()),
+            None => self.send(cx),
+        };
+        let result = match sent {
             Ok(()) => self.poll_body(cx),
             Err(failure) => Poll::Ready(Err(failure)),
         };
@@ -620,6 +631,9 @@ pub async fn forward(
         framing: Framing::None,
         lasts: false,
         broken: None,
+        apart: false,
+        late: None,
+        sender: None,
         started: now,
         moved: now,
     });
@@ -665,6 +679,50 @@ pub async fn forward(
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.break_off();
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
+    }
+}
+
+impl Exchange {
+    /// Is some of the request still to be sent?
+    #[must_use]
+    pub fn still_sends(&self) -> bool {
+        self.upload.is_some() || !self.out.is_empty()
+    }
+
+    /// Lets a task of its own send the rest of the request. The answer's body is asked for only as fast as the client reads, and a
+    /// client may well read nothing before it has sent everything.
+    #[must_use]
+    pub fn send_apart(mut self: Box<Self>) -> Rc<RefCell<Exchange>> {
+        self.apart = true;
+        let shared = Rc::new(RefCell::new(*self));
+        let weak = Rc::downgrade(&shared);
+        tokio::task::spawn_local(poll_fn(move |cx| match weak.upgrade() {
+            Some(exchange) => exchange.borrow_mut().poll_send(cx),
+            None => Poll::Ready(()),
+        }));
+        shared
+    }
+
+    /// Sends what can be sent; ready once there is no more, for better or worse.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let before = self.moved;
+        if self.link.is_some()
+            && let Err(failure) = self.send(cx)
+        {
+            self.late = Some(failure);
+            self.call.wake();
+        } else if self.link.is_some() && self.still_sends() {
+            if self.moved > before {
+                self.call.is_busy();
+            }
+            self.sender = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.apart = false;
+        Poll::Ready(())
     }
 }
 

@@ -398,6 +398,83 @@ fn lengths_without_measure_are_only_lengths() {
     }
 }
 
+/// Goal: a client that reads nothing before it has sent everything gets its answer from an upstream that answers meanwhile, be
+/// both longer than all that lies between them holds.
+#[test]
+fn an_upload_stood_still_while_its_answer_was_not_read() {
+    const LENGTH: usize = 100_000_000;
+    let upstream = Upstream::start();
+    let proxy = Setup::route(upstream.address(), "").start();
+    let mut client = proxy.client();
+    client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"));
+    let mut exchange = upstream.accept();
+    exchange.head();
+    let mut writer = exchange.writer();
+    let down = thread::spawn(move || {
+        writer.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
+        writer.send_bytes(&vec![b'y'; LENGTH]);
+    });
+    let up = thread::spawn(move || {
+        let body = exchange.exactly(LENGTH).map(|body| body.len());
+        (exchange, body)
+    });
+    client.send_bytes(&vec![b'x'; LENGTH]);
+    let (mut exchange, body) = up.join().unwrap();
+    assert_eq!(body, Ok(LENGTH));
+    let answer = client.answer();
+    assert_eq!((answer.body.len(), answer.end), (LENGTH, End::Whole));
+    down.join().unwrap();
+    // Both were whole: the connection serves on.
+    client.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(exchange.request().head.word(1), "/next");
+    exchange.reply("next");
+    assert_eq!(client.answer().text(), "next");
+    proxy.finish();
+}
+
+/// Goal: while both directions flow, a halt breaks the upload off and its answer with it, read or not; so does an upload that its
+/// client breaks off. Neither side takes what it has for whole.
+#[test]
+fn what_flows_both_ways_ends_both_ways() {
+    for halt in [true, false] {
+        for http2 in [true, false] {
+            let upstream = Upstream::start();
+            let proxy = Setup::route(upstream.address(), "").start();
+            let mut client = proxy.client();
+            if http2 {
+                client.send_bytes(&h2_half_upload());
+            } else {
+                client.send(
+                    "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+                );
+            }
+            let mut exchange = upstream.accept();
+            exchange.head();
+            assert_eq!(exchange.chunk(), Ok(Some(b"half".to_vec())));
+            exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+            if !http2 {
+                assert_eq!(client.head().word(1), "200");
+            }
+            if halt {
+                proxy.halt("/");
+            } else if http2 {
+                client.send_bytes(&h2_reset(0));
+            } else {
+                client.send("no chunk\r\n");
+            }
+            assert_eq!(exchange.chunk(), Err(Vec::new()), "{halt} {http2}");
+            if !http2 {
+                let rest = client.rest();
+                assert!(!rest.ends_with(b"0\r\n\r\n"), "{halt}: {rest:?}");
+            }
+            drop(client);
+            let accounts = proxy.finish();
+            assert_eq!(accounts["upstream_errors"], 0, "{halt} {http2}");
+            assert_eq!(accounts["severed"], u64::from(halt), "{halt} {http2}");
+        }
+    }
+}
+
 /// What an upstream of bad manners makes of one request; false: it ends the connection.
 fn misbehave(wire: &mut Wire, id: &str, dice: &mut Dice) -> bool {
     let length = id.len();
