@@ -11,7 +11,7 @@ use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Denial, Driver, GroupSpec, KeyOverride, KeySpec,
     KillLevel, LiftTo, LimitSpec, Missing, MonotonicClock, News, Outcome, Permit, Policy,
     PolicySpec, Recover, RouteId, RouteSpec, Scope, ScopeSpec, Seed, Sender, Senders, Settlement,
-    Span, State, Verdict,
+    Span, State,
 };
 
 /// Orders and cancels go out here, and nowhere else.
@@ -121,14 +121,14 @@ impl Desk {
     /// Everything that is asked of an order before it goes. First its share of the parent, then the order itself: if that is
     /// denied, the parent gets its share back.
     fn clear_order(&self, order: &Order, now: Mono) -> Result<Cleared<'_>, Denial> {
-        let share = allowed(self.breaker.admit(&self.policy, self.share(order), now))?;
+        let share = self.breaker.admit(&self.policy, self.share(order), now).permit()?;
         let notional = order.price.saturating_mul(order.quantity);
         let call = Call::new(self.routes.orders)
             .with_key(STRATEGY, self.breaker.hash(order.strategy.as_bytes()))
             .with_key(ACCOUNT, self.breaker.hash(order.account.as_bytes()))
             .with_key(SYMBOL, self.breaker.hash(order.symbol.as_bytes()))
             .weighing(notional);
-        match allowed(self.breaker.admit(&self.policy, call, now)) {
+        match self.breaker.admit(&self.policy, call, now).permit() {
             Ok(permit) => Ok(Cleared { order: OrderPermit(permit), share }),
             Err(denial) => {
                 share.give_back(now);
@@ -140,7 +140,7 @@ impl Desk {
     fn clear_cancel(&self, strategy: &str, now: Mono) -> Result<CancelPermit<'_>, Denial> {
         let key = self.breaker.hash(strategy.as_bytes());
         let call = Call::new(self.routes.cancels).with_key(STRATEGY, key);
-        allowed(self.breaker.admit(&self.policy, call, now)).map(CancelPermit)
+        self.breaker.admit(&self.policy, call, now).permit().map(CancelPermit)
     }
 
     /// A child's part of its parent, in millionths rounded up: one budget for parents of all sizes.
@@ -420,15 +420,8 @@ fn own(label: &str, limits: Vec<LimitSpec>) -> Vec<KeyOverride> {
     vec![KeyOverride { label: label.as_bytes().to_vec(), limits }]
 }
 
-fn allowed(verdict: Verdict<'_>) -> Result<Permit<'_>, Denial> {
-    match verdict {
-        Verdict::Allow(permit) => Ok(permit),
-        Verdict::Deny(denial) => Err(denial),
-    }
-}
-
 fn told(denial: Denial) -> String {
-    format!("denied: {denial:?}")
+    format!("denied: {denial}")
 }
 
 fn refused(answer: Result<Answer, Denial>) -> Result<Denial, String> {

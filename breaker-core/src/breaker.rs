@@ -93,12 +93,16 @@ impl Call {
         self
     }
 
-    /// The same call with a key; `dimension` is an index of `Policy::dimensions`. Out of range it
-    /// is asserted in debug builds and ignored in others.
+    /// The same call with a key; `dimension` is an index of `Policy::dimensions`. A key for which the route has no dimension is
+    /// ignored, and the dimension it was meant for judges the call as one that lacks its key: compare the names once, when the policy is
+    /// compiled. An index above 3, which no route has, is asserted in debug builds.
     #[must_use]
     pub fn with_key(mut self, dimension: u8, key: KeyHash) -> Call {
         let slot = self.keys.get_mut(usize::from(dimension));
-        debug_assert!(slot.is_some(), "a call carries at most {MAX_DIMENSIONS} keys");
+        debug_assert!(
+            slot.is_some(),
+            "there is no dimension {dimension}: a call carries at most {MAX_DIMENSIONS} keys, counted from 0 as in `Policy::dimensions`"
+        );
         if let Some(slot) = slot {
             *slot = Some(key);
         }

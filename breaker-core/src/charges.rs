@@ -66,6 +66,17 @@ pub(crate) struct Past {
     pub(crate) passed: Vec<(u64, u64)>,
 }
 
+/// What is known of a limit's past once its memory was filled from another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filled {
+    /// It holds what was charged.
+    Whole,
+    /// It holds more: what is unknown counts as passed.
+    Padded,
+    /// What was saved says nothing of the limit.
+    Not,
+}
+
 impl Charges {
     /// Memory for one named scope.
     pub(crate) fn for_scope(limit: Limit) -> Charges {
@@ -354,13 +365,14 @@ impl Row<'_> {
 
     /// Fills memory from that of the limit as it was: never freer than if this limit had counted the same calls all along. What is
     /// unknown counts as passed. What the memory holds already is taken for a part of what the limit counted.
-    /// False if it had to be spent: what the old memory held says nothing of this limit.
-    pub(crate) fn seed(self, limit: Limit, old: Row<'_>, was: Limit, now: Mono) -> bool {
-        let carried = old.save(was, now).is_some_and(|saved| self.restore(limit, &saved, now));
-        if !carried {
+    /// Where the old memory says nothing of this limit, all of it counts as passed now.
+    pub(crate) fn seed(self, limit: Limit, old: Row<'_>, was: Limit, now: Mono) -> Filled {
+        let saved = old.save(was, now);
+        let filled = saved.map_or(Filled::Not, |saved| self.restore(limit, &saved, now));
+        if filled == Filled::Not {
             self.spend(limit, now);
         }
-        carried
+        filled
     }
 
     /// What the row holds, as seen from `now`; None if it was charged too fast to be read whole.
@@ -378,46 +390,58 @@ impl Row<'_> {
         }
     }
 
-    /// Fills memory, new or idle or with a part of the same, with what was saved. False, and nothing done, if that says nothing
+    /// Fills memory, new or idle or with a part of the same, with what was saved. Nothing is done if that says nothing
     /// about this limit.
     #[must_use]
-    pub(crate) fn restore(self, limit: Limit, saved: &Saved, now: Mono) -> bool {
-        match (limit, saved) {
-            (_, Saved::Fresh) | (Limit::InFlight(_), Saved::InFlight) => true,
+    pub(crate) fn restore(self, limit: Limit, saved: &Saved, now: Mono) -> Filled {
+        let padded = match (limit, saved) {
+            (_, Saved::Fresh) | (Limit::InFlight(_), Saved::InFlight) => false,
             (Limit::Rate(rate), Saved::Rate(owed)) => {
-                let Some(debt) = rate.restored(owed, now) else { return false };
+                let Some((debt, padded)) = rate.restored(owed, now) else { return Filled::Not };
                 // ordering: relaxed, for a debt stands alone. The later of two debts stands.
                 self.head.fetch_max(debt, Ordering::Relaxed);
-                true
+                padded
             }
             (Limit::Window(window), Saved::Window(past)) => {
                 ring::restore(window, self, past, now);
-                true
+                let bound = u64::try_from(window.slots()).unwrap_or(u64::MAX);
+                past.unknown(window.length(), bound) > 0
             }
             (Limit::Buckets(buckets), Saved::Window(past)) => {
                 buckets::restore(buckets, self, past, now);
-                true
+                past.unknown(buckets.length(), buckets.count()) > 0
             }
             (Limit::Budget(budget), Saved::Budget { used, age }) => {
                 budget::restore(budget, self, *used, *age, now);
-                true
+                false
             }
-            _ => false,
-        }
+            _ => return Filled::Not,
+        };
+        if padded { Filled::Padded } else { Filled::Whole }
     }
 }
 
 impl Past {
     /// What passed within a length of time, and as much as is unknown of it up to a bound, the oldest first.
     fn within(&self, length: Span, bound: u64) -> Vec<(u64, u64)> {
-        let recent = self.passed.iter().copied().filter(|(age, _)| *age < length.as_nanos());
-        let known = recent.clone().fold(0, |sum: u64, (_, amount)| sum.saturating_add(amount));
-        let unknown = bound.saturating_sub(known);
-        let before =
-            (self.known < length.as_nanos() && unknown > 0).then_some((self.known, unknown));
-        let mut within: Vec<(u64, u64)> = before.into_iter().chain(recent).collect();
+        let unknown = self.unknown(length, bound);
+        let before = (unknown > 0).then_some((self.known, unknown));
+        let mut within: Vec<(u64, u64)> = before.into_iter().chain(self.recent(length)).collect();
         within.sort_by_key(|(age, _)| std::cmp::Reverse(*age));
         within
+    }
+
+    /// As much as may have passed within a length of time besides what is known, up to a bound.
+    fn unknown(&self, length: Span, bound: u64) -> u64 {
+        if self.known >= length.as_nanos() {
+            return 0;
+        }
+        let known = self.recent(length).fold(0, |sum: u64, (_, amount)| sum.saturating_add(amount));
+        bound.saturating_sub(known)
+    }
+
+    fn recent(&self, length: Span) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.passed.iter().copied().filter(move |(age, _)| *age < length.as_nanos())
     }
 }
 

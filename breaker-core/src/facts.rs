@@ -1,5 +1,8 @@
 //! What the core says: denials, states, transitions, and their causes, as plain values; it decides nothing.
 
+use std::fmt;
+use std::time::Duration;
+
 use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
 
@@ -50,7 +53,7 @@ pub enum State {
 /// Why a call was denied, or why a gate stands where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// A limit refused: its index among the limits of its scope.
+    /// A limit refused: its index among the limits of its scope. A limit on weight refuses a call that is not weighed as well.
     Limit(u8),
     /// The gate is tripped, and by whom.
     Tripped(By),
@@ -89,7 +92,8 @@ pub struct Place {
     pub key: Option<(u8, KeyHash)>,
 }
 
-/// The answer to a call that may not pass.
+/// The answer to a call that may not pass. It is an error, so `?` takes it, and it prints as one line; names are the policy's,
+/// which a denial does not hold: `Policy::scope_of` has them, and `Policy::limit_of`.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denial {
@@ -137,4 +141,76 @@ pub struct Transition {
     pub epoch: u16,
     /// Moves in between that this sweep did not see one by one.
     pub skipped: u16,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = match self.place.level {
+            Level::Global => "`/`",
+            Level::Group => "the group",
+            Level::Route => "the route",
+            Level::Key => "the key",
+        };
+        match self.cause {
+            Cause::Limit(index) => write!(f, "limit[{index}] of {whose} refused")?,
+            Cause::Tripped(by) => write!(f, "{whose} is tripped by {by}")?,
+            Cause::ProbeFailed => write!(f, "{whose} is tripped again by a failed probe")?,
+            Cause::Probing => write!(f, "{whose} is on probation, and all its probes are taken")?,
+            Cause::Killed(KillLevel::Halt) => write!(f, "{whose} is killed: halt")?,
+            Cause::Killed(KillLevel::Cut) => write!(f, "{whose} is killed: cut")?,
+            Cause::Stale => {
+                write!(f, "the gate of {whose} moved on, or the route is another policy's")?;
+            }
+        }
+        match self.wait {
+            Some(wait) => write!(f, "; wait {:?}", Duration::from_nanos(wait.as_nanos())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Denial {}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            By::Hand => f.write_str("hand"),
+            By::Limit(index) => write!(f, "limit[{index}]"),
+            By::Detector(index) => write!(f, "detector[{index}]"),
+            By::Wider => f.write_str("a detector of a wider scope"),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::error::Error;
+
+    use super::{By, Cause, Denial, KillLevel, Place};
+    use crate::scope::Level;
+    use crate::time::Span;
+
+    /// Goal: a denial goes through `?` into any error, and says who denied, why, and how long to wait.
+    #[test]
+    fn a_denial_is_an_error_of_one_line() {
+        let said = |level, cause, wait| -> Result<(), Box<dyn Error + Send + Sync>> {
+            let place = Place { level, index: 0, key: None };
+            Err(Denial { place, cause, wait, moved: false, epoch: 0 })?
+        };
+        let wait = Some(Span::from_millis(200));
+        let cases = [
+            (Level::Key, Cause::Limit(1), wait, "limit[1] of the key refused; wait 200ms"),
+            (Level::Group, Cause::Tripped(By::Hand), None, "the group is tripped by hand"),
+            (
+                Level::Route,
+                Cause::Tripped(By::Detector(2)),
+                wait,
+                "the route is tripped by detector[2]; wait 200ms",
+            ),
+            (Level::Global, Cause::Killed(KillLevel::Cut), None, "`/` is killed: cut"),
+        ];
+        for (level, cause, wait, expected) in cases {
+            assert_eq!(said(level, cause, wait).unwrap_err().to_string(), expected);
+        }
+    }
 }

@@ -403,38 +403,31 @@ impl Table {
         None
     }
 
-    /// A key's slot, claimed at first sight; `None` if its bucket is full of busy keys.
+    /// A key's slot, claimed at first sight. `None`, and the call is counted as one that shares the overflow slot, if its bucket is full of
+    /// busy keys, or keys are first seen too fast.
     #[inline]
     pub(crate) fn find_or_claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
         match self.find(key) {
             Some(cell) => Some(cell),
-            None => self.claim::<false>(key, now),
+            None => self.claim(key, now),
         }
-    }
-
-    /// As [`Table::find_or_claim`], and counts a call that must share the overflow slot.
-    pub(crate) fn find_claim_or_count(&self, key: KeyHash, now: Mono) -> Option<usize> {
-        let cell = self.find(key).or_else(|| self.claim::<true>(key, now));
-        if cell.is_none() {
-            // ordering: relaxed, for a count stands alone.
-            self.overflowed.fetch_add(1, Ordering::Relaxed);
-        }
-        cell
     }
 
     #[cold]
-    fn claim<const COUNTS: bool>(&self, key: KeyHash, now: Mono) -> Option<usize> {
+    fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
         let lock = self.locks.get(self.bucket_of(key))?.lock();
         if let Some(cell) = self.find(key) {
             return Some(cell);
         }
         let room = self.room(key, &lock, now);
-        let turned_away = room.is_some() && !self.welcomes(&lock.kept, now);
-        if COUNTS && turned_away {
+        let welcome = room.is_none() || self.welcomes(&lock.kept, now);
+        let Some(cell) = room.filter(|_| welcome) else {
             // ordering: relaxed, for a count stands alone.
-            self.turned_away.fetch_add(1, Ordering::Relaxed);
-        }
-        let cell = room.filter(|_| !turned_away)?;
+            self.overflowed.fetch_add(1, Ordering::Relaxed);
+            // ordering: relaxed, for a count stands alone.
+            self.turned_away.fetch_add(u64::from(!welcome), Ordering::Relaxed);
+            return None;
+        };
         self.give(cell, key, &lock, now);
         Some(cell)
     }

@@ -198,6 +198,19 @@ impl Settlement {
     }
 }
 
+impl<'a> Verdict<'a> {
+    /// The permit, for callers that pass a denial on.
+    ///
+    /// # Errors
+    /// The denial.
+    pub fn permit(self) -> Result<Permit<'a>, Denial> {
+        match self {
+            Verdict::Allow(permit) => Ok(permit),
+            Verdict::Deny(denial) => Err(denial),
+        }
+    }
+}
+
 impl Verdict<'_> {
     /// Whether the call may pass. The permit lives no longer than the verdict: asked of a verdict that is not kept, it has
     /// already ended unsettled when the answer is there.

@@ -64,6 +64,11 @@ impl Scope {
             return Ok(scope);
         }
         for segment in rest.split('/') {
+            if segment.is_empty() {
+                return Err(ScopeError::new(
+                    "a path has no empty name: write no `/` at its end, and no two in a row",
+                ));
+            }
             scope = match segment.split_once('=') {
                 Some((dimension, MISSING)) => scope.missing_key(dimension)?,
                 Some((dimension, label)) => scope.key(dimension, &decode(label)?)?,
@@ -82,7 +87,9 @@ impl Scope {
         match self.level() {
             Level::Global => Ok(Scope(format!("/{name}").into())),
             Level::Group => Ok(Scope(format!("{}/{name}", self.0).into())),
-            Level::Route => Err(ScopeError::new("a path has a group, a route and a key, no more")),
+            Level::Route => Err(ScopeError::new(
+                "a path has a group, a route and a key, no more; a key is written `dimension=label`",
+            )),
             Level::Key => Err(ScopeError::new("a key stands last in a path")),
         }
     }
@@ -321,6 +328,16 @@ mod tests {
         ];
         for path in cases {
             assert!(Scope::parse(path).is_err(), "{path:?}");
+        }
+    }
+
+    /// Goal: who forgets that a key has a label, or ends a path with a slash, is told how it is written.
+    #[test]
+    fn what_is_wrong_in_a_path_is_told_with_its_mend() {
+        let said = |path| Scope::parse(path).unwrap_err().to_string();
+        assert!(said("/pay/orders/account").ends_with("a key is written `dimension=label`"));
+        for path in ["/pay/orders/", "/pay//orders", "//"] {
+            assert!(said(path).starts_with("a path has no empty name"), "{path}");
         }
     }
 

@@ -62,6 +62,11 @@ impl<'a, R> Sent<'a, R> {
         self.settle_by(now, |_| Settlement::of(outcome))
     }
 
+    /// As [`Sent::settle`], with all that is known of the call.
+    pub fn settle_as(self, settlement: Settlement, now: Mono) -> R {
+        self.settle_by(now, |_| settlement)
+    }
+
     /// As [`Sent::settle`], with a judgement made of what the write returned. A gate that this moves is found
     /// by the next sweep.
     pub fn settle_by(self, now: Mono, judge: impl FnOnce(&R) -> Settlement) -> R {

@@ -6,8 +6,8 @@ use breaker_core::{
     Breaker, By, Call, Capacity, Cause, Class, Denial, DetectorKind, DetectorSpec, GroupSpec,
     KeyOverride, KeySpec, KillLevel, LiftTo, LimitSpec, Missing, Mode, Mono, Newcomers, OrderError,
     Outcome, Permit, Policy, PolicySpec, Ratio, Recover, Repeat, Restart, RouteSpec, SavedWhole,
-    Scope, ScopeSpec, Seed, Settlement, ShareOf, Span, Spread, State, Streak, Surge, Sweeper,
-    Verdict,
+    Scope, ScopeSpec, Seed, Settlement, ShareOf, Span, Spread, State, Streak, Surge, SurgeWindow,
+    Sweeper, Verdict,
 };
 
 const SECOND: Span = Span::from_secs(1);
@@ -1365,4 +1365,265 @@ fn a_kill_of_a_key_beside_a_plain_one_holds() {
     assert_eq!(house.breaker.look(&permit.pass(), at(3)).unwrap_err().cause, killed);
     assert_eq!(house.send(call(b"x"), at(3)).unwrap_err().cause, killed);
     assert!(house.send(call(b"y"), at(3)).is_ok());
+}
+
+/// Goal: what a reload cannot know of a limit's past counts as passed, and trips nobody: a window that holds more than its past does, and a rate
+/// that is refilled more slowly. What is too much by their own charges trips again once they could have forgotten the rest.
+#[test]
+fn what_a_reload_takes_for_passed_trips_nobody() {
+    let cases = [
+        (LimitSpec::window(10, SECOND), LimitSpec::window(20, SECOND), 10, 20),
+        (LimitSpec::window(10, SECOND), LimitSpec::window(20, Span::from_secs(2)), 10, 20),
+        (LimitSpec::rate(10, SECOND, 10), LimitSpec::rate(5, SECOND, 10), 2, 10),
+    ];
+    for (was, is, before, bound) in cases {
+        let house_of = |limit: &LimitSpec| {
+            let limits = || vec![limit.clone().named("pace").tripping()];
+            let group = ScopeSpec { keys: vec![key(limits())], ..ScopeSpec::default() };
+            spec(group, ScopeSpec { limits: limits(), ..ScopeSpec::default() })
+        };
+        let mut house = House::new(&house_of(&was), 16);
+        assert_eq!(house.pass(house.of("a"), before, at(0)), before);
+        house.policy = house.breaker.recompile(&house_of(&is), at(300)).unwrap();
+        let (path, key) = ("/desk/orders", "/desk/account=a");
+        assert!(house.pass(house.of("a"), bound, at(301)) < bound - before, "{is:?}");
+        assert_eq!(house.state(key, at(301)), State::Armed, "{is:?}");
+        house.pass(house.of("b"), bound, at(301));
+        assert_eq!(house.state(path, at(301)), State::Armed, "{is:?}");
+        for later in [1_000, 6_000] {
+            // What the limit was is charged beside it no longer.
+            house.policy = house.breaker.recompile(&house_of(&is), at(later)).unwrap();
+        }
+        assert_eq!(house.pass(house.of("a"), bound + 1, at(9_000)), bound, "{is:?}");
+        assert_eq!(house.state(key, at(9_000)), State::Tripped, "{is:?}");
+        house.pass(house.of("b"), 1, at(9_000));
+        assert_eq!(house.state(path, at(9_000)), State::Tripped, "{is:?}");
+    }
+}
+
+/// Goal: a bound that is lowered after a crash makes nobody answer for what started spent by the larger one: a key's, nor a scope's, by the same
+/// measure or by another.
+#[test]
+fn a_bound_lowered_after_a_crash_trips_nobody() {
+    for (is, free) in
+        [(LimitSpec::rate(1, SECOND, 10), 90), (LimitSpec::rate(1, Span::from_secs(2), 10), 182)]
+    {
+        let house_of = |limit: &LimitSpec| {
+            let limits = || vec![limit.clone().tripping()];
+            let group = ScopeSpec { keys: vec![key(limits())], ..ScopeSpec::default() };
+            spec(group, ScopeSpec { limits: limits(), ..ScopeSpec::default() })
+        };
+        let was = house_of(&LimitSpec::rate(1, SECOND, 100));
+        let first = House::new(&was, 16);
+        first.send(first.of("a"), at(0)).unwrap();
+        let saved = first.breaker.save(&first.policy, at(0));
+        let mut house = House::new(&was, 16);
+        house.breaker.restore(&house.policy, &saved, Restart::Crash, at(1_000));
+        assert_eq!(house.pass(house.of("a"), 1, at(1_000)), 0);
+        house.policy = house.breaker.recompile(&house_of(&is), at(1_000)).unwrap();
+        for seconds in 1..free + 8 {
+            house.pass(house.of("a"), 9, at(seconds * 1_000 + 1_000));
+            house.pass(house.of("b"), 9, at(seconds * 1_000 + 1_000));
+            for path in ["/desk/orders", "/desk/account=a", "/desk/account=b"] {
+                assert_eq!(
+                    house.state(path, at(seconds * 1_000 + 1_000)),
+                    State::Armed,
+                    "{is:?} {path} {seconds}"
+                );
+            }
+        }
+    }
+}
+
+/// Goal: a look at a call of a newcomer whose limits would start spent names the limit that the call is told.
+#[test]
+fn a_look_at_who_starts_spent_names_the_same_limit() {
+    let limits =
+        vec![LimitSpec::window(3, SECOND).tripping(), LimitSpec::window(5, Span::from_secs(2))];
+    let all = keyed(key(limits));
+    let saved = House::new(&all, 16);
+    let saved = saved.breaker.save(&saved.policy, at(0));
+    let house = House::new(&all, 16);
+    house.breaker.restore(&house.policy, &saved, Restart::Crash, at(1_000));
+    let looked = house.breaker.peek(&house.policy, house.of("a"), at(1_001));
+    assert_eq!(looked, house.send(house.of("a"), at(1_001)));
+    assert!(looked.is_err());
+}
+
+/// Goal: the same of a restart with other numbers than those of the save.
+#[test]
+fn what_a_restore_takes_for_passed_trips_nobody() {
+    let house_of = |limit: LimitSpec| {
+        let limits = || vec![limit.clone().named("pace").tripping()];
+        let group = ScopeSpec { keys: vec![key(limits())], ..ScopeSpec::default() };
+        House::new(&spec(group, ScopeSpec { limits: limits(), ..ScopeSpec::default() }), 16)
+    };
+    let first = house_of(LimitSpec::rate(10, SECOND, 10));
+    assert_eq!(first.pass(first.of("a"), 2, at(0)), 2);
+    let saved = first.breaker.save(&first.policy, at(100));
+    let house = house_of(LimitSpec::rate(5, SECOND, 10));
+    let told = house.breaker.restore(&house.policy, &saved, Restart::Clean, at(10_000));
+    assert!(told.missed.is_empty(), "{told:?}");
+    for call in [house.of("a"), house.of("b")] {
+        assert!(house.pass(call, 9, at(10_001)) < 9);
+        for path in ["/desk/orders", "/desk/account=a", "/desk/account=b"] {
+            assert_eq!(house.state(path, at(10_001)), State::Armed, "{path}");
+        }
+    }
+    assert_eq!(house.pass(house.of("a"), 11, at(12_001)), 10);
+    assert_eq!(house.state("/desk/account=a", at(12_001)), State::Tripped);
+}
+
+/// Two dimensions of keys, and detectors on three levels beside them; `long` adds a candidate that refuses nobody, so that no decision is short.
+fn crowded(limits: &[Vec<LimitSpec>; 4], long: bool) -> PolicySpec {
+    let surge = |one: u64, ten: u64| {
+        let window = |ceiling| Some(SurgeWindow { factor: None, floor: 1, ceiling });
+        let windows = [window(one), window(ten), None, None];
+        DetectorSpec::new(DetectorKind::Surge(Surge { windows, ..Surge::of_route(60) }))
+    };
+    let repeat =
+        |count| DetectorSpec::new(DetectorKind::Repeat(Repeat { count, ..Repeat::default() }));
+    let recover = Recover::Probe { probes: 2, after: SECOND, at_most: SECOND };
+    let [wide, route, account, symbol] = limits.clone();
+    let symbol = KeySpec {
+        name: "symbol".into(),
+        limits: symbol,
+        detectors: vec![surge(7, 30)],
+        missing: Missing::Skip,
+        recover,
+        ..KeySpec::default()
+    };
+    let account = KeySpec { detectors: vec![repeat(5), surge(6, 25)], recover, ..key(account) };
+    let group = ScopeSpec {
+        keys: vec![account],
+        limits: wide,
+        detectors: vec![surge(14, 60)],
+        recover,
+        ..ScopeSpec::default()
+    };
+    let orders = ScopeSpec {
+        keys: vec![symbol],
+        limits: route,
+        detectors: vec![repeat(8), surge(12, 50)],
+        recover,
+        ..ScopeSpec::default()
+    };
+    let all = LimitSpec::rate(1_000_000, SECOND, 1_000_000).candidate();
+    let global = ScopeSpec {
+        limits: vec![all; usize::from(long)],
+        detectors: vec![surge(16, 80)],
+        recover,
+        ..ScopeSpec::default()
+    };
+    PolicySpec { global, ..spec(group, orders) }
+}
+
+/// Goal: the short way answers, trips and counts as the long way does, call by call, with keys of two dimensions, more of them than there are cells,
+/// detectors on every level, weights, and orders in between.
+#[test]
+fn two_dimensions_are_decided_alike_on_both_ways() {
+    let weight = |most| LimitSpec::window(most, SECOND).by_weight();
+    let tables: [[Vec<LimitSpec>; 4]; 5] = [
+        [vec![], vec![], vec![], vec![]],
+        [vec![], vec![LimitSpec::rate(20, SECOND, 9)], vec![LimitSpec::rate(8, SECOND, 5)], vec![]],
+        [
+            vec![],
+            vec![LimitSpec::window(9, SECOND)],
+            vec![LimitSpec::in_flight(3)],
+            vec![weight(12)],
+        ],
+        [
+            vec![LimitSpec::budget(90).idle(SECOND)],
+            vec![],
+            vec![weight(9)],
+            vec![LimitSpec::window(6, SECOND)],
+        ],
+        [
+            vec![LimitSpec::rate(30, SECOND, 11).tripping()],
+            vec![],
+            vec![],
+            vec![LimitSpec::rate(9, SECOND, 6).tripping()],
+        ],
+    ];
+    let mut seen = [0_usize; 3];
+    for seed in 0..30_u64 {
+        let limits = tables.iter().cycle().nth(usize::try_from(seed).unwrap()).unwrap();
+        let houses = [false, true].map(|long| House::new(&crowded(limits, long), 32));
+        let mut sweepers = [Sweeper::new(), Sweeper::new()];
+        let mut dice = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut roll = |sides: u64| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (dice >> 33) % sides
+        };
+        let mut now = 1_000;
+        let mut held: Vec<[Permit<'_>; 2]> = Vec::new();
+        for _ in 0..600 {
+            now += [0, 0, 1, 20, 150, 2_000]
+                .into_iter()
+                .nth(usize::try_from(roll(6)).unwrap())
+                .unwrap();
+            // Few that are hot, many that are not.
+            let account = if roll(3) == 0 { roll(70) } else { roll(3) };
+            let (symbol, print, weight) = (roll(6), roll(9), 1 + roll(3));
+            let order = roll(40);
+            let path = ["/", "/desk", "/desk/orders", "/desk/account=1", "/desk/orders/symbol=2"];
+            let path = scope(path.into_iter().nth(usize::try_from(roll(5)).unwrap()).unwrap());
+            let answers = houses.each_ref().map(|house| {
+                let (breaker, policy, now) = (&house.breaker, &house.policy, at(now));
+                match order {
+                    0 => drop(breaker.trip(policy, &path, now)),
+                    1 => drop(breaker.reset(policy, &path, now)),
+                    2 => drop(breaker.set_mode(policy, &path, Some(Mode::Shadow), now)),
+                    _ => {}
+                }
+                let mut call = house.orders().weighing(weight);
+                call = call.with_key(0, breaker.hash_u64(account));
+                if symbol > 0 {
+                    call = call.with_key(1, breaker.hash_u64(symbol));
+                }
+                if print > 0 {
+                    call = call.with_fingerprint(breaker.hash_u64(print));
+                }
+                house.admit(call, now)
+            });
+            match answers {
+                [Verdict::Allow(one), Verdict::Allow(other)] => {
+                    assert_eq!(one.shadowed(), other.shadowed(), "{seed} at {now}");
+                    assert_eq!(one.is_probe(), other.is_probe(), "{seed} at {now}");
+                    held.push([one, other]);
+                }
+                [Verdict::Deny(one), Verdict::Deny(other)] => {
+                    assert_eq!(one, other, "{seed} at {now}");
+                    seen[0] += 1;
+                }
+                [one, other] => panic!("{one:?} beside {other:?}, {seed} at {now}"),
+            }
+            if held.len() > 3 {
+                let ended = held.swap_remove(usize::try_from(roll(4)).unwrap());
+                let outcome = if roll(6) == 0 { Outcome::Fault } else { Outcome::Good };
+                let settlement = Settlement { weight: Some(roll(4)), ..Settlement::of(outcome) };
+                let moved = ended.map(|permit| permit.settle_as(settlement, at(now)));
+                assert_eq!(moved[0], moved[1], "{seed} at {now}");
+            }
+            if roll(10) == 0 {
+                let mut told = Vec::new();
+                for (house, sweeper) in houses.iter().zip(&mut sweepers) {
+                    let mut moves = Vec::new();
+                    sweeper.sweep(&house.breaker, &house.policy, at(now), &mut moves);
+                    told.push((moves, sweeper.findings().collect::<Vec<_>>()));
+                }
+                assert_eq!(told.first(), told.last(), "{seed} at {now}");
+                let (moves, findings) = told.swap_remove(0);
+                seen[1] += moves.iter().filter(|moved| moved.to == State::Tripped).count();
+                seen[2] += findings.len();
+            }
+        }
+        let counts = houses
+            .each_ref()
+            .map(|house| house.breaker.counts(&house.policy, &scope("/desk/orders")).unwrap());
+        assert_eq!(counts[0], counts[1], "{seed}");
+        let usage = houses.each_ref().map(|house| house.breaker.key_usage());
+        assert_eq!(usage[0], usage[1], "{seed}");
+    }
+    assert!(seen.iter().all(|seen| *seen > 100), "{seen:?}");
 }

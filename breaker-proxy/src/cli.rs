@@ -70,10 +70,10 @@ pub fn main() -> ExitCode {
                     println!("advice: {advice}");
                 }
                 println!(
-                    "{}: good: {} groups, {} routes",
+                    "{}: good: {}, {}",
                     file.display(),
-                    config.groups.len(),
-                    config.routes.len()
+                    counted(config.groups.len(), "group"),
+                    counted(config.routes.len(), "route")
                 );
                 ExitCode::SUCCESS
             }
@@ -85,6 +85,11 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// So many of a thing, as one says it.
+fn counted(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 fn refuse(source: &str, errors: &ConfigErrors) -> ExitCode {

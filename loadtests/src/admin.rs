@@ -137,6 +137,11 @@ impl Admin {
             .ok_or_else(|| LoadError::Unreadable(format!("the accounts in {}", answer.body)))
     }
 
+    /// Reads the page of `GET /metrics`, as a scraper would.
+    pub(crate) fn scrape(&self) -> Result<(), LoadError> {
+        self.call("GET", "/metrics", "")?.good().map(drop)
+    }
+
     fn post(&self, verb: &str, scope: &str, body: &Value) -> Result<Answer, LoadError> {
         self.call("POST", &format!("/v1/{verb}{scope}"), &body.to_string())
     }

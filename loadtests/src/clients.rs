@@ -184,7 +184,10 @@ impl Drop for Ended {
 }
 
 /// Runs a program to its end and `meanwhile` beside it; gives what it printed.
-fn beside(
+///
+/// # Errors
+/// When it is missing, cannot be read or fails, or `meanwhile` does.
+pub(crate) fn beside(
     mut command: Command,
     program: &'static str,
     meanwhile: &mut dyn FnMut() -> Result<(), LoadError>,

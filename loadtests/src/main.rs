@@ -16,6 +16,7 @@ mod nginx;
 mod origin;
 mod proxy;
 mod report;
+mod rivals;
 mod stamp;
 #[cfg(test)]
 mod standin;
@@ -38,6 +39,7 @@ enum Command {
     Accounts(accounts::AccountsArgs),
     Exactness(exactness::ExactnessArgs),
     Kill(kill::KillArgs),
+    Rivals(rivals::RivalsArgs),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Accounts(args) => accounts::run(&args),
         Command::Exactness(args) => exactness::run(&args),
         Command::Kill(args) => kill::run(&args),
+        Command::Rivals(args) => rivals::run(&args),
     };
     ended.unwrap_or_else(|error| {
         println!("FAIL could not run: {error}");

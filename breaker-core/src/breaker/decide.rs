@@ -21,12 +21,26 @@ use crate::time::{Mono, Span};
 /// The decision: look, charge, probe.
 impl Breaker {
     /// The long way: any policy, any state.
-    #[inline(never)]
+    #[inline]
     pub(super) fn decide<'a>(
         &'a self,
         policy: &'a Policy,
         route: &'a RouteRules,
         call: &Call,
+        now: Mono,
+    ) -> Verdict<'a> {
+        self.decide_without(policy, route, call, 0, now)
+    }
+
+    /// As [`Breaker::decide`], where it is known of some keys, by bits, that there is no slot for them: each asked for under its
+    /// bucket's lock, and counted.
+    #[inline(never)]
+    pub(super) fn decide_without<'a>(
+        &'a self,
+        policy: &'a Policy,
+        route: &'a RouteRules,
+        call: &Call,
+        slotless: u8,
         now: Mono,
     ) -> Verdict<'a> {
         if !self.owns(policy) {
@@ -35,7 +49,8 @@ impl Breaker {
         }
         let mut seats: Seats<'a> = std::array::from_fn(|_| None);
         let mut shadowed = None;
-        let decided = self.pass_through(policy, route, call, now, &mut seats, &mut shadowed);
+        let decided =
+            self.pass_through(policy, route, call, slotless, now, &mut seats, &mut shadowed);
         match decided {
             Ok(probes) => {
                 if shadowed.is_some() {
@@ -52,11 +67,13 @@ impl Breaker {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one caller; all of it is one call's")]
     fn pass_through<'a>(
         &'a self,
         policy: &'a Policy,
         route: &'a RouteRules,
         call: &Call,
+        slotless: u8,
         now: Mono,
         seats: &mut Seats<'a>,
         shadowed: &mut Option<Denial>,
@@ -67,7 +84,7 @@ impl Breaker {
             seat.look(reducing, now, shadowed)?;
         }
         // What a wide block refuses has claimed no cell.
-        let sight = if reducing { Sight::Finds } else { Sight::Claims };
+        let sight = if reducing { Sight::Finds } else { Sight::Claims { but: slotless } };
         self.sit_keys(policy, route, call, now, sight, seats);
         for seat in seats.iter_mut().skip(NAMED).flatten() {
             seat.look(reducing, now, shadowed)?;
@@ -123,7 +140,11 @@ impl Breaker {
         seats: &mut Seats<'a>,
     ) {
         let keys = seats.iter_mut().skip(NAMED).zip(&route.dimensions).zip(call.keys);
-        for ((seat, &dimension), key) in keys {
+        for (((seat, &dimension), key), position) in keys.zip(0_u8..) {
+            let sight = match sight {
+                Sight::Claims { but } if but >> position & 1 == 1 => Sight::Finds,
+                sight => sight,
+            };
             let missing = || policy.dimensions.get(dimension)?.missing;
             let Some(key) = key.or_else(missing) else { continue };
             *seat = self.seat_key(policy, dimension, key, now, sight);
@@ -145,7 +166,7 @@ impl Breaker {
         let charges = !limits.is_empty() || rules.rules.tally.is_some();
         let mut newcomer = None;
         let cell = match sight {
-            Sight::Claims if charges => table.find_claim_or_count(key, now),
+            Sight::Claims { .. } if charges => table.find_or_claim(key, now),
             Sight::Foresees if charges => match table.foresee(key, now) {
                 Some(Foreseen::Newcomer(cell, found)) => {
                     newcomer = Some(found);
@@ -154,7 +175,7 @@ impl Breaker {
                 Some(Foreseen::Known(cell)) => Some(cell),
                 None => None,
             },
-            Sight::Claims | Sight::Finds | Sight::Foresees => table.find(key),
+            Sight::Claims { .. } | Sight::Finds | Sight::Foresees => table.find(key),
         };
         let place = Place { level: Level::Key, index: rules.table, key: Some((rules.index, key)) };
         let gate = cell.and_then(|cell| table.gate(cell));
@@ -258,7 +279,7 @@ impl Breaker {
     ) -> Option<Denial> {
         let mut seats: Seats<'_> = std::array::from_fn(|_| None);
         self.sit(policy, route, &mut seats);
-        self.sit_keys(policy, route, call, now, Sight::Claims, &mut seats);
+        self.sit_keys(policy, route, call, now, Sight::Claims { but: 0 }, &mut seats);
         for seat in seats.iter_mut().flatten() {
             // What blocks since the short way looked was not there when this call passed.
             let _ = seat.look(false, now, &mut None);
@@ -435,8 +456,8 @@ impl Breaker {
 /// How a key is looked up.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sight {
-    /// It is given a slot, if it needs one.
-    Claims,
+    /// It is given a slot, if it needs one; but not those of which it is known, by their bits, that there is none.
+    Claims { but: u8 },
     /// What it would be given is looked at.
     Foresees,
     /// It has a slot or not.
@@ -746,8 +767,16 @@ impl<'a> Seat<'a> {
         let trips = rule.spec.on_breach == OnBreach::Trip
             && known
             && self.gate.is_some()
+            && !self.starts_spent(rule, now)
             && !rule.is_spent(table, self.cell, now);
         Breach { limit, wait, trips }
+    }
+
+    /// Whether a limit of a newcomer would be spent.
+    fn starts_spent(&self, rule: &LimitRule, now: Mono) -> bool {
+        let starts = |memory: &Memory, limit: Limit| self.starts_at(memory, limit, now).is_some();
+        let mut before = rule.before.iter();
+        starts(&rule.memory, rule.limit) || before.any(|was| starts(&was.memory, was.limit))
     }
 
     fn refused(&self, breach: Breach) -> Denial {
@@ -892,10 +921,15 @@ mod tests {
         let late = Mono::ZERO.plus(second);
         let mut seats: Seats<'_> = std::array::from_fn::<_, SEATS, _>(|_| None);
         let key = breaker.hash(b"unlucky");
-        seats[NAMED] = breaker.seat_key(&policy, 0, key, late, Sight::Claims);
+        seats[NAMED] = breaker.seat_key(&policy, 0, key, late, Sight::Claims { but: 0 });
         for number in 0..29_u8 {
-            let stranger =
-                breaker.seat_key(&policy, 0, breaker.hash(&[number, 0]), late, Sight::Claims);
+            let stranger = breaker.seat_key(
+                &policy,
+                0,
+                breaker.hash(&[number, 0]),
+                late,
+                Sight::Claims { but: 0 },
+            );
             let call = Call::new(RouteId::nowhere());
             assert!(stranger.unwrap().take(Counting::Admitted, &call, late, &mut None).is_none());
         }

@@ -40,7 +40,7 @@ use crate::time::{Mono, Span};
 /// when it has no room beside all that was charged: what passed, what lies in leases (in each less than `calls`) and what was forfeited. Of
 /// what a lease charged, never more lies there and was forfeited than what passed by it: calls that come in gusts may cost the rate twice what
 /// they are, and a limit that trips may trip that much early. (With several limits, a lot charged to one of them while another thread
-/// took the room of the next may be forfeited besides.) Calls at an even pace forfeit next to nothing. Calls more than half of `keep` apart are
+/// took the room of the next may be forfeited besides.) Calls at an even pace forfeit next to nothing. Calls more than `keep` apart are
 /// charged each by itself, and gain nothing.
 ///
 /// # Permits and reloads
@@ -320,7 +320,9 @@ impl fmt::Debug for Lease<'_> {
 impl fmt::Display for LeaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LeaseError::Foreign => f.write_str("the policy is another breaker's"),
+            LeaseError::Foreign => {
+                f.write_str("the policy is another breaker's; use one that this breaker compiled")
+            }
             LeaseError::Stale => {
                 f.write_str("the route is not one of this policy; ask it for its own")
             }

@@ -163,7 +163,8 @@ impl Breaker {
         used
     }
 
-    /// Overrides a scope's or key's mode until it is reset; `None` gives it back to the policy.
+    /// Overrides a scope's or key's mode until it is reset; `None` gives it back to the policy. It is the mode of this gate alone:
+    /// what hangs from a scope, its keys too, goes on as it was.
     ///
     /// # Errors
     /// `UnknownScope`, or `NoRoom` for a key.
@@ -266,7 +267,9 @@ fn nearest(policy: &Policy, scope: &Scope) -> Vec<Scope> {
 impl fmt::Display for OrderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OrderError::Foreign => f.write_str("the policy is another breaker's"),
+            OrderError::Foreign => {
+                f.write_str("the policy is another breaker's; use one that this breaker compiled")
+            }
             OrderError::UnknownScope(near) if near.is_empty() => f.write_str("no such scope"),
             OrderError::UnknownScope(near) => {
                 f.write_str("no such scope; the nearest are")?;
@@ -275,7 +278,9 @@ impl fmt::Display for OrderError {
             OrderError::NoRoom => {
                 f.write_str("no room for the key among blocked ones; kill the scope it hangs from")
             }
-            OrderError::Stale => f.write_str("the gate has moved on since"),
+            OrderError::Stale => f.write_str(
+                "the gate has moved on since; look where it stands, and name the stamp of that",
+            ),
             OrderError::Killed => f.write_str("the gate is killed; lift that first"),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use super::{Breaker, MAX_TABLES, count};
 use crate::cell::Gate;
-use crate::charges::{Charges, Row};
+use crate::charges::{Charges, Filled, Row};
 use crate::counts::Counts;
 use crate::detect::Compiled;
 use crate::keys::{Charged, INLINE, Kept, Rows, Table, cells_for};
@@ -646,6 +646,7 @@ impl Known {
     ) -> Known {
         (self.last, self.gone) = (turn.serial, None);
         if self.limit == limit || self.limit.shares_memory_with(limit) {
+            self.excuse_by(limit, cells, turn.now);
             return Known { limit, ..self };
         }
         let memory = new(limit);
@@ -655,6 +656,20 @@ impl Known {
             next.older = self.into_earlier(turn);
         }
         next
+    }
+
+    /// What keys were spent for by a larger bound excuses them for as long as it lasts: what is noted of a slot is when it was
+    /// spent, and a smaller bound recovers sooner.
+    fn excuse_by(&self, limit: Limit, cells: &Cells<'_>, now: Mono) {
+        if !matches!(self.memory, Memory::Keys(_)) || limit.recovery() >= self.limit.recovery() {
+            return;
+        }
+        for cell in cells.rows.clone() {
+            let until = self.memory.spent_until(cells.table, cell, self.limit);
+            if let Some(until) = until.filter(|until| now < *until) {
+                self.memory.note_spent(cells.table, cell, limit, until);
+            }
+        }
     }
 
     fn last_before(&self, turn: &Turn) -> u64 {
@@ -719,17 +734,18 @@ fn seed(memory: &Memory, limit: Limit, old: &Known, cells: &Cells<'_>, now: Mono
             (memory.row(cells.table, cell), old.memory.row(cells.table, cell))
         {
             // Also where it is idle: by another measure it may not be.
-            let carried = row.seed(limit, was, old.limit, now);
+            let filled = row.seed(limit, was, old.limit, now);
             let spent = old.memory.spent_until(cells.table, cell, old.limit);
             let since = match spent.filter(|until| now < *until) {
-                _ if !carried => now,
+                _ if filled != Filled::Whole => now,
                 // What never recovers has no age: by the new measure it is as old as the reload.
                 Some(until) if until.as_nanos() == u64::MAX => now,
                 Some(until) => Mono::ZERO.plus(until.since(Mono::ZERO.plus(old.limit.recovery()))),
                 None => continue,
             };
-            // By the new measure it may be more than a burst.
-            let wait = row.forecast(limit, 1, now).err().filter(|wait| *wait != FOREVER);
+            // By the new measure it may be more than a burst, of which the last is no breach of its own either.
+            let whole = if let Limit::Rate(rate) = limit { rate.burst() } else { 1 };
+            let wait = row.forecast(limit, whole, now).err().filter(|wait| *wait != FOREVER);
             let until = since.plus(limit.recovery()).max(now.plus(wait.unwrap_or_default()));
             memory.note_spent(cells.table, cell, limit, until);
         }

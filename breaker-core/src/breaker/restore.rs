@@ -4,7 +4,7 @@
 use super::Breaker;
 use super::registry::{Identity, identities};
 use crate::cell::{Gate, Moved};
-use crate::charges::{self, Past, Row};
+use crate::charges::{self, Filled, Past, Row};
 use crate::detect::LearnedError;
 use crate::facts::{By, Cause, KillLevel, Mode, State};
 use crate::gate::{Input, LiftTo, TripRule, Word};
@@ -544,15 +544,20 @@ impl Work<'_> {
             let found = saved.and_then(|all| all.iter().find(|known| known.identity == *identity));
             let Some(found) = found else { continue };
             match put_back(row, rule.limit, &found.charge, self.now) {
-                None => {
+                Ok(filled) => {
                     self.told.limits += 1;
-                    if let Some(rest) = found.spent {
-                        let rest = Span::from_nanos(rest).min(rule.limit.recovery());
+                    let recovery = rule.limit.recovery();
+                    let rest = match filled {
+                        // Changed since the save: what is not known of its past is no breach of its own either.
+                        Filled::Padded => Some(recovery),
+                        _ => found.spent.map(|rest| Span::from_nanos(rest).min(recovery)),
+                    };
+                    if let Some(rest) = rest {
                         let until = self.now.plus(rest);
                         rule.memory.note_spent(table, cell, rule.limit, until);
                     }
                 }
-                Some(why) => {
+                Err(why) => {
                     rule.memory.spend(table, cell, rule.limit, self.now);
                     self.miss(whose.path, whose.key, Some(identity), why);
                 }
@@ -571,12 +576,15 @@ impl Work<'_> {
     }
 }
 
-fn put_back(row: Row<'_>, limit: Limit, saved: &SavedCharge, now: Mono) -> Option<Why> {
-    let Some(saved) = charge_of(saved) else { return Some(Why::Unclear) };
+fn put_back(row: Row<'_>, limit: Limit, saved: &SavedCharge, now: Mono) -> Result<Filled, Why> {
+    let saved = charge_of(saved).ok_or(Why::Unclear)?;
     if !row.is_idle(limit, now) {
-        return Some(Why::Charged);
+        return Err(Why::Charged);
     }
-    if row.restore(limit, &saved, now) { None } else { Some(Why::Unclear) }
+    match row.restore(limit, &saved, now) {
+        Filled::Not => Err(Why::Unclear),
+        filled => Ok(filled),
+    }
 }
 
 fn spend_limits(rules: &[LimitRule], table: Option<&Table>, cell: usize, budgets: bool, now: Mono) {

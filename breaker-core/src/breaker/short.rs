@@ -118,8 +118,10 @@ impl Breaker {
         words: [Word; NAMED],
     ) -> Verdict<'a> {
         let mut keys = NO_KEYS;
-        if !short.keys.is_empty() && !find_keys(short, call, now, &mut keys) {
-            return self.decide(policy, route, call, now);
+        if !short.keys.is_empty()
+            && let Err(slotless) = find_keys(short, call, now, &mut keys)
+        {
+            return self.decide_without(policy, route, call, slotless, now);
         }
         // What a detector finds in calls by another breaker's policy would trip our gates.
         let calm = || self.owns(policy) && (!short.asks_first || is_calm(short, call, &keys, now));
@@ -282,9 +284,12 @@ fn count_refusal(route: &RouteRules, short: &Short, denial: &Denial) {
     route.count_denial(denial);
 }
 
-/// Finds the slots of the call's keys; false if one has none, or its gate does not simply let all pass.
+/// Finds the slots of the call's keys.
+///
+/// # Errors
+/// A gate does not simply let all pass, or there is no slot for a key: that key's bit.
 #[inline]
-fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool {
+fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> Result<(), u8> {
     for (dimension, key) in short.keys.iter().zip(call.keys) {
         let Some(key) = key.or(dimension.missing) else { continue };
         dimension.table.fetch(key);
@@ -293,13 +298,14 @@ fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool
             tally.fetch(dimension.table.likely(key));
         }
     }
-    for ((seat, dimension), key) in keys.iter_mut().zip(&short.keys).zip(call.keys) {
+    let positions = keys.iter_mut().zip(&short.keys).zip(call.keys).zip(0_u8..);
+    for (((seat, dimension), key), position) in positions {
         let Some(key) = key.or(dimension.missing) else { continue };
         let table = &dimension.table;
         let cell = if dimension.claims { table.find_or_claim(key, now) } else { table.find(key) };
         let Some(cell) = cell else {
             if dimension.claims {
-                return false;
+                return Err(1 << position);
             }
             // Without limits a key needs a slot only once somebody blocks it; the last look asks for it again.
             *seat = Some(KeySeat::new(key, NO_CELL, dimension.number, 0, false));
@@ -310,11 +316,11 @@ fn find_keys(short: &Short, call: &Call, now: Mono, keys: &mut KeySeats) -> bool
         {
             tally.fetch(cell);
         }
-        let Some(word) = table.word(cell).filter(|word| word.is_quiet()) else { return false };
-        let Ok(at) = u32::try_from(cell) else { return false };
+        let Some(word) = table.word(cell).filter(|word| word.is_quiet()) else { return Err(0) };
+        let Ok(at) = u32::try_from(cell) else { return Err(0) };
         *seat = Some(KeySeat::new(key, at, dimension.number, word.epoch(), false));
     }
-    true
+    Ok(())
 }
 
 /// The words of one charge; `None` if the call has no such key.

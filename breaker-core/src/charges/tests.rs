@@ -1,6 +1,6 @@
 //! What all kinds of limit have in common, and what passes from one row to another; each kind's own tests stand beside it.
 
-use super::{Charges, Past, Row, Saved, Taken};
+use super::{Charges, Filled, Past, Row, Saved, Taken};
 use crate::limit::{Limit, NEVER};
 use crate::policy::{LimitKind, Unit};
 use crate::time::{Mono, Span};
@@ -97,10 +97,10 @@ fn the_saved_of_another_kind_is_refused() {
     let row = charges.row(0).unwrap();
     let past = Past { known: u64::MAX, passed: vec![(3, 1)] };
     for saved in [Saved::InFlight, Saved::Window(past), Saved::Budget { used: 1, age: None }] {
-        assert!(!row.restore(rate, &saved, at(5)));
+        assert_eq!(row.restore(rate, &saved, at(5)), Filled::Not);
         assert!(row.is_idle(rate, at(5)));
     }
-    assert!(row.restore(rate, &Saved::Fresh, at(5)));
+    assert_eq!(row.restore(rate, &Saved::Fresh, at(5)), Filled::Whole);
     let old = Charges::for_scope(budget);
     let old = old.row(0).unwrap();
     row.seed(rate, old, budget, at(5));
@@ -204,7 +204,7 @@ proptest! {
             }
         }
         let saved = old.save(limit, at(now)).unwrap();
-        prop_assert!(new.restore(limit, &saved, at(origin)));
+        prop_assert_eq!(new.restore(limit, &saved, at(origin)), Filled::Whole);
         if !matches!(limit, Limit::Buckets(_)) {
             prop_assert_eq!(new.used(limit, at(origin)), old.used(limit, at(now)));
         }
@@ -351,7 +351,8 @@ proptest! {
             row.spend(limit, now);
             let _ = (row.used(limit, now), row.is_idle(limit, now), limit.recovery());
             let saved = row.save(limit, now).unwrap();
-            prop_assert!(other.row(0).unwrap().restore(limit, &saved, at(since)));
+            let filled = other.row(0).unwrap().restore(limit, &saved, at(since));
+            prop_assert_ne!(filled, Filled::Not);
         }
         row.reset(limit, at(u64::MAX));
     }

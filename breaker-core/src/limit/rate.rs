@@ -203,6 +203,11 @@ impl Rate {
         if debt > full { debt } else { full }
     }
 
+    /// The most that may pass at once: it does only when nothing is owed.
+    pub(crate) const fn burst(self) -> u64 {
+        self.burst
+    }
+
     /// How much weight is still owed, rounded up.
     pub(crate) fn owed(self, debt: u64, now: Mono) -> u64 {
         let units = debt.saturating_sub(self.units_of(now.as_nanos()));
@@ -241,18 +246,19 @@ impl Rate {
         Owed { cost, lot, shift, units: debt.saturating_sub(at), paid }
     }
 
-    /// The debt that was saved, by this limit's measure. None if it can be none's.
+    /// The debt that was saved, by this limit's measure, and whether it holds more than is known to have passed. None if it can
+    /// be none's.
     ///
     /// At a refill at least as fast as the old one, the same calls never leave more weight owed: what
     /// was owed is owed still. At a slower one they might have left a whole burst owed when the last of
     /// them passed: what is unknown counts as passed.
-    pub(crate) fn restored(self, owed: &Owed, now: Mono) -> Option<u64> {
+    pub(crate) fn restored(self, owed: &Owed, now: Mono) -> Option<(u64, bool)> {
         if owed.cost == 0 || owed.lot == 0 || owed.shift > MAX_SHIFT {
             return None;
         }
         let at = self.units_of(now.as_nanos());
         if (owed.cost, owed.lot, owed.shift) == (self.cost, self.lot, self.shift) {
-            return Some(if owed.units > 0 { at.saturating_add(owed.units) } else { 0 });
+            return Some((if owed.units > 0 { at.saturating_add(owed.units) } else { 0 }, false));
         }
         let weight = weight_of(owed.units, owed.cost, owed.lot);
         let carried = at.saturating_add(self.cost_of(weight));
@@ -262,10 +268,10 @@ impl Rate {
         let own = price(self.cost, self.shift, owed.lot);
         let old = price(owed.cost, owed.shift, self.lot);
         if own.zip(old).is_some_and(|(own, old)| own <= old) {
-            return Some(if owed.units > 0 { carried } else { 0 });
+            return Some((if owed.units > 0 { carried } else { 0 }, false));
         }
         let full = at.saturating_add(self.reach).saturating_sub(self.units_of(owed.paid));
-        Some(carried.max(full))
+        Some((carried.max(full), full > carried))
     }
 
     /// What an amount costs, rounded up to a unit; saturates.
@@ -444,7 +450,7 @@ mod tests {
             }
             assert_eq!(rate.owed(0, at(u64::MAX)), 0);
             let owed = rate.save(u64::MAX, at(0));
-            assert_eq!(rate.restored(&owed, at(u64::MAX)), Some(u64::MAX));
+            assert_eq!(rate.restored(&owed, at(u64::MAX)), Some((u64::MAX, false)));
         }
     }
 
@@ -589,10 +595,10 @@ mod tests {
                 }
             }
             now += other.recovery().as_nanos().max(1_000) / 1_000 * later;
-            let same = rate.restored(&rate.save(debt, at(now)), at(now + 5)).unwrap();
+            let (same, padded) = rate.restored(&rate.save(debt, at(now)), at(now + 5)).unwrap();
             let left = debt.saturating_sub(rate.units_of(now));
-            prop_assert_eq!(same.saturating_sub(rate.units_of(now + 5)), left);
-            let carried = other.restored(&rate.save(debt, at(now)), at(now)).unwrap();
+            prop_assert_eq!((same.saturating_sub(rate.units_of(now + 5)), padded), (left, false));
+            let (carried, _) = other.restored(&rate.save(debt, at(now)), at(now)).unwrap();
             prop_assert!(carried.max(other.units_of(now)) >= beside, "{carried} below {beside}");
         }
     }

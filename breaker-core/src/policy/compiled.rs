@@ -552,7 +552,7 @@ impl Policy {
     }
 
     /// Whether some limit was changed by a reload while an older policy was in use: until the older one is gone and its charges
-    /// have passed, both are charged. That is slower, and a save cannot tell how far such a limit is used: restored, it starts
+    /// have passed, both are charged, and either refuses: one that was raised passes no more than it did. That is slower, and a save cannot tell how far such a limit is used: restored, it starts
     /// spent. [Recompile](crate::Breaker::recompile) the same spec later, and before a planned stop, to be rid of it.
     #[must_use]
     pub fn has_predecessors(&self) -> bool {

@@ -54,7 +54,7 @@ pub struct ScopeSpec {
     pub limits: Vec<LimitSpec>,
     /// How its gate comes back after a trip.
     pub recover: Recover,
-    /// Whether its limits and trips deny.
+    /// Whether its limits and trips deny. It says nothing of its keys, nor of the scopes below: each has its own mode.
     pub mode: Mode,
     /// The key dimensions declared here: shared by all calls of the scope.
     pub keys: Vec<KeySpec>,
@@ -78,7 +78,7 @@ pub struct KeySpec {
     pub limits: Vec<LimitSpec>,
     /// How a key's gate comes back after a trip.
     pub recover: Recover,
-    /// Whether its limits and trips deny.
+    /// Whether the limits and trips of its keys deny, whatever the mode of the scope that they hang from.
     pub mode: Mode,
     /// Up to 8 detectors, for each key.
     pub detectors: Vec<DetectorSpec>,

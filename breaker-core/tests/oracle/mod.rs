@@ -433,8 +433,11 @@ impl House {
             if breaching.is_empty() {
                 continue;
             }
-            // What starts spent answers for what it was not charged, and is not tripped for it.
-            let may_start_spent = seat.pressed || self.moved.contains(&seat.gate());
+            // What starts spent answers for what it was not charged, and is not tripped for it; nor is what a reload changed, for
+            // what it takes for passed.
+            let may_start_spent = seat.pressed
+                || self.moved.contains(&seat.gate())
+                || limits.iter().any(Limit::is_changed);
             let has_tripped = said.iter().any(|&(at, _, tripped)| at == index && tripped);
             let spared = may_start_spent && !has_tripped;
             let known = |number: usize| weight != UNWEIGHED || !limits[number].rule.weighs;

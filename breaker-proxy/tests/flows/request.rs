@@ -1,9 +1,9 @@
 //! What a request and its answer look like after they went through; nothing here is refused.
 
-use super::support::Setup;
 use super::support::h2::{Event, H2, h2_get};
 use super::support::upstream::{Serving, Upstream};
 use super::support::wire::{End, Head, Wire};
+use super::support::{Setup, eventually};
 use hyper::Request;
 use std::net::TcpListener;
 use std::thread;
@@ -482,6 +482,27 @@ fn many_at_once_are_all_answered() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(proxy.finish()["forwarded"], 320);
     assert_eq!(upstream.heard().len(), 320);
+}
+
+/// Goal: however the kernel spreads connections, no worker has more than one beyond another, and each end makes room.
+#[test]
+fn connections_are_spread_evenly() {
+    let upstream = Serving::ok();
+    let proxy = Setup { workers: 3, ..Setup::route(upstream.address(), "") }.start();
+    let loads = || proxy.plane().doors.loads();
+    let mut clients: Vec<Wire> = Vec::new();
+    for number in 1..=12 {
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.answer().text(), "ok");
+        clients.push(client);
+        let loads = loads();
+        assert_eq!(loads.iter().sum::<u64>(), number);
+        assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{loads:?}");
+    }
+    drop(clients);
+    eventually("all places are free", || (loads() == [0, 0, 0]).then_some(()));
+    proxy.finish();
 }
 
 /// Goal: streams of one HTTP/2 connection do not wait for each other, and arrive upstream as good HTTP/1.1.

@@ -7,6 +7,7 @@ pub(crate) mod wire;
 use breaker_core::Span;
 use breaker_proxy::app::{self, Running, StartError};
 use breaker_proxy::config::{Config, check};
+use breaker_proxy::data::Plane;
 use breaker_proxy::ports::ManualClock;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -151,6 +152,11 @@ impl Proxy {
 
     fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
+    }
+
+    /// Its data plane, for looking at what it counts.
+    pub(crate) fn plane(&self) -> &'static Plane {
+        self.running().plane()
     }
 
     pub(crate) fn data(&self) -> SocketAddr {
