@@ -563,6 +563,7 @@ fn start_worker(
                     () = sleep(Duration::from_millis(5)) => {}
                 }
             }
+            worker.pools.clear();
         });
         })?;
     started.recv().map_err(|_| io::Error::other("a data thread died at its start"))??;

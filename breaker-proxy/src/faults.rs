@@ -34,7 +34,7 @@ pub(crate) fn stall() {
         static WRITES: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
     }
     let write = WRITES.with(|writes| writes.replace(writes.get().wrapping_add(1)));
-    if no_wait() && write % 16 == 0 {
+    if no_wait() && write.is_multiple_of(16) {
         let end = std::time::Instant::now() + STALL;
         while std::time::Instant::now() < end {
             std::hint::spin_loop();

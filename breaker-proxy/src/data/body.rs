@@ -3,8 +3,9 @@
 use super::upstream::{Exchange, Failure};
 use crate::wire::request::Framing;
 use bytes::Bytes;
+use hyper::Version;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -64,14 +65,19 @@ pub struct Upload {
     inner: Option<Incoming>,
     left: u64,
     progress: Option<Rc<Progress>>,
+    /// Its end must be told, and not only be the end of what comes.
+    told: bool,
 }
 
 impl Upload {
-    /// The body of a request, of which at most `most` bytes may pass.
+    /// The body of a request of this version, of which at most `most` bytes may pass.
     #[must_use]
-    pub fn new(body: Incoming, most: Option<u64>) -> Upload {
+    pub fn new(body: Incoming, version: Version, most: Option<u64>) -> Upload {
+        // hyper takes an HTTP/2 stream that was reset without an error for one that ended. Of HTTP/1.1 it says nothing once
+        // a chunked body has ended, but there a body that breaks off is an error.
+        let told = version == Version::HTTP_2;
         if body.is_end_stream() {
-            return Upload { inner: None, left: 0, progress: None };
+            return Upload { inner: None, left: 0, progress: None, told };
         }
         let progress = Progress {
             last: Cell::new(Instant::now()),
@@ -82,6 +88,7 @@ impl Upload {
             inner: Some(body),
             left: most.unwrap_or(u64::MAX),
             progress: Some(Rc::new(progress)),
+            told,
         }
     }
 
@@ -133,6 +140,9 @@ impl Body for Upload {
         match Pin::new(body).poll_frame(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
+                if self.told && !self.inner.as_ref().is_some_and(Body::is_end_stream) {
+                    return self.fail(UploadFailure::Broken);
+                }
                 self.end();
                 Poll::Ready(None)
             }
@@ -170,6 +180,8 @@ pub enum Reply {
     Whole(Option<Bytes>),
     /// The upstream's answer as it comes.
     Flow(Box<Exchange>),
+    /// The same, while the request is still being sent by a task of its own.
+    Both(Rc<RefCell<Exchange>>),
 }
 
 impl fmt::Display for Broken {
@@ -197,6 +209,10 @@ impl Body for Reply {
             Reply::Flow(exchange) => {
                 exchange.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(Broken)))
             }
+            Reply::Both(exchange) => {
+                let frame = exchange.borrow_mut().poll_frame(cx);
+                frame.map(|frame| frame.map(|result| result.map_err(Broken)))
+            }
         }
     }
 
@@ -204,6 +220,7 @@ impl Body for Reply {
         match self {
             Reply::Whole(bytes) => bytes.is_none(),
             Reply::Flow(exchange) => exchange.is_at_end(),
+            Reply::Both(exchange) => exchange.borrow().is_at_end(),
         }
     }
 
@@ -214,6 +231,7 @@ impl Body for Reply {
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
             Reply::Flow(exchange) => exchange.size_hint(),
+            Reply::Both(exchange) => exchange.borrow().size_hint(),
         }
     }
 }

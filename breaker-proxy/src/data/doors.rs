@@ -69,7 +69,9 @@ impl Doors {
     pub fn place(&'static self, own: usize) -> Place {
         let load = |worker: usize| {
             // ordering: relaxed: two that choose at once may choose the same, and the next one makes up for it.
-            self.0.get(worker).map_or(u64::MAX, |door| door.open.load(Ordering::Relaxed))
+            let door = self.0.get(worker).filter(|door| !door.hand.is_closed());
+            // A worker that has ended has none, and would be given all.
+            door.map_or(u64::MAX, |door| door.open.load(Ordering::Relaxed))
         };
         let least = (0..self.0.len()).min_by_key(|&worker| (load(worker), worker != own));
         let worker = least.unwrap_or(own);
@@ -143,6 +145,19 @@ mod tests {
         assert!(before[next.worker()] == *before.iter().min().unwrap());
         drop((places, next));
         assert_eq!(doors.loads(), [0, 0, 0]);
+    }
+
+    /// Goal: a worker that has ended, and so has the fewest, is given nothing: what it was given was lost.
+    #[test]
+    fn a_worker_that_had_ended_was_given_every_connection() {
+        let (doors, mut inner) = Doors::new(3);
+        let doors: &'static Doors = Box::leak(Box::new(doors));
+        drop(inner.remove(1));
+        let places: Vec<_> = (0..10).map(|_| doors.place(0)).collect();
+        assert_eq!(doors.loads(), [5, 0, 5]);
+        drop(places);
+        drop(inner);
+        assert_eq!(doors.place(2).worker(), 2, "with nobody left it stays where it is");
     }
 
     /// Goal: a worker keeps what it accepted where no other has fewer: nothing changes hands without need.

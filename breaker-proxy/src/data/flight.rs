@@ -183,6 +183,24 @@ impl Call {
         }
     }
 
+    /// The client sends what is left of its request: it is not one that has stopped, though it may not read yet.
+    pub fn is_busy(&self) {
+        if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot)
+            && let Some(asked) = &mut flight.asked
+        {
+            *asked = self.worker.second.get();
+        }
+    }
+
+    /// Wakes whoever waits for the answer.
+    pub fn wake(&self) {
+        if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot)
+            && let Some(waker) = flight.waker.take()
+        {
+            waker.wake();
+        }
+    }
+
     /// Is its outcome waited for by a gate on probation?
     #[must_use]
     pub fn is_probe(&self) -> bool {

@@ -5,6 +5,8 @@ use super::doors::{Arrival, Place, hand_over};
 use super::handle::handle;
 use super::peer::Peer;
 use super::upstream::duration;
+use hyper::Version;
+use hyper::body::Body as _;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -227,7 +229,9 @@ async fn serve_http1(seat: &Seat, stream: TcpStream, peer: Rc<Peer>, first_head:
         head.begun.set(true);
         let (worker, peer) = (Rc::clone(worker), Rc::clone(&peer));
         async move {
+            let old = request.version() < Version::HTTP_11;
             let answer = handle(worker, peer, request).await;
+            head.by_close.set(old && answer.body().size_hint().exact().is_none());
             // What was read until now was this request's; what comes next begins another.
             head.partial.set(false);
             Ok::<_, Infallible>(answer)
@@ -316,6 +320,8 @@ struct HeadState {
     partial: Cell<bool>,
     /// The head did not come in time: say so when closing.
     too_slow: Cell<bool>,
+    /// An answer is on its way whose end is that of the connection.
+    by_close: Cell<bool>,
 }
 
 /// A client's socket, with one last word.
@@ -337,6 +343,10 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        if self.state.by_close.get() {
+            // It broke off. A plain end would make it look whole.
+            let _ = socket2::SockRef::from(self.io.inner()).set_linger(Some(Duration::ZERO));
+        }
         if self.state.too_slow.get() {
             // hyper ends such a connection without a word. One short write fits any socket buffer that has no answer
             // waiting in it; if it does not fit, the client does not learn why.
@@ -407,6 +417,8 @@ impl Write for Client {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // All was written, and this is the end that was promised.
+        self.state.by_close.set(false);
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -34,7 +34,7 @@ pub async fn handle(
 ) -> Response<Reply> {
     let (head, body) = request.into_parts();
     let (to_head, to_get) = (head.method == Method::HEAD, head.method == Method::GET);
-    let body = Upload::new(body, worker.plane.bounds.body_bytes);
+    let body = Upload::new(body, head.version, worker.plane.bounds.body_bytes);
     let framing = body.framing();
     let (call, upstream, head) = match decide(&worker, &peer, head, framing) {
         Ok(sent) => sent,
@@ -194,6 +194,8 @@ fn answered(head: Head, mut exchange: Box<Exchange>) -> Response<Reply> {
         // Nobody polls a body that is at its end.
         exchange.finish();
         Reply::Whole(None)
+    } else if exchange.still_sends() {
+        Reply::Both(exchange.send_apart())
     } else {
         Reply::Flow(exchange)
     };

@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
@@ -83,6 +83,12 @@ impl Lane {
         }
     }
 
+    /// Was it ended here, and not by the upstream?
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.io.borrow().is_none()
+    }
+
     /// Writes what the kernel takes of these bytes, if the call may pass at this very moment.
     ///
     /// # Errors
@@ -135,12 +141,9 @@ impl Lane {
     /// Whether it is as an idle connection should be: there, and silent.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        let mut byte = [0];
-        let mut buf = ReadBuf::new(&mut byte);
-        // Nobody waits for an idle connection, so nobody need be woken for it.
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut io = self.io.borrow_mut();
-        io.as_mut().is_some_and(|io| Pin::new(io).poll_read(&mut cx, &mut buf).is_pending())
+        // Not by a poll: a task that has used up its turn is told that nothing came, whatever came.
+        let read = self.io.borrow().as_ref().map(|io| io.try_read(&mut [0]));
+        matches!(read, Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Lets `write` happen if the call may pass at this very moment.

@@ -8,11 +8,12 @@ use super::body::{Progress, Upload, UploadFailure};
 use super::flight::Call;
 use super::lane::Lane;
 use crate::config::Upstream;
-use crate::wire::answer::{self, Framing, Head};
+use crate::wire::answer::{self, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
 use breaker_core::{Denial, Outcome, Span};
 use bytes::{Bytes, BytesMut};
+use hyper::StatusCode;
 use hyper::body::{Body as _, Frame, SizeHint};
 use std::cell::RefCell;
 use std::fmt;
@@ -20,7 +21,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -99,6 +100,11 @@ impl Pools {
         {
             list.push(link);
         }
+    }
+
+    /// Drops all of them. Each holds its worker, so that neither would ever end by itself.
+    pub fn clear(&self) {
+        self.idle.take();
     }
 
     /// Drops idle connections that are old or that their upstream has ended.
@@ -188,6 +194,10 @@ impl Outbox {
         (pieces, used)
     }
 
+    fn is_empty(&self) -> bool {
+        self.pieces().1 == 0
+    }
+
     /// The first so many bytes of what was left are gone.
     fn advance(&mut self, taken: usize) {
         let before = self.before.len().saturating_sub(self.written).min(taken);
@@ -223,8 +233,8 @@ pub struct Exchange {
     out: Outbox,
     /// What has come and was not taken yet.
     input: BytesMut,
-    /// How much of it was looked at for the end of the head.
-    seen: usize,
+    /// What of the answer came before its head.
+    seen: Seen,
     to_head: bool,
     /// Where the answer's body ends, once its head has come.
     framing: Framing,
@@ -232,6 +242,12 @@ pub struct Exchange {
     lasts: bool,
     /// Nothing more can be sent, and why, where the system said so.
     broken: Option<Option<io::Error>>,
+    /// The rest of the request is sent by a task of its own.
+    apart: bool,
+    /// What that task failed with, for whoever asks for the answer next.
+    late: Option<Failure>,
+    /// That task, to be told when the exchange ends.
+    sender: Option<Waker>,
     /// When it was handed over.
     started: Instant,
     /// When the last byte moved, as far as deadlines care.
@@ -242,7 +258,7 @@ impl Exchange {
     /// Sends what can be sent. What the kernel does not take of the request does not end the exchange if something of it was sent: the
     /// upstream may have answered before it closed.
     fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
-        if self.upload.is_none() && self.out.pieces().1 == 0 {
+        if self.upload.is_none() && self.out.is_empty() {
             return Ok(());
         }
         let result = self.push(cx);
@@ -282,7 +298,13 @@ impl Exchange {
                 match link.lane.poll_write(cx, pieces.get(..used).unwrap_or(&[])) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(0)) => return Err(Failure::Closed(None)),
-                    Poll::Ready(Ok(taken)) => self.out.advance(taken),
+                    Poll::Ready(Ok(taken)) => {
+                        self.out.advance(taken);
+                        // A head goes out at once or hardly ever: only a body moves.
+                        if self.progress.is_some() {
+                            self.moved = Instant::now();
+                        }
+                    }
                     Poll::Ready(Err(error)) => return Err(Failure::Closed(Some(error))),
                 }
             }
@@ -340,6 +362,16 @@ impl Exchange {
         Failure::Severed(denial)
     }
 
+    /// Ends the connection without a refusal. Of a request with a body the system may still hold a part, which a plain close
+    /// would deliver for as long as the upstream takes to read it: long after a kill that no longer finds the call.
+    fn break_off(&mut self) {
+        if let Some(link) = self.link.take()
+            && self.progress.is_some()
+        {
+            link.lane.abandon();
+        }
+    }
+
     fn arriving(&self) -> bool {
         self.progress.as_ref().is_some_and(|progress| !progress.done())
     }
@@ -351,12 +383,11 @@ impl Exchange {
     /// The answer is complete: the connection goes back to the pool if it can carry another call.
     pub fn finish(&mut self) {
         self.call.set_lane(None);
-        let whole = self.upload.is_none() && self.out.pieces().1 == 0;
-        if let Some(mut link) = self.link.take()
-            && self.lasts
-            && whole
-            && !self.arriving()
-            && self.input.is_empty()
+        let whole = self.upload.is_none() && self.out.is_empty() && !self.arriving();
+        let lasts = self.lasts && whole && self.broken.is_none() && self.input.is_empty();
+        if !lasts {
+            self.break_off();
+        } else if let Some(mut link) = self.link.take()
             && link.lane.refused().is_none()
         {
             link.lane.disarm();
@@ -390,25 +421,31 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        if self.link.is_none() {
+        if self.link.is_none() && self.late.is_none() {
             return Poll::Ready(None);
         }
         self.call.asked(cx);
         if let Some(denial) = self.call.severed() {
             return Poll::Ready(Some(Err(self.sever(denial))));
         }
-        let result = match self.send(cx) {
+        let sent = match self.late.take() {
+            Some(failure) => Err(failure),
+            None if self.apart => Ok(()),
+            None => self.send(cx),
+        };
+        let result = match sent {
             Ok(()) => self.poll_body(cx),
             Err(failure) => Poll::Ready(Err(failure)),
         };
         match result {
             Poll::Ready(Ok(frame)) => Poll::Ready(frame.map(Ok)),
             Poll::Ready(Err(failure)) => {
-                // An upload that its client broke off is no fault of the upstream.
-                if let Failure::Closed(_) | Failure::Breach(_) = failure {
+                // An upload that its client broke off is no fault of the upstream, nor is an end that was ours.
+                let ours = self.link.as_ref().is_none_or(|link| link.lane.is_gone());
+                if !ours && matches!(failure, Failure::Closed(_) | Failure::Breach(_)) {
                     self.call.account().upstream_errors.up();
                 }
-                self.link = None;
+                self.break_off();
                 Poll::Ready(Some(Err(failure)))
             }
             Poll::Pending => {
@@ -416,9 +453,12 @@ impl Exchange {
                 if !self.passed(deadline, cx) {
                     return Poll::Pending;
                 }
-                self.call.account().upstream_errors.up();
-                self.link = None;
-                Poll::Ready(Some(Err(Failure::AnswerTimeout)))
+                let failure = self.too_late();
+                if matches!(failure, Failure::AnswerTimeout) {
+                    self.call.account().upstream_errors.up();
+                }
+                self.break_off();
+                Poll::Ready(Some(Err(failure)))
             }
         }
     }
@@ -520,15 +560,24 @@ impl Exchange {
             }
         }
         let deadlines = &self.worker.plane.deadlines;
-        let (deadline, failure) = if !self.arriving() {
-            (self.moved + duration(deadlines.answer), Failure::AnswerTimeout)
+        let deadline = if !self.arriving() {
+            self.moved + duration(deadlines.answer)
         } else if self.call.is_probe() {
             // Others wait for a probe's outcome: a slow client must not make it last.
-            (self.started + duration(deadlines.answer), Failure::UploadStalled)
+            self.started + duration(deadlines.answer)
         } else {
-            (self.moved + duration(deadlines.body_idle), Failure::UploadStalled)
+            self.moved + duration(deadlines.body_idle)
         };
-        if self.passed(deadline, cx) { Poll::Ready(Err(failure)) } else { Poll::Pending }
+        if self.passed(deadline, cx) { Poll::Ready(Err(self.too_late())) } else { Poll::Pending }
+    }
+
+    /// Whose fault it is that nothing moves: the client's if it owes a part of its body that the upstream would take.
+    fn too_late(&self) -> Failure {
+        if self.arriving() && self.out.is_empty() {
+            Failure::UploadStalled
+        } else {
+            Failure::AnswerTimeout
+        }
     }
 }
 
@@ -577,11 +626,14 @@ pub async fn forward(
         progress,
         out: Outbox { before: head, ..Outbox::default() },
         input: BytesMut::new(),
-        seen: 0,
+        seen: Seen::default(),
         to_head,
         framing: Framing::None,
         lasts: false,
         broken: None,
+        apart: false,
+        late: None,
+        sender: None,
         started: now,
         moved: now,
     });
@@ -590,8 +642,10 @@ pub async fn forward(
         match poll_fn(|cx| exchange.poll_head(cx)).await {
             Ok(head) => {
                 exchange.framing = head.framing;
-                exchange.lasts = head.lasts && exchange.broken.is_none();
-                let fault = head.status.is_server_error();
+                exchange.lasts = head.lasts;
+                // Nobody asked for another protocol.
+                let fault =
+                    head.status.is_server_error() || head.status == StatusCode::SWITCHING_PROTOCOLS;
                 exchange.call.settle(if fault { Outcome::Fault } else { Outcome::Good });
                 exchange.moved = Instant::now();
                 return Ok((head, exchange));
@@ -605,7 +659,12 @@ pub async fn forward(
                 fresh = true;
                 exchange.link = None;
                 match connect(worker, upstream).await {
-                    Ok(link) => exchange.carry(link),
+                    Ok(link) => {
+                        exchange.carry(link);
+                        // The wait for the connection was another deadline's.
+                        exchange.started = Instant::now();
+                        exchange.moved = exchange.started;
+                    }
                     Err(failure) => {
                         exchange.call.settle(Outcome::Fault);
                         return Err(failure);
@@ -614,6 +673,56 @@ pub async fn forward(
             }
             Err(failure) => return Err(end(exchange, failure)),
         }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.break_off();
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
+        }
+    }
+}
+
+impl Exchange {
+    /// Is some of the request still to be sent?
+    #[must_use]
+    pub fn still_sends(&self) -> bool {
+        self.upload.is_some() || !self.out.is_empty()
+    }
+
+    /// Lets a task of its own send the rest of the request. The answer's body is asked for only as fast as the client reads, and a
+    /// client may well read nothing before it has sent everything.
+    #[must_use]
+    pub fn send_apart(mut self: Box<Self>) -> Rc<RefCell<Exchange>> {
+        self.apart = true;
+        let shared = Rc::new(RefCell::new(*self));
+        let weak = Rc::downgrade(&shared);
+        tokio::task::spawn_local(poll_fn(move |cx| match weak.upgrade() {
+            Some(exchange) => exchange.borrow_mut().poll_send(cx),
+            None => Poll::Ready(()),
+        }));
+        shared
+    }
+
+    /// Sends what can be sent; ready once there is no more, for better or worse.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let before = self.moved;
+        if self.link.is_some()
+            && let Err(failure) = self.send(cx)
+        {
+            self.late = Some(failure);
+            self.call.wake();
+        } else if self.link.is_some() && self.still_sends() {
+            if self.moved > before {
+                self.call.is_busy();
+            }
+            self.sender = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        self.apart = false;
+        Poll::Ready(())
     }
 }
 

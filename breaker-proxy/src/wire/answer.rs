@@ -34,21 +34,33 @@ pub struct Head {
     pub lasts: bool,
 }
 
+/// What came of an answer before its final head was whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Bytes that were looked at.
+    bytes: usize,
+    /// Heads before the final one.
+    interim: usize,
+}
+
 /// Takes a head from the bytes at hand; `None` if it is not whole yet. What comes before the final answer (1xx but for 101) is
-/// taken as well. `to_head`: the answer is to a HEAD request. `seen`: how many bytes were looked at before.
+/// taken as well. `to_head`: the answer is to a HEAD request. `seen`: what came of this answer before.
 ///
 /// # Errors
-/// It is no head of an answer.
-pub fn take(input: &mut BytesMut, to_head: bool, seen: &mut usize) -> Result<Option<Head>, Breach> {
-    // Nobody has a reason to say more than a few.
-    for _ in 0..INTERIM_MAX {
-        let Some(length) = end_of_head(input, seen)? else { return Ok(None) };
+/// It is no head of an answer, or one of too many before it.
+pub fn take(input: &mut BytesMut, to_head: bool, seen: &mut Seen) -> Result<Option<Head>, Breach> {
+    loop {
+        let Some(length) = end_of_head(input, &mut seen.bytes)? else { return Ok(None) };
         let head = parse(input.split_to(length).freeze(), to_head)?;
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some(head));
         }
+        // Nobody has a reason to say more than a few, at once or one by one.
+        seen.interim += 1;
+        if seen.interim >= INTERIM_MAX {
+            return Err(Breach::Head);
+        }
     }
-    Err(Breach::Head)
 }
 
 /// Length of the head, its empty line included.
@@ -91,7 +103,10 @@ fn parse(bytes: Bytes, to_head: bool) -> Result<Head, Breach> {
     };
     // Two framings at once are one too many: the connection is not trusted further (RFC 9112, 6.3).
     let twice = said.chunked && said.length.is_some();
-    let lasts = !said.closes && !twice && framing != Framing::Close;
+    // A body is told of where none can be: who knows whether it comes.
+    let impossible =
+        status == StatusCode::NO_CONTENT && (said.chunked || said.length.is_some_and(|n| n > 0));
+    let lasts = !said.closes && !twice && !impossible && framing != Framing::Close;
     let fields = fields(parsed.headers, &bytes, &said, status)?;
     Ok(Head { status, fields, framing, lasts })
 }
@@ -196,7 +211,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn head(text: &str) -> Result<Option<Head>, Breach> {
-        take(&mut BytesMut::from(text), false, &mut 0)
+        take(&mut BytesMut::from(text), false, &mut Seen::default())
     }
 
     fn framing(fields: &str) -> Result<(Framing, bool), Breach> {
@@ -285,12 +300,13 @@ mod tests {
     #[test]
     fn some_answers_have_no_body() {
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-        let head = take(&mut BytesMut::from(text), true, &mut 0).unwrap().unwrap();
+        let head = take(&mut BytesMut::from(text), true, &mut Seen::default()).unwrap().unwrap();
         assert_eq!((head.framing, head.lasts), (Framing::None, true));
         assert_eq!(head.fields[header::CONTENT_LENGTH], "5");
         for (code, told) in [(204, false), (304, true)] {
             let text = format!("HTTP/1.1 {code} X\r\nContent-Length: 5\r\n\r\n");
-            let head = take(&mut BytesMut::from(&*text), false, &mut 0).unwrap().unwrap();
+            let head =
+                take(&mut BytesMut::from(&*text), false, &mut Seen::default()).unwrap().unwrap();
             assert_eq!(head.framing, Framing::None);
             assert_eq!(head.fields.contains_key(header::CONTENT_LENGTH), told);
         }
@@ -312,7 +328,7 @@ mod tests {
     fn interim_answers_are_passed_over() {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab";
         for step in 1..text.len() {
-            let (mut input, mut seen, mut got) = (BytesMut::new(), 0, None);
+            let (mut input, mut seen, mut got) = (BytesMut::new(), Seen::default(), None);
             for piece in text.as_bytes().chunks(step) {
                 input.extend_from_slice(piece);
                 if got.is_none() {

@@ -15,7 +15,7 @@ pub enum Kind {
     Length,
     /// `Expect`: answered by us.
     Expect,
-    /// Tells of the client: ours to write, and never the client's.
+    /// Tells of the client, or may be taken for a field that is not to pass: ours to write, and never the client's.
     Forwarding,
     /// `Cookie`, of which HTTP/1.1 has one.
     Cookie,
@@ -36,14 +36,14 @@ pub fn kind(name: &str) -> Kind {
         "cookie" => Kind::Cookie,
         "forwarded" | "x-real-ip" => Kind::Forwarding,
         _ if name.starts_with("x-forwarded-") => Kind::Forwarding,
-        // As servers see it that turn fields into variables: there `X_Forwarded_For` is `X-Forwarded-For`.
-        _ if name.contains('_') && is_forwarding(&name.replace('_', "-")) => Kind::Forwarding,
+        // As servers see it that turn fields into variables: there `X_Forwarded_For` is `X-Forwarded-For`, and
+        // `Transfer_Encoding` frames.
+        _ if name.contains('_') => match kind(&name.replace('_', "-")) {
+            Kind::EndToEnd => Kind::EndToEnd,
+            _ => Kind::Forwarding,
+        },
         _ => Kind::EndToEnd,
     }
-}
-
-fn is_forwarding(name: &str) -> bool {
-    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
 }
 
 /// The fields that `Connection` takes with it.
@@ -55,7 +55,8 @@ impl Named {
     pub fn of<'a>(values: impl Iterator<Item = &'a [u8]>) -> Named {
         let tokens = values.flat_map(|value| value.split(|&byte| byte == b','));
         let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
-        Named(names.filter(|name| !is_protected(name.as_str())).collect())
+        let names = names.filter(|name| !is_protected(name.as_str()));
+        Named(names.take(NAMED_MAX).collect())
     }
 
     /// Whether it is one of them.
@@ -64,6 +65,10 @@ impl Named {
         self.0.contains(name)
     }
 }
+
+/// Names that are looked at. Every field is compared with each, and a head has no more fields than this to be removed: a list of
+/// thousands only costs time.
+const NAMED_MAX: usize = 128;
 
 /// Fields that may not be removed by naming them in `Connection`.
 fn is_protected(name: &str) -> bool {
@@ -112,5 +117,22 @@ mod tests {
         let has = |name: &'static str| named.has(&HeaderName::from_static(name));
         assert!(has("x-trace") && has("close"));
         assert!(!has("host") && !has("x-forwarded-for") && !has("cookie"));
+    }
+
+    /// Goal: a list without end costs no more than one that names every field a head may have.
+    #[test]
+    fn a_list_of_thousands_was_compared_with_every_field() {
+        let many = (0..10_000).map(|number| format!("x-{number},")).collect::<String>();
+        let named = Named::of(std::iter::once(many.as_bytes()));
+        assert_eq!(named.0.len(), NAMED_MAX);
+    }
+
+    /// Goal: fields that frame or belong to a connection are known in the spelling of variables, too; others stay what they are.
+    #[test]
+    fn underscores_hide_no_field() {
+        for name in ["transfer_encoding", "content_length", "proxy_connection", "keep_alive"] {
+            assert_eq!(kind(name), Kind::Forwarding, "{name}");
+        }
+        assert_eq!(kind("x_te_connection"), Kind::EndToEnd);
     }
 }

@@ -6,6 +6,7 @@
 mod admin;
 #[cfg(test)]
 mod cli;
+mod exchange;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]

@@ -54,6 +54,31 @@ pub(crate) fn h2_get() -> Vec<u8> {
     bytes
 }
 
+/// An HTTP/2 client that starts a POST and sends `half` of its body on stream 1.
+pub(crate) fn h2_half_upload() -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    // As in `h2_get`, but POST, and the stream does not end here.
+    let block = [0x83, 0x86, 0x84, 0x41, 0x01, b'a'];
+    bytes.extend([0, 0, 6, 1, 4, 0, 0, 0, 1]);
+    bytes.extend(block);
+    bytes.extend([0, 0, 4, 0, 0, 0, 0, 0, 1]);
+    bytes.extend(b"half");
+    bytes
+}
+
+/// Takes stream 1 back, with a code of RFC 9113, 7.
+pub(crate) fn h2_reset(code: u8) -> [u8; 13] {
+    [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, code]
+}
+
+/// Makes room for so many bytes on a stream, or with 0 on the connection.
+pub(crate) fn h2_window(stream: u8, room: u32) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 4, 8, 0, 0, 0, 0, stream];
+    bytes.extend(room.to_be_bytes());
+    bytes
+}
+
 impl H2 {
     pub(crate) fn connect(address: SocketAddr) -> H2 {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();

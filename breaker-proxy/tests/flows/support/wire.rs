@@ -225,6 +225,25 @@ impl Wire {
         self.stream.set_read_timeout(Some(LIMIT)).unwrap();
     }
 
+    /// Reads to the end: whether that is a reset, and not a plain end.
+    pub(crate) fn ends_by_reset(&mut self) -> bool {
+        loop {
+            match self.stream.read(&mut [0u8; 4096]) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) => {
+                    ended(&error);
+                    return error.kind() == ErrorKind::ConnectionReset;
+                }
+            }
+        }
+    }
+
+    /// How many bytes have come and were not read, 64 MiB at most.
+    pub(crate) fn at_hand(&self) -> usize {
+        self.stream.peek(&mut vec![0u8; 64 * 1024 * 1024]).unwrap()
+    }
+
     /// The connection ends, and nothing comes before.
     pub(crate) fn assert_ends(&mut self) {
         let rest = self.rest();
