@@ -10,6 +10,7 @@ pub mod lane;
 pub mod names;
 pub mod peer;
 pub mod reply;
+pub mod upload;
 pub mod upstream;
 
 use crate::config::{Bounds, Deadlines, Wire};

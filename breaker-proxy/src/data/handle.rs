@@ -1,11 +1,12 @@
 //! The life of a request, top to bottom: read, route, key, decide, send, answer; it parses no bytes and opens no socket.
 
 use super::Worker;
-use super::body::{Reply, Upload};
+use super::body::Reply;
 use super::flight::Call;
 use super::peer::Peer;
 use super::reply;
 use super::reply::Invalid;
+use super::upload::Upload;
 use super::upstream::{Exchange, Outgoing, forward};
 use crate::keys;
 use crate::path;

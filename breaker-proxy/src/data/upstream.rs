@@ -4,9 +4,9 @@
 //! hand bytes to and fro. Idle connections wait in a plain list of their worker.
 
 use super::Worker;
-use super::body::{Progress, Upload, UploadFailure};
 use super::flight::Call;
 use super::lane::Lane;
+use super::upload::{Progress, Upload, UploadFailure};
 use crate::config::Upstream;
 use crate::wire::answer::{self, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
