@@ -28,7 +28,7 @@ struct Numbers([(u64, u64); 2]);
 /// Integers and Strings", 2015). It is strongly universal: two labels that were chosen without sight of the secrets meet with a
 /// probability of 2^-64, whatever they look like. The sums are then permuted as numbers are, which hides what they were.
 ///
-/// SipHash, of which no such thing is proven, takes three times as long for an account's name.
+/// SipHash, of which no such thing is proven, takes longer for an account's name; it serves labels beyond.
 struct Labels {
     lengths: [u128; WORDS * WORD + 1],
     words: [u128; WORDS],

@@ -36,7 +36,6 @@ impl std::error::Error for UploadFailure {}
 pub struct Progress {
     last: Cell<Instant>,
     done: Cell<bool>,
-    failure: Cell<Option<UploadFailure>>,
 }
 
 impl Progress {
@@ -50,12 +49,6 @@ impl Progress {
     #[must_use]
     pub fn done(&self) -> bool {
         self.done.get()
-    }
-
-    /// What went wrong with it.
-    #[must_use]
-    pub fn failure(&self) -> Option<UploadFailure> {
-        self.failure.get()
     }
 }
 
@@ -78,11 +71,7 @@ impl Upload {
         if body.is_end_stream() {
             return Upload { inner: None, left: 0, progress: None, told };
         }
-        let progress = Progress {
-            last: Cell::new(Instant::now()),
-            done: Cell::new(false),
-            failure: Cell::new(None),
-        };
+        let progress = Progress { last: Cell::new(Instant::now()), done: Cell::new(false) };
         Upload {
             inner: Some(body),
             left: most.unwrap_or(u64::MAX),
@@ -113,7 +102,6 @@ impl Upload {
         self.inner = None;
         if let Some(progress) = &self.progress {
             progress.done.set(true);
-            progress.failure.set(Some(failure));
         }
         Poll::Ready(Some(Err(failure)))
     }

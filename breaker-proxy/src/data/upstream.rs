@@ -86,8 +86,11 @@ pub struct Pools {
 }
 
 impl Pools {
+    /// An idle connection that its upstream has not ended yet.
     fn take(&self, upstream: usize) -> Option<Link> {
-        self.idle.borrow_mut().get_mut(upstream)?.pop()
+        let mut idle = self.idle.borrow_mut();
+        let list = idle.get_mut(upstream)?;
+        std::iter::from_fn(|| list.pop()).find(|link| link.lane.is_quiet())
     }
 
     fn put(&self, link: Link) {
@@ -603,7 +606,7 @@ pub async fn forward(
     let Outgoing { head, body, framing, to_head, again } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
-    let spare = worker.pools.take_quiet(upstream);
+    let spare = worker.pools.take(upstream);
     let mut fresh = spare.is_none();
     let link = match spare {
         Some(link) => link,
@@ -724,9 +727,7 @@ impl Exchange {
         self.apart = false;
         Poll::Ready(())
     }
-}
 
-impl Exchange {
     /// Puts the call on a connection. From here to its first write there is no await.
     fn carry(&mut self, link: Link) {
         link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
@@ -748,18 +749,6 @@ fn end(mut exchange: Box<Exchange>, failure: Failure) -> Failure {
         _ => {}
     }
     failure
-}
-
-impl Pools {
-    /// An idle connection that its upstream has not ended yet.
-    fn take_quiet(&self, upstream: usize) -> Option<Link> {
-        while let Some(link) = self.take(upstream) {
-            if link.lane.is_quiet() {
-                return Some(link);
-            }
-        }
-        None
-    }
 }
 
 async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Link, Failure> {
