@@ -4,6 +4,7 @@
 //! hand bytes to and fro. Idle connections wait in a plain list of their worker.
 
 use super::Worker;
+use super::alarm::Alarm;
 use super::flight::Call;
 use super::lane::Lane;
 use super::upload::{Progress, Upload, UploadFailure};
@@ -24,7 +25,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 /// Idle connections kept for one upstream by one worker.
 const IDLE_MAX: usize = 512;
@@ -126,35 +127,6 @@ pub struct Link {
     lane: Rc<Lane>,
     alarm: Alarm,
     idle_since: Instant,
-}
-
-/// A deadline that moves with every phase but is put into the runtime's timer only when it must be.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-    armed: Instant,
-}
-
-impl Alarm {
-    fn new(at: Instant) -> Alarm {
-        Alarm { sleep: Box::pin(sleep_until(at)), armed: at }
-    }
-
-    /// Has `deadline` passed? Wakes the task when it does.
-    fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        if deadline < self.armed {
-            self.sleep.as_mut().reset(deadline);
-            self.armed = deadline;
-        }
-        // An alarm armed for an earlier phase rings too soon: then it is set anew, once.
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return true;
-            }
-            self.sleep.as_mut().reset(deadline);
-            self.armed = deadline;
-        }
-        false
-    }
 }
 
 /// A request as it is sent.

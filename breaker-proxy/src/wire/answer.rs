@@ -173,7 +173,7 @@ fn fields(
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Breach::Head)?;
         // A server's word of whom it takes the client for is its own affair: only what is of the connection stays behind.
         if matches!(kind(name.as_str()), Kind::Hop | Kind::Connection | Kind::Length)
-            || said.named.as_ref().is_some_and(|named| named.has(&name))
+            || said.named.as_ref().is_some_and(|named| named.has(name.as_str()))
         {
             continue;
         }
