@@ -9,6 +9,7 @@ pub mod front;
 pub mod handle;
 pub mod lane;
 pub mod names;
+pub mod outbox;
 pub mod peer;
 pub mod reply;
 pub mod upload;

@@ -4,7 +4,9 @@ pub mod answer;
 pub mod asked;
 pub mod chunks;
 pub mod fields;
+pub mod head;
 pub mod request;
+pub mod said;
 
 use std::fmt;
 

@@ -7,6 +7,7 @@ use super::Worker;
 use super::alarm::Alarm;
 use super::flight::Call;
 use super::lane::Lane;
+use super::outbox::Outbox;
 use super::upload::{Progress, Upload, UploadFailure};
 use crate::config::Upstream;
 use crate::wire::answer::{self, Framing, Head, Seen};
@@ -143,59 +144,6 @@ pub struct Outgoing {
     pub again: bool,
 }
 
-/// Bytes on their way to the upstream: what stands before the data (the head, or a chunk's size), the data, what stands behind.
-#[derive(Default)]
-struct Outbox {
-    before: Vec<u8>,
-    written: usize,
-    data: Bytes,
-    behind: &'static [u8],
-}
-
-impl Outbox {
-    /// What is left, as up to three pieces.
-    fn pieces(&self) -> ([io::IoSlice<'_>; 3], usize) {
-        let before = self.before.get(self.written..).unwrap_or(&[]);
-        let mut pieces = [io::IoSlice::new(&[]); 3];
-        let mut used = 0;
-        for piece in [before, &self.data, self.behind] {
-            if !piece.is_empty()
-                && let Some(slot) = pieces.get_mut(used)
-            {
-                *slot = io::IoSlice::new(piece);
-                used += 1;
-            }
-        }
-        (pieces, used)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.pieces().1 == 0
-    }
-
-    /// The first so many bytes of what was left are gone.
-    fn advance(&mut self, taken: usize) {
-        let before = self.before.len().saturating_sub(self.written).min(taken);
-        self.written += before;
-        let data = self.data.len().min(taken - before);
-        let _ = self.data.split_to(data);
-        let behind = (taken - before - data).min(self.behind.len());
-        self.behind = self.behind.get(behind..).unwrap_or(&[]);
-    }
-
-    /// A frame of the body.
-    fn frame(&mut self, data: Bytes, chunked: bool) {
-        if chunked {
-            self.before.clear();
-            self.written = 0;
-            // Writing to a vector does not fail.
-            let _ = io::Write::write_fmt(&mut self.before, format_args!("{:x}\r\n", data.len()));
-            self.behind = b"\r\n";
-        }
-        self.data = data;
-    }
-}
-
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
 pub struct Exchange {
     worker: Rc<Worker>,
@@ -298,7 +246,7 @@ impl Exchange {
                 Poll::Ready(None) => {
                     self.upload = None;
                     if self.chunked {
-                        self.out.behind = b"0\r\n\r\n";
+                        self.out.end_chunks();
                     }
                 }
             }
@@ -369,7 +317,7 @@ impl Exchange {
             link.idle_since = self.moved;
             self.worker.pools.put(link);
         }
-        self.worker.give_spare(std::mem::take(&mut self.out.before));
+        self.worker.give_spare(std::mem::take(&mut self.out).into_spare());
     }
 
     /// Whether the whole body has come.
@@ -599,7 +547,7 @@ pub async fn forward(
         upload: progress.is_some().then_some(body),
         chunked: framing == wire::request::Framing::Chunked,
         progress,
-        out: Outbox { before: head, ..Outbox::default() },
+        out: Outbox::new(head),
         input: BytesMut::new(),
         seen: Seen::default(),
         to_head,
@@ -705,7 +653,7 @@ impl Exchange {
         link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
         self.call.set_lane(Some(&link.lane));
         self.link = Some(link);
-        self.out.written = 0;
+        self.out.rewind();
     }
 }
 

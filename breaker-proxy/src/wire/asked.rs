@@ -61,6 +61,11 @@ pub struct Line {
 }
 
 impl<'a> Lines<'a> {
+    /// All of them: name and value.
+    pub fn iter(self) -> impl Iterator<Item = (&'a str, &'a [u8])> + Clone {
+        self.lines.iter().map(move |line| self.field(line))
+    }
+
     fn field(self, line: &Line) -> (&'a str, &'a [u8]) {
         let piece = |(from, to): (usize, usize)| self.text.get(from..to).unwrap_or(&[]);
         // A name is of ASCII alone, or it would not have been taken for one.
@@ -76,9 +81,7 @@ impl<'a> Fields<'a> {
             Fields::Lines(lines) => (None, Some(lines)),
         };
         let map = map.into_iter().flatten().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let lines = lines
-            .into_iter()
-            .flat_map(|lines| lines.lines.iter().map(move |line| lines.field(line)));
+        let lines = lines.into_iter().flat_map(Lines::iter);
         map.chain(lines)
     }
 
@@ -90,8 +93,8 @@ impl<'a> Fields<'a> {
         };
         let map = map.into_iter().flatten().map(HeaderValue::as_bytes);
         let lines = lines.into_iter().flat_map(move |lines| {
-            let fields = lines.lines.iter().map(move |line| lines.field(line));
-            fields.filter(move |(own, _)| *own == name.as_str()).map(|(_, value)| value)
+            let own = lines.iter().filter(move |(own, _)| *own == name.as_str());
+            own.map(|(_, value)| value)
         });
         map.chain(lines)
     }
