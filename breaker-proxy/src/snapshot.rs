@@ -4,7 +4,10 @@ use crate::config::{Config, Upstream};
 use crate::keys::{self, KeyPlan};
 use crate::router::Router;
 use arc_swap::ArcSwap;
-use breaker_core::{Breaker, Level, Policy, PolicyError, RouteId, Scope};
+use breaker_core::{
+    Breaker, DetectorKind, DetectorSpec, KeyHash, Level, Policy, PolicyError, PolicySpec, RouteId,
+    RouteSpec, Scope, ScopeSpec, Span,
+};
 
 /// Rules and routes of one configuration, immutable.
 pub struct Snapshot {
@@ -30,6 +33,12 @@ pub struct Plan {
     pub upstream: usize,
     /// Where the call's keys come from, in the order of the policy's dimensions.
     pub keys: Vec<KeyPlan>,
+    /// An answer whose head takes longer is slow.
+    pub slow: Option<Span>,
+    /// A detector of its lineage looks for repetition.
+    pub prints: bool,
+    /// A detector may trip one of its keys at any time, not only at a call: their labels must be known by then.
+    pub learns: bool,
 }
 
 /// The snapshot in force.
@@ -45,6 +54,48 @@ impl Current {
     /// The snapshot in force now. Not to be held across an await.
     pub fn load(&self) -> arc_swap::Guard<std::sync::Arc<Snapshot>> {
         self.0.load()
+    }
+}
+
+impl Plan {
+    /// The fingerprint of a call, if a detector wants it and all that makes the call is known; `body` is `None` where it is not.
+    #[must_use]
+    pub fn print(
+        &self,
+        breaker: &Breaker,
+        method: &[u8],
+        path: &str,
+        query: Option<&str>,
+        body: Option<&[u8]>,
+    ) -> Option<KeyHash> {
+        let body = body.filter(|_| self.prints)?;
+        // No query is not an empty one.
+        let (asked, query) = query.map_or((&b""[..], ""), |query| (&b"?"[..], query));
+        let fields = [method, path.as_bytes(), asked, query.as_bytes(), body];
+        Some(breaker.fingerprint(&fields))
+    }
+}
+
+/// The detectors that calls of one route are judged by: those of its scopes, and those of its keys.
+struct Judged<'c> {
+    scopes: [Option<&'c ScopeSpec>; 3],
+}
+
+impl<'c> Judged<'c> {
+    fn of(spec: &'c PolicySpec, route: &'c RouteSpec) -> Judged<'c> {
+        let group = spec.groups.iter().find(|group| group.name == route.group);
+        let scopes = [Some(&spec.global), group.map(|group| &group.scope), Some(&route.scope)];
+        Judged { scopes }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &'c DetectorSpec> {
+        let scopes = self.scopes.into_iter().flatten();
+        scopes.flat_map(|scope| &scope.keys).flat_map(|key| &key.detectors)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'c DetectorSpec> {
+        let scopes = self.scopes.into_iter().flatten();
+        scopes.flat_map(|scope| &scope.detectors).chain(self.keys())
     }
 }
 
@@ -80,7 +131,8 @@ impl Snapshot {
         let policy = breaker.compile(&config.policy)?;
         let mut upstreams: Vec<Upstream> = Vec::new();
         let mut plans = Vec::with_capacity(config.routes.len());
-        for ((route, scope), configured) in policy.routes().zip(&config.routes) {
+        let specs = config.routes.iter().zip(&config.policy.routes);
+        for ((route, scope), (configured, spec)) in policy.routes().zip(specs) {
             let upstream = upstreams
                 .iter()
                 .position(|known| *known == configured.upstream)
@@ -111,7 +163,18 @@ impl Snapshot {
                     })
                 })
                 .collect();
-            plans.push(Plan { route, scope: scope.clone(), upstream, keys });
+            let judged = Judged::of(&config.policy, spec);
+            plans.push(Plan {
+                route,
+                scope: scope.clone(),
+                upstream,
+                keys,
+                slow: configured.slow,
+                prints: judged
+                    .all()
+                    .any(|detector| matches!(detector.kind, DetectorKind::Repeat(_))),
+                learns: judged.keys().next().is_some(),
+            });
         }
         let matches: Vec<_> = config
             .routes

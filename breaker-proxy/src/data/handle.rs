@@ -120,6 +120,12 @@ pub fn decide(
             return Err(reply::invalid(&Invalid::Key(error)));
         }
     };
+    let whole = (framing == Framing::None).then_some(&b""[..]);
+    let method = head.method.as_str().as_bytes();
+    let call = match plan.print(plane.breaker, method, &canonical, head.query, whole) {
+        Some(print) => call.with_fingerprint(print),
+        None => call,
+    };
     match plane.breaker.admit(&snapshot.policy, call, plane.clock.mono()) {
         Verdict::Deny(denial) => {
             if matches!(denial.cause, breaker_core::Cause::Limit(_)) {
@@ -134,6 +140,11 @@ pub fn decide(
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
                 learn(worker, plan, head, peer, &denial);
+            }
+            if plan.learns {
+                keys::each_label(&plan.keys, head.fields, peer.ip, |_, label| {
+                    plane.names.learn(plane.breaker.hash(label), label);
+                });
             }
             // An HTTP/2 connection carries other answers too.
             let client = (!head.http2).then(|| Rc::clone(peer));

@@ -13,7 +13,7 @@ use crate::config::Upstream;
 use crate::wire::answer::{self, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
-use breaker_core::{Denial, Outcome, Span};
+use breaker_core::{Denial, Span};
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 use hyper::body::{Frame, SizeHint};
@@ -536,7 +536,7 @@ pub async fn forward(
             Ok(link) => link,
             Err(failure) => {
                 let mut call = call;
-                call.settle(Outcome::Fault);
+                call.failed(class_of(&failure));
                 return Err(failure);
             }
         },
@@ -571,7 +571,7 @@ pub async fn forward(
                 // Nobody asked for another protocol.
                 let fault =
                     head.status.is_server_error() || head.status == StatusCode::SWITCHING_PROTOCOLS;
-                exchange.call.settle(if fault { Outcome::Fault } else { Outcome::Good });
+                exchange.call.answered(head.status, fault);
                 exchange.moved = Instant::now();
                 return Ok((head, exchange));
             }
@@ -591,7 +591,7 @@ pub async fn forward(
                         exchange.moved = exchange.started;
                     }
                     Err(failure) => {
-                        exchange.call.settle(Outcome::Fault);
+                        exchange.call.failed(class_of(&failure));
                         return Err(failure);
                     }
                 }
@@ -664,13 +664,21 @@ fn end(mut exchange: Box<Exchange>, failure: Failure) -> Failure {
     match failure {
         Failure::AnswerTimeout | Failure::Closed(_) | Failure::Breach(_) => {
             exchange.call.account().upstream_errors.up();
-            exchange.call.settle(Outcome::Fault);
+            exchange.call.failed(class_of(&failure));
         }
         Failure::Severed(denial) => return exchange.sever(denial),
         // A client's slow or broken upload is no fault of the upstream.
         _ => {}
     }
     failure
+}
+
+/// The kind of a failure, as the status that tells of it.
+fn class_of(failure: &Failure) -> StatusCode {
+    match failure {
+        Failure::ConnectTimeout | Failure::AnswerTimeout => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_GATEWAY,
+    }
 }
 
 async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Link, Failure> {
