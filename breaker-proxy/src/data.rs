@@ -1,5 +1,6 @@
 //! The data plane: all that a request may see; it knows neither ledger, journal, config file nor admin.
 
+pub mod alarm;
 pub mod body;
 pub mod counts;
 pub mod doors;
@@ -8,6 +9,7 @@ pub mod front;
 pub mod handle;
 pub mod lane;
 pub mod names;
+pub mod outbox;
 pub mod peer;
 pub mod reply;
 pub mod upload;

@@ -12,13 +12,13 @@ use crate::keys;
 use crate::path;
 use crate::snapshot::{Plan, Snapshot};
 use crate::wire::answer::Head;
+use crate::wire::asked::Asked;
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Verdict};
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderName};
-use hyper::http::request::Parts;
+use hyper::header::HeaderName;
 use hyper::http::uri::Authority;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub async fn handle(
     let (to_head, to_get) = (head.method == Method::HEAD, head.method == Method::GET);
     let body = Upload::new(body, head.version, worker.plane.bounds.body_bytes);
     let framing = body.framing();
-    let (call, upstream, head) = match decide(&worker, &peer, head, framing) {
+    let (call, upstream, head) = match decide(&worker, &peer, &Asked::of(&head), framing) {
         Ok(sent) => sent,
         Err(response) => return response,
     };
@@ -54,13 +54,13 @@ pub async fn handle(
 
 /// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
 #[expect(clippy::result_large_err, reason = "an answer is made once and moved once")]
-fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -> Decision {
+fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &Asked<'_>, framing: Framing) -> Decision {
     let plane = worker.plane;
     let current = plane.current.load();
     let snapshot: &Snapshot = &current;
     let nowhere = &worker.shard.nowhere;
 
-    let (host, canonical) = match target(&head, peer) {
+    let (host, canonical) = match target(head, peer) {
         Ok(target) => target,
         Err(why) => {
             nowhere.offered.up();
@@ -85,13 +85,13 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -
         return Err(reply::invalid(&Invalid::TooLarge));
     }
     if snapshot.policy.class(plan.route) == Class::Reducing
-        && OVERRIDES.iter().any(|name| head.headers.contains_key(name))
+        && OVERRIDES.iter().any(|name| head.fields.has(name))
     {
         account.invalid.up();
         return Err(reply::invalid(&Invalid::Override));
     }
     let call = breaker_core::Call::new(plan.route);
-    let call = match keys::read(plane.breaker, &plan.keys, &head.headers, peer.ip, call) {
+    let call = match keys::read(plane.breaker, &plan.keys, head.fields, peer.ip, call) {
         Ok(call) => call,
         Err(error) => {
             account.invalid.up();
@@ -105,16 +105,16 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -
             } else {
                 account.halted.up();
             }
-            learn(worker, plan, &head, peer, &denial);
+            learn(worker, plan, head, peer, &denial);
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
         Verdict::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
-                learn(worker, plan, &head, peer, &denial);
+                learn(worker, plan, head, peer, &denial);
             }
             // An HTTP/2 connection carries other answers too.
-            let client = (head.version != Version::HTTP_2).then(|| Rc::clone(peer));
+            let client = (!head.http2).then(|| Rc::clone(peer));
             let (pass, ticket) = (permit.pass(), permit.detach());
             let kept = Arc::clone(&current);
             let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client);
@@ -127,7 +127,7 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -
                 peer: peer.ip,
                 peer_text: &peer.text,
             };
-            request::write(&mut out, &head, &ours);
+            request::write(&mut out, head, &ours);
             Ok((call, plan.upstream, out))
         }
     }
@@ -142,9 +142,9 @@ const OVERRIDES: [HeaderName; 3] = [
 ];
 
 /// Remembers the label of the key a denial speaks of, and tells the sweeper if a gate moved.
-fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: &Peer, denial: &Denial) {
+fn learn(worker: &Worker, plan: &Plan, head: &Asked<'_>, peer: &Peer, denial: &Denial) {
     if let Some((dimension, key)) = denial.place.key {
-        keys::each_label(&plan.keys, &head.headers, peer.ip, |index, label| {
+        keys::each_label(&plan.keys, head.fields, peer.ip, |index, label| {
             if index == dimension {
                 worker.plane.names.learn(key, label);
             }
@@ -156,25 +156,21 @@ fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: &Peer, denial: &Denia
 }
 
 /// The host and the canonical path of a request, or what is wrong with them.
-fn target<'a>(head: &'a Parts, peer: &Peer) -> Result<(Authority, Cow<'a, str>), Invalid> {
+fn target<'a>(head: &Asked<'a>, peer: &Peer) -> Result<(Authority, Cow<'a, str>), Invalid> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Invalid::Method);
     }
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let (named, second) = (hosts.next(), hosts.next());
-    if second.is_some() {
+    let (hosts, named) = head.fields.host();
+    if hosts > 1 {
         return Err(Invalid::Host);
     }
     // The authority of the target replaces Host (RFC 9112, 3.2.2).
-    let host = match (head.uri.authority(), named) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(named)) => peer.host(named.as_bytes()).ok_or(Invalid::Host)?,
-        (None, None) => return Err(Invalid::Host),
-    };
+    let named = head.authority.map(str::as_bytes).or(named).ok_or(Invalid::Host)?;
+    let host = peer.host(named).ok_or(Invalid::Host)?;
     if host.as_str().contains('@') || host.host().is_empty() || !has_good_port(&host) {
         return Err(Invalid::Host);
     }
-    let path = path::canonical(head.uri.path()).map_err(Invalid::Path)?;
+    let path = path::canonical(head.path).map_err(Invalid::Path)?;
     Ok((host, path))
 }
 

@@ -4,8 +4,10 @@
 //! hand bytes to and fro. Idle connections wait in a plain list of their worker.
 
 use super::Worker;
+use super::alarm::Alarm;
 use super::flight::Call;
 use super::lane::Lane;
+use super::outbox::Outbox;
 use super::upload::{Progress, Upload, UploadFailure};
 use crate::config::Upstream;
 use crate::wire::answer::{self, Framing, Head, Seen};
@@ -24,7 +26,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 /// Idle connections kept for one upstream by one worker.
 const IDLE_MAX: usize = 512;
@@ -128,35 +130,6 @@ pub struct Link {
     idle_since: Instant,
 }
 
-/// A deadline that moves with every phase but is put into the runtime's timer only when it must be.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-    armed: Instant,
-}
-
-impl Alarm {
-    fn new(at: Instant) -> Alarm {
-        Alarm { sleep: Box::pin(sleep_until(at)), armed: at }
-    }
-
-    /// Has `deadline` passed? Wakes the task when it does.
-    fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        if deadline < self.armed {
-            self.sleep.as_mut().reset(deadline);
-            self.armed = deadline;
-        }
-        // An alarm armed for an earlier phase rings too soon: then it is set anew, once.
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return true;
-            }
-            self.sleep.as_mut().reset(deadline);
-            self.armed = deadline;
-        }
-        false
-    }
-}
-
 /// A request as it is sent.
 pub struct Outgoing {
     /// Its head, whole.
@@ -169,59 +142,6 @@ pub struct Outgoing {
     pub to_head: bool,
     /// May be sent again if nothing of it was.
     pub again: bool,
-}
-
-/// Bytes on their way to the upstream: what stands before the data (the head, or a chunk's size), the data, what stands behind.
-#[derive(Default)]
-struct Outbox {
-    before: Vec<u8>,
-    written: usize,
-    data: Bytes,
-    behind: &'static [u8],
-}
-
-impl Outbox {
-    /// What is left, as up to three pieces.
-    fn pieces(&self) -> ([io::IoSlice<'_>; 3], usize) {
-        let before = self.before.get(self.written..).unwrap_or(&[]);
-        let mut pieces = [io::IoSlice::new(&[]); 3];
-        let mut used = 0;
-        for piece in [before, &self.data, self.behind] {
-            if !piece.is_empty()
-                && let Some(slot) = pieces.get_mut(used)
-            {
-                *slot = io::IoSlice::new(piece);
-                used += 1;
-            }
-        }
-        (pieces, used)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.pieces().1 == 0
-    }
-
-    /// The first so many bytes of what was left are gone.
-    fn advance(&mut self, taken: usize) {
-        let before = self.before.len().saturating_sub(self.written).min(taken);
-        self.written += before;
-        let data = self.data.len().min(taken - before);
-        let _ = self.data.split_to(data);
-        let behind = (taken - before - data).min(self.behind.len());
-        self.behind = self.behind.get(behind..).unwrap_or(&[]);
-    }
-
-    /// A frame of the body.
-    fn frame(&mut self, data: Bytes, chunked: bool) {
-        if chunked {
-            self.before.clear();
-            self.written = 0;
-            // Writing to a vector does not fail.
-            let _ = io::Write::write_fmt(&mut self.before, format_args!("{:x}\r\n", data.len()));
-            self.behind = b"\r\n";
-        }
-        self.data = data;
-    }
 }
 
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
@@ -326,7 +246,7 @@ impl Exchange {
                 Poll::Ready(None) => {
                     self.upload = None;
                     if self.chunked {
-                        self.out.behind = b"0\r\n\r\n";
+                        self.out.end_chunks();
                     }
                 }
             }
@@ -397,7 +317,7 @@ impl Exchange {
             link.idle_since = self.moved;
             self.worker.pools.put(link);
         }
-        self.worker.give_spare(std::mem::take(&mut self.out.before));
+        self.worker.give_spare(std::mem::take(&mut self.out).into_spare());
     }
 
     /// Whether the whole body has come.
@@ -627,7 +547,7 @@ pub async fn forward(
         upload: progress.is_some().then_some(body),
         chunked: framing == wire::request::Framing::Chunked,
         progress,
-        out: Outbox { before: head, ..Outbox::default() },
+        out: Outbox::new(head),
         input: BytesMut::new(),
         seen: Seen::default(),
         to_head,
@@ -733,7 +653,7 @@ impl Exchange {
         link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
         self.call.set_lane(Some(&link.lane));
         self.link = Some(link);
-        self.out.written = 0;
+        self.out.rewind();
     }
 }
 
