@@ -53,6 +53,8 @@ pub struct State {
     pub dir: PathBuf,
     /// Refuse to start on a directory without a journal.
     pub required: bool,
+    /// How often limits and what detectors learned are saved while it runs.
+    pub save_every: Span,
 }
 
 /// Access to the admin plane.
@@ -152,6 +154,8 @@ pub struct Route {
     pub matches: Match,
     /// Where they go.
     pub upstream: Upstream,
+    /// An answer whose head takes longer is slow; `None`: none is.
+    pub slow: Option<Span>,
     /// Sources of the route's keys, in the order of its spec.
     pub keys: Vec<KeySource>,
 }
