@@ -4,14 +4,14 @@
 //! and only then is the data port bound.
 
 use crate::admin::{self, Admin, auth::Token};
-use crate::config::{Config, Upstream};
+use crate::config::Config;
 use crate::control::ledger::{Kill, Ledger, Replay, Restored};
 use crate::control::record::Record;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
 use crate::data::names::Names;
-use crate::data::{Plane, Worker, front};
+use crate::data::{Plane, Worker, front, link};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
 use crate::ports::{Clock, SystemClock};
@@ -212,7 +212,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         tripped: restored.tripped,
         torn,
     };
-    let needs_origin = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
+    let needs_origin = config.routes.iter().any(|route| route.upstream.is_built_in());
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
     let routes = snapshot.plans.len();
     let (doors, arrivals) = Doors::new(facts.workers);
@@ -230,6 +230,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         draining: AtomicBool::new(false),
         connections: AtomicU64::new(0),
         doors: Box::leak(Box::new(doors)),
+        bells: (0..facts.workers).map(|_| Notify::new()).collect(),
         origin: origin.as_ref().map(Origin::address),
     }));
 
@@ -321,7 +322,7 @@ fn roomy(
         let seed = seed().map_err(StartError::System)?;
         let breaker: &'static Breaker =
             Box::leak(Box::new(Breaker::new(Capacity { scopes: SCOPES, keys }, seed)));
-        let snapshot = match Snapshot::build(config, breaker, 1) {
+        let snapshot = match Snapshot::build(config, breaker, 1, workers(config), &[]) {
             Ok(snapshot) => snapshot,
             // The tables would be too large: what was wrong with the smaller ones is what to tell.
             Err(errors) => return Err(crowded.unwrap_or(StartError::Policy(errors))),
@@ -537,6 +538,7 @@ fn start_worker(
                 }
             };
             let accepting = tokio::task::spawn_local(front::accept(Rc::clone(&worker), listener, arrivals));
+            let tending = tokio::task::spawn_local(link::answer_bell(Rc::clone(&worker)));
             let _ = ready.send(Ok(()));
             let mut tick = interval(TICK);
             loop {
@@ -563,6 +565,7 @@ fn start_worker(
                     () = sleep(Duration::from_millis(5)) => {}
                 }
             }
+            tending.abort();
             worker.pools.clear();
         });
         })?;

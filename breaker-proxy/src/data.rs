@@ -3,11 +3,14 @@
 pub mod body;
 pub mod counts;
 pub mod doors;
+pub mod endpoint;
 pub mod flight;
 pub mod front;
 pub mod handle;
 pub mod lane;
+pub mod link;
 pub mod names;
+pub mod outbox;
 pub mod peer;
 pub mod reply;
 pub mod upload;
@@ -65,6 +68,8 @@ pub struct Plane {
     pub connections: AtomicU64,
     /// The ways in to the workers.
     pub doors: &'static Doors,
+    /// One bell for each worker: rung when another waits for a connection to an endpoint that it may hold idle.
+    pub bells: Box<[Notify]>,
     /// The address of the built-in origin, where a route uses it.
     pub origin: Option<std::net::SocketAddr>,
 }
@@ -94,8 +99,8 @@ pub struct Worker {
     pub shard: &'static Shard,
     /// Its mark.
     pub sender: Sender<'static>,
-    /// Idle upstream connections, by upstream.
-    pub pools: upstream::Pools,
+    /// Idle upstream connections, and who waits for one.
+    pub pools: link::Pools,
     /// Its calls in flight.
     pub flights: RefCell<flight::Flights>,
     /// Its client connections.
@@ -147,7 +152,7 @@ impl Worker {
             index,
             shard: plane.shards.get(index)?,
             sender: plane.senders.sender(index)?,
-            pools: upstream::Pools::default(),
+            pools: link::Pools::default(),
             flights: RefCell::default(),
             open: front::Open::default(),
             second: Cell::new(0),

@@ -1,10 +1,12 @@
 //! One policy with the router that leads to it, swapped whole; it decides nothing.
 
-use crate::config::{Config, Upstream};
+use crate::config::Config;
+use crate::data::endpoint::Upstream;
 use crate::keys::{self, KeyPlan};
 use crate::router::Router;
 use arc_swap::ArcSwap;
 use breaker_core::{Breaker, Level, Policy, PolicyError, RouteId, Scope};
+use std::sync::Arc;
 
 /// Rules and routes of one configuration, immutable.
 pub struct Snapshot {
@@ -17,7 +19,7 @@ pub struct Snapshot {
     /// What the data plane does for each route, in the order of the policy's routes.
     pub plans: Vec<Plan>,
     /// Distinct upstreams; plans point into it.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
 }
 
 /// What the data plane does for one route.
@@ -43,7 +45,7 @@ impl Current {
     }
 
     /// The snapshot in force now. Not to be held across an await.
-    pub fn load(&self) -> arc_swap::Guard<std::sync::Arc<Snapshot>> {
+    pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
     }
 }
@@ -68,7 +70,8 @@ impl Snapshot {
         parent.key(dimension, &label).ok()
     }
 
-    /// Compiles a configuration into rules and routes.
+    /// Compiles a configuration into rules and routes, for so many workers. Of the upstreams that are `known`, those that are configured
+    /// alike go on as they are, with their connections and marks.
     ///
     /// # Errors
     /// All errors of the policy at once, each with its path.
@@ -76,16 +79,18 @@ impl Snapshot {
         config: &Config,
         breaker: &Breaker,
         serial: u64,
+        workers: usize,
+        known: &[Arc<Upstream>],
     ) -> Result<Snapshot, Vec<PolicyError>> {
         let policy = breaker.compile(&config.policy)?;
-        let mut upstreams: Vec<Upstream> = Vec::new();
+        let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
         let mut plans = Vec::with_capacity(config.routes.len());
         for ((route, scope), configured) in policy.routes().zip(&config.routes) {
             let upstream = upstreams
                 .iter()
-                .position(|known| *known == configured.upstream)
+                .position(|known| *known.spec() == configured.upstream)
                 .unwrap_or_else(|| {
-                    upstreams.push(configured.upstream.clone());
+                    upstreams.push(Upstream::build(&configured.upstream, workers, known));
                     upstreams.len() - 1
                 });
             let group = config

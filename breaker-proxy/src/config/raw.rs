@@ -36,6 +36,7 @@ pub(super) const ROOT: Shape = Shape {
         "wire",
         "global",
         "groups",
+        "upstreams",
         "routes",
     ],
 };
@@ -53,6 +54,11 @@ pub(super) const GLOBAL: Shape =
     Shape { name: "global", keys: &["limit", "recover", "mode", "keys"] };
 pub(super) const GROUP: Shape =
     Shape { name: "groups", keys: &["name", "limit", "recover", "mode", "keys"] };
+pub(super) const UPSTREAM: Shape =
+    Shape { name: "upstreams", keys: &["name", "endpoints", "connections", "queue", "mark_down"] };
+pub(super) const QUEUE: Shape = Shape { name: "queue", keys: &["calls", "wait"] };
+pub(super) const MARK_DOWN: Shape =
+    Shape { name: "mark_down", keys: &["after", "hold", "at_most"] };
 pub(super) const ROUTE: Shape = Shape {
     name: "routes",
     keys: &["name", "group", "match", "upstream", "class", "limit", "recover", "mode", "keys"],
@@ -68,8 +74,8 @@ pub(super) const RECOVER: Shape = Shape { name: "recover", keys: &["probes", "af
 /// Every kind of table there is.
 #[cfg(test)]
 pub(super) const SHAPES: &[Shape] = &[
-    ROOT, LISTEN, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, ROUTE, MATCH, KEY, FROM,
-    LIMIT, RECOVER,
+    ROOT, LISTEN, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE, MARK_DOWN,
+    ROUTE, MATCH, KEY, FROM, LIMIT, RECOVER,
 ];
 
 /// Collects every error of one reading, and knows the environment.

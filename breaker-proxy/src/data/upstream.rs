@@ -1,13 +1,13 @@
-//! Upstream connections and the one exchange each carries at a time; it neither routes nor decides.
+//! The one exchange that an upstream connection carries at a time; it neither routes nor decides, and makes no connection.
 //!
 //! An exchange is driven by the future (and then the body) of the very call it serves: there is no task of its own to
-//! hand bytes to and fro. Idle connections wait in a plain list of their worker.
+//! hand bytes to and fro.
 
 use super::Worker;
 use super::flight::Call;
-use super::lane::Lane;
+use super::link::{self, Link};
+use super::outbox::Outbox;
 use super::upload::{Progress, Upload, UploadFailure};
-use crate::config::Upstream;
 use crate::wire::answer::{self, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
@@ -23,14 +23,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
-
-/// Idle connections kept for one upstream by one worker.
-const IDLE_MAX: usize = 512;
-
-/// An idle connection older than this is dropped: most servers do so themselves soon after.
-const IDLE_AGE: Duration = Duration::from_secs(50);
+use tokio::time::Instant;
 
 /// Bytes of an answer's body that are read at once, at most.
 const READ_MAX: usize = 64 * 1024;
@@ -47,6 +40,8 @@ pub enum Failure {
     Connect(io::Error),
     /// No connection was made in time.
     ConnectTimeout,
+    /// As many connections as there may be, and no room in the queue, or no end of the wait.
+    Busy,
     /// No answer came in time.
     AnswerTimeout,
     /// The client stopped sending its body.
@@ -68,6 +63,7 @@ impl fmt::Display for Failure {
             Failure::Severed(_) => f.write_str("a kill ended the call"),
             Failure::Connect(error) => write!(f, "the upstream could not be reached: {error}"),
             Failure::ConnectTimeout => f.write_str("the upstream could not be reached in time"),
+            Failure::Busy => f.write_str("the upstream has as many calls as it may have"),
             Failure::AnswerTimeout => f.write_str("the upstream did not answer in time"),
             Failure::UploadStalled => f.write_str("the request body stopped arriving"),
             Failure::UploadTooLarge => f.write_str("the request body is larger than allowed"),
@@ -76,84 +72,6 @@ impl fmt::Display for Failure {
             Failure::Closed(Some(error)) => write!(f, "the upstream ended the exchange: {error}"),
             Failure::Breach(breach) => write!(f, "the upstream broke the exchange: {breach}"),
         }
-    }
-}
-
-/// The idle connections of one worker, by index of the upstream.
-#[derive(Default)]
-pub struct Pools {
-    idle: RefCell<Vec<Vec<Link>>>,
-}
-
-impl Pools {
-    /// An idle connection that its upstream has not ended yet.
-    fn take(&self, upstream: usize) -> Option<Link> {
-        let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(upstream)?;
-        std::iter::from_fn(|| list.pop()).find(|link| link.lane.is_quiet())
-    }
-
-    fn put(&self, link: Link) {
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() <= link.upstream {
-            idle.resize_with(link.upstream + 1, Vec::new);
-        }
-        if let Some(list) = idle.get_mut(link.upstream)
-            && list.len() < IDLE_MAX
-        {
-            list.push(link);
-        }
-    }
-
-    /// Drops all of them. Each holds its worker, so that neither would ever end by itself.
-    pub fn clear(&self) {
-        self.idle.take();
-    }
-
-    /// Drops idle connections that are old or that their upstream has ended.
-    pub fn reap(&self, now: Instant) {
-        for list in self.idle.borrow_mut().iter_mut() {
-            list.retain(|link| {
-                now.duration_since(link.idle_since) < IDLE_AGE && link.lane.is_quiet()
-            });
-        }
-    }
-}
-
-/// One upstream connection.
-pub struct Link {
-    upstream: usize,
-    lane: Rc<Lane>,
-    alarm: Alarm,
-    idle_since: Instant,
-}
-
-/// A deadline that moves with every phase but is put into the runtime's timer only when it must be.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-    armed: Instant,
-}
-
-impl Alarm {
-    fn new(at: Instant) -> Alarm {
-        Alarm { sleep: Box::pin(sleep_until(at)), armed: at }
-    }
-
-    /// Has `deadline` passed? Wakes the task when it does.
-    fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        if deadline < self.armed {
-            self.sleep.as_mut().reset(deadline);
-            self.armed = deadline;
-        }
-        // An alarm armed for an earlier phase rings too soon: then it is set anew, once.
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return true;
-            }
-            self.sleep.as_mut().reset(deadline);
-            self.armed = deadline;
-        }
-        false
     }
 }
 
@@ -171,63 +89,12 @@ pub struct Outgoing {
     pub again: bool,
 }
 
-/// Bytes on their way to the upstream: what stands before the data (the head, or a chunk's size), the data, what stands behind.
-#[derive(Default)]
-struct Outbox {
-    before: Vec<u8>,
-    written: usize,
-    data: Bytes,
-    behind: &'static [u8],
-}
-
-impl Outbox {
-    /// What is left, as up to three pieces.
-    fn pieces(&self) -> ([io::IoSlice<'_>; 3], usize) {
-        let before = self.before.get(self.written..).unwrap_or(&[]);
-        let mut pieces = [io::IoSlice::new(&[]); 3];
-        let mut used = 0;
-        for piece in [before, &self.data, self.behind] {
-            if !piece.is_empty()
-                && let Some(slot) = pieces.get_mut(used)
-            {
-                *slot = io::IoSlice::new(piece);
-                used += 1;
-            }
-        }
-        (pieces, used)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.pieces().1 == 0
-    }
-
-    /// The first so many bytes of what was left are gone.
-    fn advance(&mut self, taken: usize) {
-        let before = self.before.len().saturating_sub(self.written).min(taken);
-        self.written += before;
-        let data = self.data.len().min(taken - before);
-        let _ = self.data.split_to(data);
-        let behind = (taken - before - data).min(self.behind.len());
-        self.behind = self.behind.get(behind..).unwrap_or(&[]);
-    }
-
-    /// A frame of the body.
-    fn frame(&mut self, data: Bytes, chunked: bool) {
-        if chunked {
-            self.before.clear();
-            self.written = 0;
-            // Writing to a vector does not fail.
-            let _ = io::Write::write_fmt(&mut self.before, format_args!("{:x}\r\n", data.len()));
-            self.behind = b"\r\n";
-        }
-        self.data = data;
-    }
-}
-
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
 pub struct Exchange {
     worker: Rc<Worker>,
     call: Call,
+    /// Index of the upstream in the call's own snapshot.
+    upstream: usize,
     link: Option<Link>,
     /// What of the request is still to come from the client.
     upload: Option<Upload>,
@@ -326,7 +193,7 @@ impl Exchange {
                 Poll::Ready(None) => {
                     self.upload = None;
                     if self.chunked {
-                        self.out.behind = b"0\r\n\r\n";
+                        self.out.last_chunk();
                     }
                 }
             }
@@ -380,7 +247,7 @@ impl Exchange {
     }
 
     fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        self.link.as_mut().is_some_and(|link| link.alarm.passed(deadline, cx))
+        self.link.as_mut().is_some_and(|link| link.passed(deadline, cx))
     }
 
     /// The answer is complete: the connection goes back to the pool if it can carry another call.
@@ -390,14 +257,13 @@ impl Exchange {
         let lasts = self.lasts && whole && self.broken.is_none() && self.input.is_empty();
         if !lasts {
             self.break_off();
-        } else if let Some(mut link) = self.link.take()
+        } else if let Some(link) = self.link.take()
             && link.lane.refused().is_none()
         {
             link.lane.disarm();
-            link.idle_since = self.moved;
-            self.worker.pools.put(link);
+            self.worker.pools.put(link, self.moved);
         }
-        self.worker.give_spare(std::mem::take(&mut self.out.before));
+        self.worker.give_spare(self.out.take_head());
     }
 
     /// Whether the whole body has come.
@@ -606,28 +472,21 @@ pub async fn forward(
     let Outgoing { head, body, framing, to_head, again } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
-    let spare = worker.pools.take(upstream);
-    let mut fresh = spare.is_none();
-    let link = match spare {
-        Some(link) => link,
-        None => match connect(worker, upstream).await {
-            Ok(link) => link,
-            Err(failure) => {
-                let mut call = call;
-                call.settle(Outcome::Fault);
-                return Err(failure);
-            }
-        },
+    let mut fresh = false;
+    let link = match obtain(worker, &call, upstream, &mut fresh).await {
+        Ok(link) => link,
+        Err(failure) => return Err(unreached(call, failure)),
     };
     let now = Instant::now();
     let mut exchange = Box::new(Exchange {
         worker: Rc::clone(worker),
         call,
+        upstream,
         link: None,
         upload: progress.is_some().then_some(body),
         chunked: framing == wire::request::Framing::Chunked,
         progress,
-        out: Outbox { before: head, ..Outbox::default() },
+        out: Outbox::new(head),
         input: BytesMut::new(),
         seen: Seen::default(),
         to_head,
@@ -650,6 +509,7 @@ pub async fn forward(
                 let fault =
                     head.status.is_server_error() || head.status == StatusCode::SWITCHING_PROTOCOLS;
                 exchange.call.settle(if fault { Outcome::Fault } else { Outcome::Good });
+                exchange.answered();
                 exchange.moved = Instant::now();
                 return Ok((head, exchange));
             }
@@ -661,15 +521,21 @@ pub async fn forward(
                 worker.shard.resent.up();
                 fresh = true;
                 exchange.link = None;
-                match connect(worker, upstream).await {
+                match obtain(worker, &exchange.call, upstream, &mut fresh).await {
                     Ok(link) => {
                         exchange.carry(link);
                         // The wait for the connection was another deadline's.
                         exchange.started = Instant::now();
                         exchange.moved = exchange.started;
                     }
+                    Err(Failure::Halted(denial)) => {
+                        exchange.call.halted();
+                        return Err(Failure::Halted(denial));
+                    }
                     Err(failure) => {
-                        exchange.call.settle(Outcome::Fault);
+                        if !matches!(failure, Failure::Busy) {
+                            exchange.call.settle(Outcome::Fault);
+                        }
                         return Err(failure);
                     }
                 }
@@ -733,12 +599,58 @@ impl Exchange {
         link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
         self.call.set_lane(Some(&link.lane));
         self.link = Some(link);
-        self.out.written = 0;
+        self.out.rewind();
     }
+
+    /// The endpoint answered.
+    fn answered(&self) {
+        if let (Some(link), Some(upstream)) = (&self.link, self.call.upstream(self.upstream)) {
+            upstream.answered(link.endpoint());
+        }
+    }
+
+    /// The endpoint did not answer in time.
+    fn unanswered(&self) {
+        if let (Some(link), Some(upstream)) = (&self.link, self.call.upstream(self.upstream)) {
+            upstream.failed(link.endpoint(), link.is_trial(), self.worker.plane.clock.mono());
+        }
+    }
+}
+
+/// A connection for a call: an idle one unless it must be `fresh`, and whether it is.
+async fn obtain(
+    worker: &Rc<Worker>,
+    call: &Call,
+    upstream: usize,
+    fresh: &mut bool,
+) -> Result<Link, Failure> {
+    let nowhere = || Failure::Connect(io::Error::other("the route has no upstream"));
+    let upstream = call.upstream(upstream).ok_or_else(nowhere)?;
+    let first = upstream.pick(|| worker.plane.clock.mono(), &[]).ok_or_else(nowhere)?;
+    if !*fresh && let Some(link) = worker.pools.take(first) {
+        return Ok(link);
+    }
+    *fresh = true;
+    // Rare and large: it must not be part of every call's own future.
+    Box::pin(link::reach(worker, call, upstream, first)).await
+}
+
+/// Counts a call that never had a connection.
+fn unreached(mut call: Call, failure: Failure) -> Failure {
+    match failure {
+        Failure::Halted(_) => call.halted(),
+        // What we refuse by a bound of our own is no fault of the upstream.
+        Failure::Busy => {}
+        _ => call.settle(Outcome::Fault),
+    }
+    failure
 }
 
 /// Counts a call that was sent but got no answer, and tells the gates whose fault it was.
 fn end(mut exchange: Box<Exchange>, failure: Failure) -> Failure {
+    if matches!(failure, Failure::AnswerTimeout) {
+        exchange.unanswered();
+    }
     match failure {
         Failure::AnswerTimeout | Failure::Closed(_) | Failure::Breach(_) => {
             exchange.call.account().upstream_errors.up();
@@ -749,30 +661,6 @@ fn end(mut exchange: Box<Exchange>, failure: Failure) -> Failure {
         _ => {}
     }
     failure
-}
-
-async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Link, Failure> {
-    let target = worker.plane.current.load().upstreams.get(upstream).cloned();
-    let limit = duration(worker.plane.deadlines.connect);
-    let stream = timeout(limit, async {
-        match target {
-            Some(Upstream::BuiltIn) => match worker.plane.origin {
-                Some(address) => TcpStream::connect(address).await,
-                None => Err(io::Error::other("the built-in origin is not running")),
-            },
-            Some(Upstream::Http { host, port }) => TcpStream::connect((host.as_str(), port)).await,
-            None => Err(io::Error::other("the route was taken away")),
-        }
-    })
-    .await
-    .map_err(|_| Failure::ConnectTimeout)?
-    .map_err(Failure::Connect)?;
-    stream.set_nodelay(true).map_err(Failure::Connect)?;
-    worker.shard.connects.up();
-    let lane = Lane::new(Rc::clone(worker), stream);
-    let now = Instant::now();
-    let alarm = Alarm::new(now + duration(worker.plane.deadlines.answer));
-    Ok(Link { upstream, lane, alarm, idle_since: now })
 }
 
 /// A span for the runtime's timers.
