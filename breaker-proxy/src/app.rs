@@ -11,10 +11,10 @@ use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
 use crate::data::names::Names;
-use crate::data::{Plane, Worker, front, link};
+use crate::data::{Plane, Worker, front, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
-use crate::ports::{Clock, SystemClock};
+use crate::ports::{Clock, Ports, SystemClock, SystemResolver};
 use crate::snapshot::{Current, Snapshot};
 use crate::state::{StateDir, StateError};
 use breaker_core::{
@@ -179,14 +179,16 @@ pub struct Stopped {
 /// # Errors
 /// Why it did not start; nothing is bound then.
 pub fn start(config: Config) -> Result<Running, StartError> {
-    start_with(config, Box::leak(Box::new(SystemClock::new())))
+    let clock = Box::leak(Box::new(SystemClock::new()));
+    start_with(config, Ports { clock, resolver: &SystemResolver })
 }
 
-/// Starts a proxy with a given clock.
+/// Starts a proxy with given doors to the outside.
 ///
 /// # Errors
 /// As [`start`].
-pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, StartError> {
+pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
+    let Ports { clock, resolver } = ports;
     // Know: state, journal, rules, kills.
     let state = StateDir::take(&config.state)?;
     let (token, token_file) = state.token(&config.admin.token)?;
@@ -221,6 +223,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         senders: Box::leak(Box::new(Senders::new(facts.workers))),
         current: Current::new(snapshot),
         clock,
+        resolver,
         names,
         nudge: Notify::new(),
         shards: (0..facts.workers).map(|_| Shard::new(routes)).collect(),
@@ -549,7 +552,12 @@ fn start_worker(
                         // The order may have stopped waiting: the calls are woken all the same.
                         let _ = answer.send(found);
                     }
-                    _ = tick.tick() => worker.tick(),
+                    _ = tick.tick() => {
+                        worker.tick();
+                        if index == 0 {
+                            resolve::refresh(&worker);
+                        }
+                    }
                     _ = stopping.changed() => break,
                 }
             }

@@ -13,11 +13,12 @@ pub mod names;
 pub mod outbox;
 pub mod peer;
 pub mod reply;
+pub mod resolve;
 pub mod upload;
 pub mod upstream;
 
 use crate::config::{Bounds, Deadlines, Wire};
-use crate::ports::Clock;
+use crate::ports::{Clock, Resolver};
 use crate::snapshot::Current;
 use breaker_core::{Breaker, Sender, Senders};
 use counts::Shard;
@@ -50,6 +51,8 @@ pub struct Plane {
     pub current: Current,
     /// The clock.
     pub clock: &'static dyn Clock,
+    /// Finds the addresses of upstreams.
+    pub resolver: &'static dyn Resolver,
     /// Labels of keys and ids of kills, for answers and status.
     pub names: Names,
     /// Tells the sweeper that a gate moved; it has no content.

@@ -114,6 +114,11 @@ fn endpoints(snapshot: &Snapshot) {
                 .absolute(endpoint.times_marked_down());
             gauge!("breaker_endpoint_in_flight", &labels)
                 .set(as_gauge(endpoint.sum(|tally| tally.in_flight.get())));
+            let addresses = endpoint.addresses();
+            counter!("breaker_endpoint_lookup_failures_total", &labels)
+                .absolute(addresses.failures());
+            gauge!("breaker_endpoint_addresses", &labels)
+                .set(as_gauge(u64::try_from(addresses.count()).unwrap_or(0)));
             gauge!("breaker_endpoint_up", &labels).set(if endpoint.is_marked_down() {
                 0.0
             } else {
@@ -179,6 +184,11 @@ fn describe() {
         "breaker_endpoint_marked_down_total",
         "how often each endpoint was marked down, failed trials included"
     );
+    describe_counter!(
+        "breaker_endpoint_lookup_failures_total",
+        "attempts to resolve an endpoint's name that found nothing; the last good answer stays"
+    );
+    describe_gauge!("breaker_endpoint_addresses", "addresses that an endpoint's name leads to");
     describe_gauge!("breaker_endpoint_in_flight", "calls that each endpoint has");
     describe_gauge!("breaker_endpoint_up", "0: marked down");
     describe_gauge!("breaker_connections", "client connections");

@@ -54,8 +54,10 @@ pub(super) const GLOBAL: Shape =
     Shape { name: "global", keys: &["limit", "recover", "mode", "keys"] };
 pub(super) const GROUP: Shape =
     Shape { name: "groups", keys: &["name", "limit", "recover", "mode", "keys"] };
-pub(super) const UPSTREAM: Shape =
-    Shape { name: "upstreams", keys: &["name", "endpoints", "connections", "queue", "mark_down"] };
+pub(super) const UPSTREAM: Shape = Shape {
+    name: "upstreams",
+    keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh"],
+};
 pub(super) const QUEUE: Shape = Shape { name: "queue", keys: &["calls", "wait"] };
 pub(super) const MARK_DOWN: Shape =
     Shape { name: "mark_down", keys: &["after", "hold", "at_most"] };

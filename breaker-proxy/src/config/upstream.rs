@@ -16,6 +16,8 @@ pub struct Upstream {
     pub queue: Queue,
     /// When an endpoint that fails is left alone.
     pub mark_down: MarkDown,
+    /// How long the addresses of a name are taken for good.
+    pub dns_refresh: Span,
 }
 
 impl Upstream {
@@ -32,6 +34,7 @@ impl Upstream {
                 hold: Span::from_secs(1),
                 at_most: Span::from_secs(60),
             },
+            dns_refresh: Span::from_secs(30),
         }
     }
 

@@ -2,6 +2,7 @@
 //! it opens no connection.
 
 use super::counts::Count;
+use super::resolve::Addresses;
 use crate::config::upstream::{self as config, MarkDown, Queue};
 use breaker_core::{Mono, Span};
 use parking_lot::Mutex;
@@ -25,6 +26,7 @@ pub struct Upstream {
 pub struct Endpoint {
     target: config::Endpoint,
     label: String,
+    addresses: Addresses,
     slot: Slot,
     tallies: Box<[Tally]>,
     mark: Mark,
@@ -85,6 +87,7 @@ impl Upstream {
             Arc::new(Endpoint {
                 target: target.clone(),
                 label: target.to_string(),
+                addresses: Addresses::of(target),
                 slot: Slot::take(),
                 tallies: (0..workers).map(|_| Tally::default()).collect(),
                 mark: Mark::default(),
@@ -234,6 +237,12 @@ impl Endpoint {
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Where a worker keeps its idle connections. No other endpoint has this number while any connection of this one is left.

@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +34,9 @@ const IDLE_AGE: Duration = Duration::from_secs(50);
 /// Endpoints that one call tries to reach. Nothing of it was sent to any but the last.
 const TRIES: usize = 3;
 
+/// Addresses of one name that a call tries to reach.
+const ADDRESS_TRIES: usize = 4;
+
 /// Of so many connections that come free, one goes to whoever waits longest on any worker, and not to who waits on its own.
 const SHARED_TURN: u32 = 16;
 
@@ -43,6 +47,9 @@ pub struct Link {
     is_busy: bool,
     /// The call it carries finds out whether the endpoint is back.
     is_trial: bool,
+    /// The server's address, and the list of addresses in which it was last seen.
+    address: SocketAddr,
+    serial: u32,
     /// Its socket.
     pub lane: Rc<Lane>,
     alarm: Alarm,
@@ -65,6 +72,21 @@ impl Link {
     /// Has `deadline` passed? Wakes the task when it does.
     pub fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
         self.alarm.passed(deadline, cx)
+    }
+
+    /// Is its server still one of the endpoint's? If not, it carries its call to the end, and no other.
+    fn is_listed(&mut self) -> bool {
+        let addresses = self.endpoint.addresses();
+        let serial = addresses.serial();
+        if serial != self.serial && addresses.has(self.address) {
+            self.serial = serial;
+        }
+        serial == self.serial
+    }
+
+    /// Could it carry a call now?
+    fn is_good(&mut self) -> bool {
+        self.is_listed() && self.lane.is_quiet()
     }
 
     /// It carries a call from now on.
@@ -143,7 +165,8 @@ impl Pools {
     pub fn take(&self, pick: Pick<'_>) -> Option<Link> {
         let mut shelves = self.shelves.borrow_mut();
         let idle = &mut shelves.get_mut(pick.endpoint.slot())?.idle;
-        let mut link = std::iter::from_fn(|| idle.pop()).find(|link| link.lane.is_quiet())?;
+        let mut link = std::iter::from_fn(|| idle.pop())
+            .find_map(|mut link| link.is_good().then_some(link))?;
         debug_assert!(Arc::ptr_eq(&link.endpoint, pick.endpoint), "a slot is one endpoint's");
         link.begin(pick.is_trial);
         Some(link)
@@ -152,6 +175,9 @@ impl Pools {
     /// Keeps a connection whose call has ended, or hands it to a call that waits.
     pub fn put(&self, mut link: Link, now: Instant) {
         link.rest();
+        if !link.is_listed() {
+            return;
+        }
         link.idle_since = now;
         let mut shelves = self.shelves.borrow_mut();
         let Some(shelf) = shelf(&mut shelves, link.endpoint.slot()) else { return };
@@ -186,8 +212,8 @@ impl Pools {
     /// Drops idle connections that are old or that their upstream has ended.
     pub fn reap(&self, now: Instant) {
         for shelf in self.shelves.borrow_mut().iter_mut() {
-            shelf.idle.retain(|link| {
-                now.duration_since(link.idle_since) < IDLE_AGE && link.lane.is_quiet()
+            shelf.idle.retain_mut(|link| {
+                now.duration_since(link.idle_since) < IDLE_AGE && link.is_good()
             });
         }
     }
@@ -257,9 +283,9 @@ pub async fn reach(
         let limit = duration(worker.plane.deadlines.connect);
         let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
         let failure = match dial(worker, pick.endpoint, deadline).await {
-            Ok(lane) => {
+            Ok(dialled) => {
                 drop(load);
-                let link = place.link(worker, lane, pick.is_trial);
+                let link = place.link(worker, dialled, pick.is_trial);
                 return link.ok_or(Failure::Busy);
             }
             Err(failure) => failure,
@@ -299,12 +325,20 @@ struct Place(Option<Arc<Endpoint>>);
 
 impl Place {
     /// The connection that has it from now on; it carries this call.
-    fn link(mut self, worker: &Worker, lane: Rc<Lane>, is_trial: bool) -> Option<Link> {
+    fn link(mut self, worker: &Rc<Worker>, dialled: Dialled, is_trial: bool) -> Option<Link> {
         let endpoint = self.0.take()?;
         let now = Instant::now();
-        let alarm = Alarm::new(now + duration(worker.plane.deadlines.answer));
-        let (is_busy, worker) = (false, worker.index);
-        let mut link = Link { endpoint, worker, is_busy, is_trial, lane, alarm, idle_since: now };
+        let mut link = Link {
+            endpoint,
+            worker: worker.index,
+            is_busy: false,
+            is_trial,
+            address: dialled.address,
+            serial: dialled.serial,
+            lane: Lane::new(Rc::clone(worker), dialled.stream),
+            alarm: Alarm::new(now + duration(worker.plane.deadlines.answer)),
+            idle_since: now,
+        };
         link.begin(is_trial);
         Some(link)
     }
@@ -351,9 +385,9 @@ async fn room(
         tokio::select! {
             biased;
             denial = refused(call) => return Err(Failure::Halted(denial)),
-            Ok(link) = handed => {
+            Ok(mut link) = handed => {
                 // One that its upstream ended just now makes room by being dropped.
-                if link.lane.is_quiet() {
+                if link.is_good() {
                     return Ok(Room::Handed(link));
                 }
             }
@@ -375,30 +409,58 @@ async fn refused(call: &Call) -> Denial {
     .await
 }
 
+/// A connection that was just made.
+struct Dialled {
+    stream: TcpStream,
+    address: SocketAddr,
+    /// The list of addresses that it was taken from.
+    serial: u32,
+}
+
 /// Makes a connection.
 async fn dial(
     worker: &Rc<Worker>,
     endpoint: &Endpoint,
     deadline: Instant,
-) -> Result<Rc<Lane>, Failure> {
-    let stream = timeout_at(deadline, async {
-        match endpoint.target() {
-            config::Endpoint::BuiltIn => match worker.plane.origin {
-                Some(address) => TcpStream::connect(address).await,
-                None => Err(io::Error::other("the built-in origin is not running")),
-            },
-            config::Endpoint::Http { host, port } => {
-                TcpStream::connect((host.as_str(), *port)).await
-            }
+) -> Result<Dialled, Failure> {
+    let serial = endpoint.addresses().serial();
+    let (stream, address) = match endpoint.target() {
+        config::Endpoint::BuiltIn => {
+            let stopped = || Failure::Connect(io::Error::other("it is not running"));
+            let address = worker.plane.origin.ok_or_else(stopped)?;
+            (connect(address, deadline).await?, address)
         }
-    })
-    .await
-    .map_err(|_| Failure::ConnectTimeout)?
-    .map_err(Failure::Connect)?;
+        config::Endpoint::Http { .. } => {
+            let list = timeout_at(deadline, endpoint.addresses().list()).await;
+            let list = list.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)?;
+            any(&list, deadline).await?
+        }
+    };
     stream.set_nodelay(true).map_err(Failure::Connect)?;
     worker.shard.connects.up();
     count(worker, endpoint, |tally| &tally.connects);
-    Ok(Lane::new(Rc::clone(worker), stream))
+    Ok(Dialled { stream, address, serial })
+}
+
+/// A connection to the first of the addresses that takes one. Each has its share of the time that is left, so that one which is
+/// silent leaves some for the others.
+async fn any(list: &[SocketAddr], deadline: Instant) -> Result<(TcpStream, SocketAddr), Failure> {
+    let mut last = Failure::Connect(io::Error::other("there is no address"));
+    for (left, address) in (1..=ADDRESS_TRIES.min(list.len())).rev().zip(list) {
+        let now = Instant::now();
+        let share = deadline.saturating_duration_since(now);
+        let share = share.checked_div(u32::try_from(left).unwrap_or(1)).unwrap_or(share);
+        match connect(*address, now + share).await {
+            Ok(stream) => return Ok((stream, *address)),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
+}
+
+async fn connect(address: SocketAddr, deadline: Instant) -> Result<TcpStream, Failure> {
+    let stream = timeout_at(deadline, TcpStream::connect(address)).await;
+    stream.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)
 }
 
 fn count(worker: &Worker, endpoint: &Endpoint, which: fn(&Tally) -> &Count) {

@@ -4,6 +4,9 @@ use super::support::upstream::{Serving, Upstream};
 use super::support::wire::Wire;
 use super::support::{Proxy, Setup, eventually};
 use breaker_core::Span;
+use breaker_proxy::ports::Resolver;
+use parking_lot::Mutex;
+use std::io;
 use std::net::SocketAddr;
 
 /// One route to an upstream `u` of these endpoints.
@@ -260,4 +263,103 @@ fn clients_that_leave_the_queue_leave_no_trace() {
     assert_eq!(last.answer().text(), "ok");
     upstream.assert_nobody();
     assert_eq!(proxy.finish()["failed"], 9);
+}
+
+/// Knows one name, and says of it what the test says.
+struct Names(Mutex<io::Result<Vec<SocketAddr>>>);
+
+impl Names {
+    fn new(first: SocketAddr) -> &'static Names {
+        Box::leak(Box::new(Names(Mutex::new(Ok(vec![first])))))
+    }
+
+    fn set(&self, answer: io::Result<Vec<SocketAddr>>) {
+        *self.0.lock() = answer;
+    }
+}
+
+impl Resolver for Names {
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        assert_eq!((host, port), ("inside.example", 80));
+        match &*self.0.lock() {
+            Ok(list) => Ok(list.clone()),
+            Err(error) => Err(io::Error::from(error.kind())),
+        }
+    }
+}
+
+fn to_name() -> Setup {
+    Setup::new(
+        "[[upstreams]]\nname = \"u\"\nendpoints = \"http://inside.example\"\ndns_refresh = \"1s\"\n\
+         [[routes]]\nname = \"api\"\nmatch = { path = \"/{*rest}\" }\nupstream = \"u\"\n"
+            .to_owned(),
+    )
+}
+
+/// Goal: a name that leads elsewhere from now on is followed: new calls go there, idle connections to the old place are closed,
+/// and a call that is under way there comes to its end. A resolver that fails changes nothing.
+#[test]
+fn a_name_is_followed() {
+    let (old, new) = (Upstream::start(), Upstream::start());
+    let names = Names::new(old.address());
+    let proxy = to_name().start_with_names(names);
+    let mut held = ask(&proxy, "/held");
+    let mut exchange = old.accept();
+    exchange.request();
+    let mut other = ask(&proxy, "/idle");
+    let mut idle = old.accept();
+    idle.request();
+    idle.reply("ok");
+    assert_eq!(other.answer().text(), "ok");
+    names.set(Err(io::ErrorKind::TimedOut.into()));
+    eventually("a failure of the resolver", || {
+        (proxy.metric("breaker_endpoint_lookup_failures_total") > 0.0).then_some(())
+    });
+    other.send("GET /still HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(idle.request().head.word(1), "/still");
+    idle.reply("ok");
+    assert_eq!(other.answer().text(), "ok");
+    names.set(Ok(vec![new.address(), new.address()]));
+    eventually("the new addresses", || {
+        (proxy.metric("breaker_endpoint_addresses") == 2.0).then_some(())
+    });
+    other.send("GET /moved HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut moved = new.accept();
+    assert_eq!(moved.request().head.word(1), "/moved");
+    moved.reply("ok");
+    assert_eq!(other.answer().text(), "ok");
+    idle.assert_ends();
+    exchange.reply("to the end");
+    assert_eq!(held.answer().text(), "to the end");
+    exchange.assert_ends();
+    proxy.finish();
+}
+
+/// Goal: a name that leads nowhere is 502 and not a wait, and is found once it leads somewhere.
+#[test]
+fn a_name_that_leads_nowhere_is_told() {
+    let upstream = Serving::ok();
+    let names = Names::new(upstream.address());
+    names.set(Err(io::ErrorKind::NotFound.into()));
+    let proxy = to_name().start_with_names(names);
+    let answer = proxy.get("");
+    assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream-unreachable"));
+    names.set(Ok(vec![upstream.address()]));
+    eventually("an answer", || (proxy.get("").status() == 200).then_some(()));
+    proxy.finish();
+}
+
+/// Goal: of several addresses those that take no connection are passed over.
+#[test]
+fn addresses_that_are_dead_are_passed_over() {
+    let upstream = Serving::ok();
+    let dead = Upstream::start().close();
+    let names = Names::new(upstream.address());
+    names.set(Ok(vec![dead, dead, upstream.address()]));
+    let proxy = to_name().start_with_names(names);
+    for _ in 0..6 {
+        assert_eq!(proxy.get("Connection: close\r\n").status(), 200);
+    }
+    assert_eq!(proxy.metric("breaker_endpoint_connect_failures_total"), 0.0);
+    proxy.finish();
 }

@@ -5,6 +5,7 @@ use super::super::upstream::{Endpoint, MarkDown, Queue, Upstream};
 use super::super::value::{Flaw, flaw, parse_deadline, parse_endpoint, parse_hold};
 use super::super::{ConfigError, Listen};
 use super::{judged, name};
+use breaker_core::Span;
 use std::net::{IpAddr, SocketAddr};
 
 /// Endpoints of one upstream.
@@ -125,6 +126,9 @@ fn settings(upstream: &mut Upstream, section: &mut Section, report: &mut Report<
     let small = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
     let connections = small(section.whole("connections", 1, MAX_CONNECTIONS, report));
     upstream.connections = connections.unwrap_or(upstream.connections);
+    let refresh = section.quantity("dns_refresh", "30s", report);
+    let refresh = refresh.and_then(|text| judged(&text, parse_refresh, report));
+    upstream.dns_refresh = refresh.unwrap_or(upstream.dns_refresh);
     if let Some(mut table) = section.section("queue", QUEUE, report) {
         let Queue { calls, wait } = &mut upstream.queue;
         *calls = small(table.whole("calls", 0, MAX_CONNECTIONS, report)).unwrap_or(*calls);
@@ -146,6 +150,13 @@ fn settings(upstream: &mut Upstream, section: &mut Section, report: &mut Report<
             }
             *at_most = *hold;
         }
+    }
+}
+
+fn parse_refresh(text: &str) -> Result<Span, Flaw> {
+    match parse_deadline(text)? {
+        span if span < Span::from_secs(1) => flaw("is too often", "use at least 1s"),
+        span => Ok(span),
     }
 }
 
@@ -255,7 +266,7 @@ mod tests {
     fn every_key_of_an_upstream_arrives() {
         let found = upstream(
             "[[upstreams]]\nname = \"u\"\nendpoints = [\"http://a\", \"http://b\"]\nconnections = 7\n\
-             queue = { calls = 0, wait = \"5ms\" }\nmark_down = { after = 9, hold = \"2s\", at_most = \"8s\" }",
+             queue = { calls = 0, wait = \"5ms\" }\nmark_down = { after = 9, hold = \"2s\", at_most = \"8s\" }\ndns_refresh = \"1s\"",
             "\"u\"",
         );
         assert_eq!(found.connections, 7);
