@@ -4,17 +4,17 @@
 //! and only then is the data port bound.
 
 use crate::admin::{self, Admin, auth::Token};
-use crate::config::{Config, Upstream};
+use crate::config::Config;
 use crate::control::ledger::{Kill, Ledger, Replay, Restored};
 use crate::control::record::Record;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
 use crate::data::names::Names;
-use crate::data::{Plane, Worker, front};
+use crate::data::{Plane, Worker, front, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
-use crate::ports::{Clock, SystemClock};
+use crate::ports::{Clock, Ports, SystemClock, SystemResolver};
 use crate::snapshot::{Current, Snapshot};
 use crate::state::{StateDir, StateError};
 use breaker_core::{
@@ -179,14 +179,16 @@ pub struct Stopped {
 /// # Errors
 /// Why it did not start; nothing is bound then.
 pub fn start(config: Config) -> Result<Running, StartError> {
-    start_with(config, Box::leak(Box::new(SystemClock::new())))
+    let clock = Box::leak(Box::new(SystemClock::new()));
+    start_with(config, Ports { clock, resolver: &SystemResolver })
 }
 
-/// Starts a proxy with a given clock.
+/// Starts a proxy with given doors to the outside.
 ///
 /// # Errors
 /// As [`start`].
-pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, StartError> {
+pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
+    let Ports { clock, resolver } = ports;
     // Know: state, journal, rules, kills.
     let state = StateDir::take(&config.state)?;
     let (token, token_file) = state.token(&config.admin.token)?;
@@ -212,7 +214,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         tripped: restored.tripped,
         torn,
     };
-    let needs_origin = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
+    let needs_origin = config.routes.iter().any(|route| route.upstream.is_built_in());
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
     let routes = snapshot.plans.len();
     let (doors, arrivals) = Doors::new(facts.workers);
@@ -221,6 +223,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         senders: Box::leak(Box::new(Senders::new(facts.workers))),
         current: Current::new(snapshot),
         clock,
+        resolver,
         names,
         nudge: Notify::new(),
         shards: (0..facts.workers).map(|_| Shard::new(routes)).collect(),
@@ -230,6 +233,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         draining: AtomicBool::new(false),
         connections: AtomicU64::new(0),
         doors: Box::leak(Box::new(doors)),
+        bells: (0..facts.workers).map(|_| Notify::new()).collect(),
         origin: origin.as_ref().map(Origin::address),
     }));
 
@@ -321,7 +325,7 @@ fn roomy(
         let seed = seed().map_err(StartError::System)?;
         let breaker: &'static Breaker =
             Box::leak(Box::new(Breaker::new(Capacity { scopes: SCOPES, keys }, seed)));
-        let snapshot = match Snapshot::build(config, breaker, 1) {
+        let snapshot = match Snapshot::build(config, breaker, 1, workers(config), &[]) {
             Ok(snapshot) => snapshot,
             // The tables would be too large: what was wrong with the smaller ones is what to tell.
             Err(errors) => return Err(crowded.unwrap_or(StartError::Policy(errors))),
@@ -537,6 +541,7 @@ fn start_worker(
                 }
             };
             let accepting = tokio::task::spawn_local(front::accept(Rc::clone(&worker), listener, arrivals));
+            let tending = tokio::task::spawn_local(link::answer_bell(Rc::clone(&worker)));
             let _ = ready.send(Ok(()));
             let mut tick = interval(TICK);
             loop {
@@ -547,7 +552,12 @@ fn start_worker(
                         // The order may have stopped waiting: the calls are woken all the same.
                         let _ = answer.send(found);
                     }
-                    _ = tick.tick() => worker.tick(),
+                    _ = tick.tick() => {
+                        worker.tick();
+                        if index == 0 {
+                            resolve::refresh(&worker);
+                        }
+                    }
                     _ = stopping.changed() => break,
                 }
             }
@@ -563,6 +573,7 @@ fn start_worker(
                     () = sleep(Duration::from_millis(5)) => {}
                 }
             }
+            tending.abort();
             worker.pools.clear();
         });
         })?;

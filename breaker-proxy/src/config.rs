@@ -3,12 +3,14 @@
 pub mod advice;
 pub mod check;
 mod raw;
+pub mod upstream;
 mod value;
 
 use breaker_core::{PolicyError, PolicySpec, Span};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use upstream::Upstream;
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,20 +191,6 @@ impl Match {
         }
         shape
     }
-}
-
-/// Where a route's requests go.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Upstream {
-    /// The small origin that is built in, for trying things out.
-    BuiltIn,
-    /// `http://host:port`.
-    Http {
-        /// A name or an address, as it stands in the URL (IPv6 without brackets).
-        host: String,
-        /// The port; 80 where the URL has none.
-        port: u16,
-    },
 }
 
 /// Where the value of a key dimension comes from.

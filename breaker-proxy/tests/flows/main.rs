@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod balance;
+#[cfg(test)]
 mod cli;
 mod exchange;
 #[cfg(test)]
