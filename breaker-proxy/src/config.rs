@@ -46,6 +46,28 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Data threads; `None`: one for each core.
     pub workers: Option<u16>,
+    /// How clients of the data plane connect; `None`: in clear.
+    pub tls: Option<Tls>,
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The file of the server's certificate and its chain.
+    pub certificate: PathBuf,
+    /// The file of its private key.
+    pub key: PathBuf,
+    /// Certificates of clients; `None`: none is asked for.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// The file of the authorities that sign them.
+    pub authorities: PathBuf,
+    /// Whether a client without one is refused. One that is shown is always verified.
+    pub required: bool,
 }
 
 /// Where standing kills, the token and the lock live.

@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod body;
+pub mod channel;
 pub mod counts;
 pub mod doors;
 pub mod download;
@@ -22,6 +23,7 @@ pub mod resolve;
 pub mod upload;
 pub mod upstream;
 
+use crate::certificates::Certificates;
 use crate::config::{Bounds, Deadlines, Wire};
 use crate::ports::{Clock, Resolver};
 use crate::snapshot::Current;
@@ -32,9 +34,11 @@ use doors::Doors;
 use names::Names;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 
 /// Seconds between two looks at idle upstream connections.
 const REAP_EVERY: u64 = 5;
@@ -76,6 +80,10 @@ pub struct Plane {
     pub draining: AtomicBool,
     /// Client connections over all workers.
     pub connections: AtomicU64,
+    /// How clients connect by TLS; `None`: in clear.
+    pub tls: Option<TlsAcceptor>,
+    /// The certificate that they are shown.
+    pub certificates: Option<Arc<Certificates>>,
     /// The ways in to the workers.
     pub doors: &'static Doors,
     /// One bell for each worker: rung when another waits for a connection to an endpoint that it may hold idle.

@@ -9,7 +9,7 @@ mod upstream;
 use self::rules::{Level, Rules, key_rules, rules};
 use super::raw::{
     ADMIN, BOUNDS, DEADLINES, FROM, GLOBAL, GROUP, LISTEN, MATCH, ROUTE, Report, STATE, Section,
-    Text, UPSTREAM, WIRE, WordOrTable, nearest_hint, parse, printable, quoted,
+    TLS, Text, UPSTREAM, WIRE, WordOrTable, nearest_hint, parse, printable, quoted,
 };
 use super::upstream::{Endpoint, Upstream};
 use super::value::{
@@ -17,8 +17,8 @@ use super::value::{
     parse_header, parse_host, parse_method, parse_name, parse_pattern, parse_token,
 };
 use super::{
-    Admin, Bounds, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource, Listen, Match, Missing,
-    Route, State, TokenSource, Wire,
+    Admin, Bounds, ClientCertificates, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource,
+    Listen, Match, Missing, Route, State, Tls, TokenSource, Wire,
 };
 use breaker_core::{
     Class, DetectorKind, DetectorSpec, GroupSpec, KeySpec, OnBreach, OnFind, PolicySpec, RouteSpec,
@@ -148,6 +148,7 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
         data: SocketAddr::from(([127, 0, 0, 1], 8080)),
         admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
         workers: None,
+        tls: None,
     };
     let Some(mut section) = section else {
         return listen;
@@ -164,6 +165,7 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
     }
     listen.workers =
         section.whole("workers", 1, 1024, report).and_then(|workers| u16::try_from(workers).ok());
+    listen.tls = section.section("tls", TLS, report).and_then(|section| tls(section, report));
     let path = section.path_of("admin");
     if valid && collide(listen.data, listen.admin) {
         report.wrong(
@@ -180,6 +182,38 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
         );
     }
     listen
+}
+
+fn tls(mut section: Section, report: &mut Report<'_>) -> Option<Tls> {
+    let mut file = |key: &str, needed: bool, report: &mut Report<'_>| {
+        if needed && !section.has(key) {
+            report.wrong(section.path_of(key), "is missing", "name a file of PEM");
+        }
+        section.text(key, report).and_then(|text| file_path(&text, report))
+    };
+    let (certificate, key) = (file("certificate", true, report), file("key", true, report));
+    let authorities = file("client_ca", false, report);
+    let path = section.path_of("client_certificate");
+    let asked = section.text("client_certificate", report);
+    if asked.is_some() && authorities.is_none() {
+        report.wrong(
+            &path,
+            "asks for certificates that nobody signs",
+            "name their authorities in client_ca",
+        );
+    }
+    let required = match asked.as_ref().map(|text| text.value.as_str()) {
+        None | Some("required") => true,
+        Some("optional") => false,
+        Some(_) => {
+            let shown = asked.map(|text| text.shown).unwrap_or_default();
+            let hint = "use \"required\" or \"optional\"";
+            report.wrong(path, format!("{shown} is not a way to ask"), hint);
+            true
+        }
+    };
+    let clients = authorities.map(|authorities| ClientCertificates { authorities, required });
+    Some(Tls { certificate: certificate?, key: key?, clients })
 }
 
 fn state(section: Option<Section>, report: &mut Report<'_>) -> State {

@@ -40,7 +40,10 @@ pub(super) const ROOT: Shape = Shape {
         "routes",
     ],
 };
-pub(super) const LISTEN: Shape = Shape { name: "listen", keys: &["data", "admin", "workers"] };
+pub(super) const LISTEN: Shape =
+    Shape { name: "listen", keys: &["data", "admin", "workers", "tls"] };
+pub(super) const TLS: Shape =
+    Shape { name: "tls", keys: &["certificate", "key", "client_ca", "client_certificate"] };
 pub(super) const STATE: Shape = Shape { name: "state", keys: &["dir", "required", "save_every"] };
 pub(super) const ADMIN: Shape = Shape { name: "admin", keys: &["token", "token_file", "expose"] };
 pub(super) const BOUNDS: Shape = Shape {
@@ -152,8 +155,8 @@ pub(super) const RECOVER: Shape = Shape { name: "recover", keys: &["probes", "af
 /// Every kind of table there is.
 #[cfg(test)]
 pub(super) const SHAPES: &[Shape] = &[
-    ROOT, LISTEN, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE, MARK_DOWN,
-    ROUTE, MATCH, KEY, FROM, OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
+    ROOT, LISTEN, TLS, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE,
+    MARK_DOWN, ROUTE, MATCH, KEY, FROM, OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
 ];
 
 /// Collects every error of one reading, and knows the environment.
