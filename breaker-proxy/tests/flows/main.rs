@@ -20,6 +20,8 @@ mod request;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]
+mod secure;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod upstream;
