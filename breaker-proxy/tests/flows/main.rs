@@ -22,6 +22,8 @@ mod restart;
 #[cfg(test)]
 mod secure;
 #[cfg(test)]
+mod secure_upstream;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod upstream;
