@@ -6,6 +6,8 @@
 mod admin;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod detect;
 mod exchange;
 #[cfg(test)]
 mod kill;
@@ -17,6 +19,8 @@ mod refuse;
 mod request;
 #[cfg(test)]
 mod restart;
+#[cfg(test)]
+mod standings;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
