@@ -4,6 +4,7 @@ use super::support::upstream::Serving;
 use super::support::{Proxy, Setup, eventually};
 use breaker_core::Span;
 use std::fs;
+use std::path::Path;
 
 const KEYED: &str = "limit = [{ name = \"all\", window = \"10/1h\" }, { name = \"job\", budget = 8 }]\n\
     [[routes.keys]]\nname = \"client\"\nfrom = { header = \"x-client\" }\n\
@@ -75,7 +76,8 @@ fn limits_start_spent_after_a_crash() {
 fn unreadable_standings_are_told_and_safe() {
     let upstream = Serving::ok();
     let setup = Setup::route(upstream.address(), "limit = [{ window = \"5/10s\" }]");
-    let damage: [(&str, fn(&std::path::Path)); 4] = [
+    type Damage = fn(&Path);
+    let damage: [(&str, Damage); 4] = [
         ("are not there", |path| fs::remove_file(path).unwrap()),
         ("is damaged", |path| {
             let text = fs::read(path).unwrap();
