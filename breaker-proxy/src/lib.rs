@@ -13,6 +13,7 @@ pub mod data;
 pub mod demo;
 #[cfg(feature = "faults")]
 pub mod faults;
+pub mod inspect;
 pub mod journal;
 pub mod keys;
 pub mod metrics;

@@ -47,7 +47,7 @@ pub(super) const BOUNDS: Shape = Shape {
     keys: &["connections", "head_bytes", "fields", "body_bytes", "streams", "keys"],
 };
 pub(super) const DEADLINES: Shape =
-    Shape { name: "deadlines", keys: &["head", "body_idle", "connect", "answer", "drain"] };
+    Shape { name: "deadlines", keys: &["head", "idle", "body_idle", "connect", "answer", "drain"] };
 pub(super) const WIRE: Shape = Shape { name: "wire", keys: &["rate_limit_fields", "forwarded"] };
 pub(super) const GLOBAL: Shape =
     Shape { name: "global", keys: &["limit", "detect", "recover", "mode", "after_crash", "keys"] };

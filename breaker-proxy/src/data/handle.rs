@@ -25,25 +25,39 @@ use std::sync::Arc;
 
 /// What the steps before sending came to. `Ok` sends: the call, the index of its upstream, and the request's head. `Err` answers; the
 /// upstream never hears of the request.
-type Decision = Result<(Call, usize, Vec<u8>), Response<Reply>>;
+pub type Decision = Result<(Call, usize, Vec<u8>), Response<Reply>>;
 
-/// Takes one request to its answer. Every request ends in exactly one place of its route's account.
+/// Takes one HTTP/2 request to its answer. Every request ends in exactly one place of its route's account.
 pub async fn handle(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let (head, body) = request.into_parts();
-    let (to_head, to_get) = (head.method == Method::HEAD, head.method == Method::GET);
-    let body = Upload::new(body, head.version, worker.plane.bounds.body_bytes);
+    let body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
+    let asked = Asked::of(&head);
+    match decide(&worker, &peer, &asked, body.framing()) {
+        Ok(sent) => {
+            let method = asked.method;
+            drop(head);
+            send(&worker, sent, &method, body).await
+        }
+        Err(response) => response,
+    }
+}
+
+/// Sends an admitted call and waits for the head of its answer.
+pub async fn send(
+    worker: &Rc<Worker>,
+    (call, upstream, head): (Call, usize, Vec<u8>),
+    method: &Method,
+    body: Upload,
+) -> Response<Reply> {
     let framing = body.framing();
-    let (call, upstream, head) = match decide(&worker, &peer, &Asked::of(&head), framing) {
-        Ok(sent) => sent,
-        Err(response) => return response,
-    };
-    let again = to_get && framing == Framing::None;
+    let to_head = *method == Method::HEAD;
+    let again = *method == Method::GET && framing == Framing::None;
     let request = Outgoing { head, body, framing, to_head, again };
-    match forward(&worker, call, upstream, request).await {
+    match forward(worker, call, upstream, request).await {
         Ok((head, exchange)) => answered(head, exchange),
         Err(failure) => {
             let snapshot = worker.plane.current.load();
@@ -53,8 +67,16 @@ pub async fn handle(
 }
 
 /// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
+///
+/// # Errors
+/// The answer to a request that is not sent.
 #[expect(clippy::result_large_err, reason = "an answer is made once and moved once")]
-fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &Asked<'_>, framing: Framing) -> Decision {
+pub fn decide(
+    worker: &Rc<Worker>,
+    peer: &Rc<Peer>,
+    head: &Asked<'_>,
+    framing: Framing,
+) -> Decision {
     let plane = worker.plane;
     let current = plane.current.load();
     let snapshot: &Snapshot = &current;

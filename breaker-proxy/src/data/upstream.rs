@@ -16,12 +16,11 @@ use crate::wire::{self, Breach};
 use breaker_core::{Denial, Span};
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -232,13 +231,10 @@ impl Exchange {
                 }
             }
             let Some(upload) = &mut self.upload else { return Ok(()) };
-            match Pin::new(upload).poll_frame(cx) {
+            match upload.poll_data(cx) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => self.out.frame(data, self.chunked),
-                    // Nothing, or trailers: those end with the client's connection.
-                    _ => {}
-                },
+                Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
+                Poll::Ready(Some(Ok(data))) => self.out.frame(data, self.chunked),
                 Poll::Ready(Some(Err(UploadFailure::TooLarge))) => {
                     return Err(Failure::UploadTooLarge);
                 }
@@ -318,6 +314,12 @@ impl Exchange {
             self.worker.pools.put(link);
         }
         self.worker.give_spare(std::mem::take(&mut self.out).into_spare());
+    }
+
+    /// Must its call end now?
+    #[must_use]
+    pub fn is_severed(&self) -> bool {
+        self.call.severed().is_some()
     }
 
     /// Whether the whole body has come.
