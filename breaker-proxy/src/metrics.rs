@@ -58,7 +58,7 @@ fn fill(control: &Control) {
     }
     states(control);
     limits(control, &snapshot);
-    keys(control, &snapshot);
+    keys(control);
     detectors(control, &snapshot);
     saves(control);
     let total = |read: fn(&crate::data::counts::Shard) -> u64| plane.shards.iter().map(read).sum();
@@ -150,27 +150,18 @@ fn refusals(whose: &Whose, limits: &[LimitSpec], mode: Mode, counts: Option<Scop
     }
 }
 
-/// How full the table of each dimension is.
-fn keys(control: &Control, snapshot: &Snapshot) {
-    let plane = control.plane();
-    for (path, rules) in snapshot.scopes() {
-        let Ok(scope) = Scope::parse(&path) else { continue };
-        for key in &rules.keys {
-            let usage = plane.breaker.key_usage_of(&snapshot.policy, &scope, &key.name);
-            let Some(usage) = usage else { continue };
-            let whose = Whose { scope: path.clone(), dimension: Some(key.name.clone()) };
-            for (kind, cells) in
-                [("busy", usage.busy), ("held", usage.held), ("total", usage.cells)]
-            {
-                gauge!("breaker_key_cells", labels(&whose, &[("kind", kind)])).set(as_gauge(cells));
-            }
-            let counter = |name: &'static str, times| {
-                counter!(name, labels(&whose, &[])).absolute(times);
-            };
-            counter("breaker_key_overflow_total", usage.overflowed);
-            counter("breaker_key_evictions_total", usage.evicted);
-            counter("breaker_key_turned_away_total", usage.turned_away);
+/// How full the table of each dimension was at the look that the page before this one asked for.
+fn keys(control: &Control) {
+    for (whose, usage) in control.tables() {
+        for (kind, cells) in [("busy", usage.busy), ("held", usage.held), ("total", usage.cells)] {
+            gauge!("breaker_key_cells", labels(&whose, &[("kind", kind)])).set(as_gauge(cells));
         }
+        let counter = |name: &'static str, times| {
+            counter!(name, labels(&whose, &[])).absolute(times);
+        };
+        counter("breaker_key_overflow_total", usage.overflowed);
+        counter("breaker_key_evictions_total", usage.evicted);
+        counter("breaker_key_turned_away_total", usage.turned_away);
     }
 }
 

@@ -1,16 +1,17 @@
 //! Saves where limits stand and what was learned, on a thread of its own: a table of keys takes long to read, and a disk longer, and
-//! neither may hold up a kill. It decides nothing.
+//! neither may hold up a kill. It looks at how full the tables are, for the same reason. It decides nothing.
 
-use super::sweep::SharedSweeper;
+use super::sweep::{SharedSweeper, Whose};
 use crate::data::Plane;
 use crate::standings::{self, Kept};
 use crate::voice::say;
-use breaker_core::{Mono, SavedWhole, Span};
+use breaker_core::{DimensionUsage, Mono, SavedWhole, Scope, Span};
+use parking_lot::Mutex;
 use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -18,6 +19,9 @@ use tokio::time::timeout;
 
 /// How long an orderly stop waits for its save: a large table on a slow disk.
 const LAST_WITHIN: Duration = Duration::from_secs(30);
+
+/// Looks and saves that may wait.
+const ASKED_MAX: usize = 4;
 
 /// What a save is made from, and where it goes.
 pub struct Source {
@@ -43,6 +47,10 @@ pub struct Saves {
     bytes: AtomicU64,
     /// When the last good one was, by the decisions' clock; 0: there was none.
     at: AtomicU64,
+    /// A save is asked for and has not begun.
+    asked: AtomicBool,
+    /// How full the tables of keys are, as of the last look.
+    tables: Mutex<Vec<(Whose, DimensionUsage)>>,
 }
 
 impl Saves {
@@ -67,6 +75,12 @@ impl Saves {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// How full the table of each dimension is, as of the last look: see [`Saver::look`].
+    #[must_use]
+    pub fn tables(&self) -> Vec<(Whose, DimensionUsage)> {
+        self.tables.lock().clone()
+    }
+
     /// How old the last good one is; `None`: there was none since the start.
     #[must_use]
     pub fn age(&self, now: Mono) -> Option<Span> {
@@ -77,6 +91,7 @@ impl Saves {
 }
 
 enum Ask {
+    Look,
     Now,
     Last(oneshot::Sender<()>),
 }
@@ -95,7 +110,7 @@ impl Saver {
     /// # Errors
     /// The system gives none.
     pub fn start(source: Source) -> io::Result<Saver> {
-        let (ask, asked) = sync_channel(1);
+        let (ask, asked) = sync_channel(ASKED_MAX);
         let saves = Arc::<Saves>::default();
         let (every, now) = (source.every, source.plane.clock.mono());
         let told = Arc::clone(&saves);
@@ -112,12 +127,24 @@ impl Saver {
         &self.saves
     }
 
+    /// Asks for a look at how full the tables are: it reads every cell, which would hold up whoever else waits for the control thread. So
+    /// whoever asks is told what the look before saw.
+    pub fn look(&self) {
+        let _ = self.ask.try_send(Ask::Look);
+    }
+
     /// Asks for a save if it is time for one. One that is under way is not waited for, nor doubled.
     pub fn save_if_due(&self, now: Mono) {
-        if now >= self.due.get() {
-            self.due.set(now.plus(self.every));
-            // Full: the one before is still under way.
-            let _ = self.ask.try_send(Ask::Now);
+        // ordering: relaxed, a flag on its own.
+        if now < self.due.get() || self.saves.asked.load(Ordering::Relaxed) {
+            return;
+        }
+        // ordering: relaxed, as above; before the thread can hear of it.
+        self.saves.asked.store(true, Ordering::Relaxed);
+        match self.ask.try_send(Ask::Now) {
+            Ok(()) => self.due.set(now.plus(self.every)),
+            // ordering: relaxed, as above.
+            Err(_) => self.saves.asked.store(false, Ordering::Relaxed),
         }
     }
 
@@ -126,7 +153,7 @@ impl Saver {
         let (done, saved) = oneshot::channel();
         let asked = timeout(LAST_WITHIN, async {
             let mut ask = Ask::Last(done);
-            // A save that waits for its turn leaves no room, for as long as the one before takes.
+            // Others may wait for their turn, for as long as a save takes.
             while let Err(std::sync::mpsc::TrySendError::Full(back)) = self.ask.try_send(ask) {
                 ask = back;
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -140,7 +167,18 @@ impl Saver {
 }
 
 fn run(source: &Source, saves: &Saves, asked: &Receiver<Ask>) {
+    *saves.tables.lock() = tables(source);
     while let Ok(ask) = asked.recv() {
+        match ask {
+            Ask::Look => {
+                let tables = tables(source);
+                *saves.tables.lock() = tables;
+                continue;
+            }
+            // ordering: relaxed, a flag on its own.
+            Ask::Now => saves.asked.store(false, Ordering::Relaxed),
+            Ask::Last(_) => {}
+        }
         let now = source.plane.clock.mono();
         match standings::write(&source.dir, &taken(source, now, matches!(ask, Ask::Last(_)))) {
             Ok(bytes) => {
@@ -160,6 +198,21 @@ fn run(source: &Source, saves: &Saves, asked: &Receiver<Ask>) {
             }
         }
     }
+}
+
+fn tables(source: &Source) -> Vec<(Whose, DimensionUsage)> {
+    let plane = source.plane;
+    let snapshot = Arc::clone(&plane.current.load());
+    let mut tables = Vec::new();
+    for (path, rules) in snapshot.scopes() {
+        let Ok(scope) = Scope::parse(&path) else { continue };
+        for key in &rules.keys {
+            let usage = plane.breaker.key_usage_of(&snapshot.policy, &scope, &key.name);
+            let whose = Whose { scope: path.clone(), dimension: Some(key.name.clone()) };
+            tables.extend(usage.map(|usage| (whose, usage)));
+        }
+    }
+    tables
 }
 
 /// Where all stands now.

@@ -4,12 +4,12 @@ use super::ledger::{Kill, Ledger, LiftError};
 use super::orders::{KillAnswer, LiftAnswer, MoveAnswer, Person, Refusal};
 use super::record::{Level, LiftTo, Record};
 use super::save::{Saver, Saves};
-use super::sweep::{SharedSweeper, Sweep, Tallies};
+use super::sweep::{SharedSweeper, Sweep, Tallies, Whose};
 use crate::data::Plane;
 use crate::data::flight::Census;
 use crate::journal::Pen;
 use crate::voice::say;
-use breaker_core::{KillLevel, Mode, Mono, OrderError, Scope, Standing, State};
+use breaker_core::{DimensionUsage, KillLevel, Mode, Mono, OrderError, Scope, Standing, State};
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -134,6 +134,13 @@ impl Control {
     #[must_use]
     pub fn saves(&self) -> &Saves {
         self.saver.saves()
+    }
+
+    /// How full the tables of keys were at the last look; asks for another.
+    #[must_use]
+    pub fn tables(&self) -> Vec<(Whose, DimensionUsage)> {
+        self.saver.look();
+        self.saver.saves().tables()
     }
 
     /// Did the journal fail? Then nothing that was answered since is durable, and nothing is lifted.
