@@ -8,6 +8,8 @@ mod admin;
 mod balance;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod detect;
 mod exchange;
 #[cfg(test)]
 mod kill;
@@ -23,6 +25,8 @@ mod restart;
 mod secure;
 #[cfg(test)]
 mod secure_upstream;
+#[cfg(test)]
+mod standings;
 #[cfg(test)]
 mod support;
 #[cfg(test)]

@@ -348,7 +348,7 @@ fn nothing_is_sent_after_the_answer_to_a_kill() {
                         Some(answer) if answer.status() == 200 => {}
                         // With an upload refused half-way its connection ends.
                         Some(answer) => {
-                            assert_eq!(answer.status(), 503);
+                            assert_eq!(answer.status(), 503, "{}", answer.text());
                             client = Wire::connect(address);
                         }
                         None => client = Wire::connect(address),
