@@ -40,6 +40,8 @@ pub struct Plan {
     pub keys: Vec<KeyPlan>,
     /// An answer whose head takes longer is slow.
     pub slow: Option<Span>,
+    /// A request that asks for it may go on as a WebSocket.
+    pub websocket: bool,
     /// A detector of its lineage looks for repetition.
     pub prints: bool,
     /// A detector may trip one of its keys at any time, not only at a call: their labels must be known by then.
@@ -211,6 +213,7 @@ impl Snapshot {
                 upstream,
                 keys,
                 slow: configured.slow,
+                websocket: configured.websocket,
                 prints: judged
                     .all()
                     .any(|detector| matches!(detector.kind, DetectorKind::Repeat(_))),

@@ -31,3 +31,5 @@ mod standings;
 mod support;
 #[cfg(test)]
 mod upstream;
+#[cfg(test)]
+mod websocket;
