@@ -9,7 +9,7 @@ use super::link::{self, Link};
 use super::outbox::Outbox;
 use super::upload::{Progress, Upload, UploadFailure};
 use crate::voice::say;
-use crate::wire::answer::{self, Framing, Head, Seen};
+use crate::wire::answer::{self, Form, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
 use breaker_core::{Denial, Span};
@@ -92,6 +92,8 @@ pub struct Outgoing {
     pub again: bool,
     /// It asks to go on as a WebSocket.
     pub switches: bool,
+    /// The head of the answer is wanted as lines.
+    pub as_lines: bool,
 }
 
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
@@ -111,6 +113,7 @@ pub struct Exchange {
     /// What of the answer came before its head.
     seen: Seen,
     to_head: bool,
+    as_lines: bool,
     /// Where the answer's body ends, once its head has come.
     framing: Framing,
     /// Whether the connection may carry another call after this one.
@@ -471,7 +474,10 @@ impl Exchange {
                 }
                 Poll::Ready(Ok(_)) => {}
             }
-            match answer::take(&mut self.input, self.to_head, &mut self.seen) {
+            let worker = &self.worker;
+            let memory = || worker.take_spare();
+            let form = if self.as_lines { Form::Lines(&memory) } else { Form::Map };
+            match answer::take(&mut self.input, self.to_head, &mut self.seen, form) {
                 Ok(None) => {}
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Err(breach) => return Poll::Ready(Err(self.ended(Failure::Breach(breach)))),
@@ -518,7 +524,7 @@ pub async fn forward(
     upstream: usize,
     request: Outgoing,
 ) -> Result<Answer, Failure> {
-    let Outgoing { head, body, framing, to_head, again, switches } = request;
+    let Outgoing { head, body, framing, to_head, again, switches, as_lines } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
     let mut fresh = false;
@@ -539,6 +545,7 @@ pub async fn forward(
         input: BytesMut::new(),
         seen: Seen::default(),
         to_head,
+        as_lines,
         framing: Framing::None,
         lasts: false,
         broken: None,
