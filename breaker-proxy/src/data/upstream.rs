@@ -439,12 +439,14 @@ impl Exchange {
         let Some(link) = &self.link else { return Poll::Ready(Ok(0)) };
         let expected = match self.framing {
             Framing::Length(left) => usize::try_from(left).unwrap_or(READ_MAX).min(READ_MAX),
+            // As the last answer that this connection brought, so may this be large, and come together with its head.
+            Framing::None if link.lane.is_large() => READ_MAX + HEAD_ROOM,
             // What is small is read where it costs no memory of its own.
             _ => 0,
         };
         let read = if expected > SMALL {
-            self.input.reserve(expected);
-            link.lane.poll_read_large(cx, &mut self.input)
+            // One byte more than is expected: a read that fills its memory leaves it open whether there is more.
+            link.lane.poll_read_large(cx, &mut self.input, expected.saturating_add(1))
         } else {
             link.lane.poll_read(cx, &mut self.input)
         };
@@ -505,6 +507,12 @@ impl Exchange {
     }
 }
 
+/// Room for a head before what is read of a body.
+const HEAD_ROOM: usize = 4096;
+
+/// A body that does not fit into the worker's scratch together with its head.
+const LARGE: usize = 12 * 1024;
+
 /// What is read through the worker's scratch.
 const SMALL: usize = 8 * 1024;
 
@@ -561,6 +569,7 @@ pub async fn forward(
             Ok(head) => {
                 exchange.framing = head.framing;
                 exchange.lasts = head.lasts;
+                exchange.note_size();
                 let unasked = head.status == StatusCode::SWITCHING_PROTOCOLS
                     && !(switches && head.is_websocket);
                 let fault = head.status.is_server_error() || unasked;
@@ -648,6 +657,15 @@ impl Exchange {
         }
         self.apart = false;
         Poll::Ready(())
+    }
+
+    /// Notes whether the answer is large: the next one on this connection may be, too.
+    fn note_size(&self) {
+        let large = u64::try_from(LARGE).unwrap_or(u64::MAX);
+        let is_large = matches!(self.framing, Framing::Length(left) if left > large);
+        if let Some(link) = &self.link {
+            link.lane.set_large(is_large);
+        }
     }
 
     /// Puts the call on a connection. From here to its first write there is no await.
