@@ -1,10 +1,11 @@
 //! One policy with the router that leads to it, swapped whole; it decides nothing.
 
 use crate::config::{Config, Upstream};
-use crate::keys::{self, KeyPlan};
+use crate::keys::{self, Reader};
 use crate::router::Router;
 use arc_swap::ArcSwap;
 use breaker_core::{Breaker, Level, Policy, PolicyError, RouteId, Scope};
+use std::sync::Arc;
 
 /// Rules and routes of one configuration, immutable.
 pub struct Snapshot {
@@ -28,8 +29,8 @@ pub struct Plan {
     pub scope: Scope,
     /// Index into [`Snapshot::upstreams`].
     pub upstream: usize,
-    /// Where the call's keys come from, in the order of the policy's dimensions.
-    pub keys: Vec<KeyPlan>,
+    /// Reads the call's keys, in the order of the policy's dimensions, and its weight.
+    pub keys: Reader,
 }
 
 /// The snapshot in force.
@@ -43,7 +44,7 @@ impl Current {
     }
 
     /// The snapshot in force now. Not to be held across an await.
-    pub fn load(&self) -> arc_swap::Guard<std::sync::Arc<Snapshot>> {
+    pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
     }
 }
@@ -61,10 +62,10 @@ impl Snapshot {
             *route == parent || group.as_ref() == Some(&parent) || parent.parent().is_none()
         };
         let plans = self.plans.iter().filter(|plan| below(&plan.scope));
-        let mut keys = plans.flat_map(|plan| &plan.keys);
+        let mut sources = plans.filter_map(|plan| plan.keys.source(dimension));
         // An unknown dimension is for others to refuse.
-        let Some(key) = keys.find(|key| key.name == dimension) else { return Some(scope.clone()) };
-        let label = keys::spelled(&key.source.from, &label)?;
+        let Some(source) = sources.next() else { return Some(scope.clone()) };
+        let label = keys::spelled(&source.from, &label)?;
         parent.key(dimension, &label).ok()
     }
 
@@ -80,6 +81,7 @@ impl Snapshot {
         let policy = breaker.compile(&config.policy)?;
         let mut upstreams: Vec<Upstream> = Vec::new();
         let mut plans = Vec::with_capacity(config.routes.len());
+        let trusted: Arc<[_]> = config.trusted.as_slice().into();
         for ((route, scope), configured) in policy.routes().zip(&config.routes) {
             let upstream = upstreams
                 .iter()
@@ -105,12 +107,11 @@ impl Snapshot {
                         Level::Group => group_keys.next(),
                         Level::Route | Level::Key => route_keys.next(),
                     };
-                    source.map(|source| KeyPlan {
-                        name: dimension.name.to_owned(),
-                        source: source.clone(),
-                    })
+                    source.map(|source| (dimension.name.to_owned(), source.clone()))
                 })
                 .collect();
+            let (weight, pattern) = (configured.weight.as_ref(), &configured.matches.path);
+            let keys = Reader::new(keys, weight, pattern, Arc::clone(&trusted));
             plans.push(Plan { route, scope: scope.clone(), upstream, keys });
         }
         let matches: Vec<_> = config

@@ -8,7 +8,8 @@ use super::reply;
 use super::reply::Invalid;
 use super::upload::Upload;
 use super::upstream::{Exchange, Outgoing, forward};
-use crate::keys;
+use crate::inspect::prefix::Seen;
+use crate::keys::Given;
 use crate::path;
 use crate::snapshot::{Plan, Snapshot};
 use crate::wire::answer::Head;
@@ -90,8 +91,14 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &Asked<'_>, framing: Frami
         account.invalid.up();
         return Err(reply::invalid(&Invalid::Override));
     }
+    let length = match framing {
+        Framing::None => Some(0),
+        Framing::Length(length) => Some(length),
+        Framing::Chunked => None,
+    };
+    let given = Given { head, path: &canonical, peer: peer.ip, length, body: Seen::Nothing };
     let call = breaker_core::Call::new(plan.route);
-    let call = match keys::read(plane.breaker, &plan.keys, head.fields, peer.ip, call) {
+    let call = match plan.keys.read(plane.breaker, &given, call) {
         Ok(call) => call,
         Err(error) => {
             account.invalid.up();
@@ -105,13 +112,13 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &Asked<'_>, framing: Frami
             } else {
                 account.halted.up();
             }
-            learn(worker, plan, head, peer, &denial);
+            learn(worker, plan, &given, &denial);
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
         Verdict::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
-                learn(worker, plan, head, peer, &denial);
+                learn(worker, plan, &given, &denial);
             }
             // An HTTP/2 connection carries other answers too.
             let client = (!head.http2).then(|| Rc::clone(peer));
@@ -142,9 +149,9 @@ const OVERRIDES: [HeaderName; 3] = [
 ];
 
 /// Remembers the label of the key a denial speaks of, and tells the sweeper if a gate moved.
-fn learn(worker: &Worker, plan: &Plan, head: &Asked<'_>, peer: &Peer, denial: &Denial) {
+fn learn(worker: &Worker, plan: &Plan, given: &Given<'_>, denial: &Denial) {
     if let Some((dimension, key)) = denial.place.key {
-        keys::each_label(&plan.keys, head.fields, peer.ip, |index, label| {
+        plan.keys.each_label(given, |index, label| {
             if index == dimension {
                 worker.plane.names.learn(key, label);
             }
