@@ -112,8 +112,10 @@ pub struct Bounds {
 /// Deadlines.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Deadlines {
-    /// From the first moment of a connection, or from the end of the last answer, to a whole request head.
+    /// From the first moment of a connection, or from the first byte of a later request, to a whole request head.
     pub head: Span,
+    /// From the end of an answer to the first byte of the next request.
+    pub idle: Span,
     /// Without a byte of a body in either direction.
     pub body_idle: Span,
     /// To connect to an upstream.

@@ -4,7 +4,10 @@ use crate::config::{Config, Upstream};
 use crate::keys::{self, Reader};
 use crate::router::Router;
 use arc_swap::ArcSwap;
-use breaker_core::{Breaker, Level, Policy, PolicyError, RouteId, Scope};
+use breaker_core::{
+    Breaker, DetectorKind, DetectorSpec, KeyHash, Level, Policy, PolicyError, PolicySpec, RouteId,
+    RouteSpec, Scope, ScopeSpec, Span,
+};
 use std::sync::Arc;
 
 /// Rules and routes of one configuration, immutable.
@@ -31,6 +34,12 @@ pub struct Plan {
     pub upstream: usize,
     /// Reads the call's keys, in the order of the policy's dimensions, and its weight.
     pub keys: Reader,
+    /// An answer whose head takes longer is slow.
+    pub slow: Option<Span>,
+    /// A detector of its lineage looks for repetition.
+    pub prints: bool,
+    /// A detector may trip one of its keys at any time, not only at a call: their labels must be known by then.
+    pub learns: bool,
 }
 
 /// The snapshot in force.
@@ -46,6 +55,48 @@ impl Current {
     /// The snapshot in force now. Not to be held across an await.
     pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
+    }
+}
+
+impl Plan {
+    /// The fingerprint of a call, if a detector wants it and all that makes the call is known; `body` is `None` where it is not.
+    #[must_use]
+    pub fn print(
+        &self,
+        breaker: &Breaker,
+        method: &[u8],
+        path: &str,
+        query: Option<&str>,
+        body: Option<&[u8]>,
+    ) -> Option<KeyHash> {
+        let body = body.filter(|_| self.prints)?;
+        // No query is not an empty one.
+        let (asked, query) = query.map_or((&b""[..], ""), |query| (&b"?"[..], query));
+        let fields = [method, path.as_bytes(), asked, query.as_bytes(), body];
+        Some(breaker.fingerprint(&fields))
+    }
+}
+
+/// The detectors that calls of one route are judged by: those of its scopes, and those of its keys.
+struct Judged<'c> {
+    scopes: [Option<&'c ScopeSpec>; 3],
+}
+
+impl<'c> Judged<'c> {
+    fn of(spec: &'c PolicySpec, route: &'c RouteSpec) -> Judged<'c> {
+        let group = spec.groups.iter().find(|group| group.name == route.group);
+        let scopes = [Some(&spec.global), group.map(|group| &group.scope), Some(&route.scope)];
+        Judged { scopes }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &'c DetectorSpec> {
+        let scopes = self.scopes.into_iter().flatten();
+        scopes.flat_map(|scope| &scope.keys).flat_map(|key| &key.detectors)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'c DetectorSpec> {
+        let scopes = self.scopes.into_iter().flatten();
+        scopes.flat_map(|scope| &scope.detectors).chain(self.keys())
     }
 }
 
@@ -82,7 +133,8 @@ impl Snapshot {
         let mut upstreams: Vec<Upstream> = Vec::new();
         let mut plans = Vec::with_capacity(config.routes.len());
         let trusted: Arc<[_]> = config.trusted.as_slice().into();
-        for ((route, scope), configured) in policy.routes().zip(&config.routes) {
+        let specs = config.routes.iter().zip(&config.policy.routes);
+        for ((route, scope), (configured, spec)) in policy.routes().zip(specs) {
             let upstream = upstreams
                 .iter()
                 .position(|known| *known == configured.upstream)
@@ -112,7 +164,18 @@ impl Snapshot {
                 .collect();
             let (weight, pattern) = (configured.weight.as_ref(), &configured.matches.path);
             let keys = Reader::new(keys, weight, pattern, Arc::clone(&trusted));
-            plans.push(Plan { route, scope: scope.clone(), upstream, keys });
+            let judged = Judged::of(&config.policy, spec);
+            plans.push(Plan {
+                route,
+                scope: scope.clone(),
+                upstream,
+                keys,
+                slow: configured.slow,
+                prints: judged
+                    .all()
+                    .any(|detector| matches!(detector.kind, DetectorKind::Repeat(_))),
+                learns: judged.keys().next().is_some(),
+            });
         }
         let matches: Vec<_> = config
             .routes

@@ -284,6 +284,7 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
 fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     let mut deadlines = Deadlines {
         head: Span::from_secs(10),
+        idle: Span::from_secs(60),
         body_idle: Span::from_secs(30),
         connect: Span::from_secs(2),
         answer: Span::from_secs(30),
@@ -294,6 +295,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     };
     for (key, deadline) in [
         ("head", &mut deadlines.head),
+        ("idle", &mut deadlines.idle),
         ("body_idle", &mut deadlines.body_idle),
         ("connect", &mut deadlines.connect),
         ("answer", &mut deadlines.answer),

@@ -55,7 +55,7 @@ pub(super) const BOUNDS: Shape = Shape {
     ],
 };
 pub(super) const DEADLINES: Shape =
-    Shape { name: "deadlines", keys: &["head", "body_idle", "connect", "answer", "drain"] };
+    Shape { name: "deadlines", keys: &["head", "idle", "body_idle", "connect", "answer", "drain"] };
 pub(super) const WIRE: Shape =
     Shape { name: "wire", keys: &["rate_limit_fields", "forwarded", "trusted"] };
 pub(super) const GLOBAL: Shape =

@@ -26,25 +26,39 @@ use std::sync::Arc;
 
 /// What the steps before sending came to. `Ok` sends: the call, the index of its upstream, and the request's head. `Err` answers; the
 /// upstream never hears of the request.
-type Decision = Result<(Call, usize, Vec<u8>), Response<Reply>>;
+pub type Decision = Result<(Call, usize, Vec<u8>), Response<Reply>>;
 
-/// Takes one request to its answer. Every request ends in exactly one place of its route's account.
+/// Takes one HTTP/2 request to its answer. Every request ends in exactly one place of its route's account.
 pub async fn handle(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let (head, body) = request.into_parts();
-    let (to_head, to_get) = (head.method == Method::HEAD, head.method == Method::GET);
-    let body = Upload::new(body, head.version, worker.plane.bounds.body_bytes);
+    let body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
+    let asked = Asked::of(&head);
+    match decide(&worker, &peer, &asked, body.framing()) {
+        Ok(sent) => {
+            let method = asked.method;
+            drop(head);
+            send(&worker, sent, &method, body).await
+        }
+        Err(response) => response,
+    }
+}
+
+/// Sends an admitted call and waits for the head of its answer.
+pub async fn send(
+    worker: &Rc<Worker>,
+    (call, upstream, head): (Call, usize, Vec<u8>),
+    method: &Method,
+    body: Upload,
+) -> Response<Reply> {
     let framing = body.framing();
-    let (call, upstream, head) = match decide(&worker, &peer, &Asked::of(&head), framing) {
-        Ok(sent) => sent,
-        Err(response) => return response,
-    };
-    let again = to_get && framing == Framing::None;
+    let to_head = *method == Method::HEAD;
+    let again = *method == Method::GET && framing == Framing::None;
     let request = Outgoing { head, body, framing, to_head, again };
-    match forward(&worker, call, upstream, request).await {
+    match forward(worker, call, upstream, request).await {
         Ok((head, exchange)) => answered(head, exchange),
         Err(failure) => {
             let snapshot = worker.plane.current.load();
@@ -54,8 +68,16 @@ pub async fn handle(
 }
 
 /// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
+///
+/// # Errors
+/// The answer to a request that is not sent.
 #[expect(clippy::result_large_err, reason = "an answer is made once and moved once")]
-fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &Asked<'_>, framing: Framing) -> Decision {
+pub fn decide(
+    worker: &Rc<Worker>,
+    peer: &Rc<Peer>,
+    head: &Asked<'_>,
+    framing: Framing,
+) -> Decision {
     let plane = worker.plane;
     let current = plane.current.load();
     let snapshot: &Snapshot = &current;
@@ -91,12 +113,12 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &Asked<'_>, framing: Frami
         account.invalid.up();
         return Err(reply::invalid(&Invalid::Override));
     }
-    let length = match framing {
-        Framing::None => Some(0),
-        Framing::Length(length) => Some(length),
-        Framing::Chunked => None,
+    let (length, body) = match framing {
+        Framing::None => (Some(0), Seen::Whole(b"")),
+        Framing::Length(length) => (Some(length), Seen::Nothing),
+        Framing::Chunked => (None, Seen::Nothing),
     };
-    let given = Given { head, path: &canonical, peer: peer.ip, length, body: Seen::Nothing };
+    let given = Given { head, path: &canonical, peer: peer.ip, length, body };
     let call = breaker_core::Call::new(plan.route);
     let call = match plan.keys.read(plane.breaker, &given, call) {
         Ok(call) => call,
@@ -104,6 +126,12 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &Asked<'_>, framing: Frami
             account.invalid.up();
             return Err(reply::invalid(&Invalid::Key(error)));
         }
+    };
+    let whole = (framing == Framing::None).then_some(&b""[..]);
+    let method = head.method.as_str().as_bytes();
+    let call = match plan.print(plane.breaker, method, &canonical, head.query, whole) {
+        Some(print) => call.with_fingerprint(print),
+        None => call,
     };
     match plane.breaker.admit(&snapshot.policy, call, plane.clock.mono()) {
         Verdict::Deny(denial) => {
@@ -119,6 +147,11 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: &Asked<'_>, framing: Frami
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
                 learn(worker, plan, &given, &denial);
+            }
+            if plan.learns {
+                plan.keys.each_label(&given, |_, label| {
+                    plane.names.learn(plane.breaker.hash(label), label);
+                });
             }
             // An HTTP/2 connection carries other answers too.
             let client = (!head.http2).then(|| Rc::clone(peer));

@@ -61,6 +61,17 @@ pub struct Says {
     pub closes: bool,
     /// The client waits for leave to send the body.
     pub expects: bool,
+    /// The client takes trailers.
+    pub trailers: bool,
+}
+
+impl Says {
+    /// Of what is no head nothing is believed, and the connection ends.
+    #[must_use]
+    pub fn unbelieved() -> Says {
+        let framing = Framing::None;
+        Says { length: 0, is_11: true, framing, closes: true, expects: false, trailers: false }
+    }
 }
 
 /// A head that was read. What it borrows lives in `text` and in the places for its lines.
@@ -192,7 +203,9 @@ fn says(lines: Lines<'_>, is_11: bool, length: usize) -> Result<Says, BadHead> {
     }
     // A length beside chunks counts for nothing, and what follows is not believed (RFC 9112, 6.1).
     let closes = said.closes || (said.chunked && said.length.is_some());
-    Ok(Says { length, is_11, framing, closes, expects })
+    let mut codings = Fields::Lines(lines).all(&header::TE).flat_map(|te| te.split(|&b| b == b','));
+    let trailers = codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    Ok(Says { length, is_11, framing, closes, expects, trailers })
 }
 
 /// The target as a URI where it is no path of our own: with a host in it (RFC 9112, 3.2). `*` and what CONNECT names stay as

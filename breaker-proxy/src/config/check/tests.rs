@@ -109,6 +109,7 @@ fn one_route_is_enough() {
         config.deadlines,
         Deadlines {
             head: Span::from_secs(10),
+            idle: Span::from_secs(60),
             body_idle: Span::from_secs(30),
             connect: Span::from_secs(2),
             answer: Span::from_secs(30),
@@ -190,6 +191,7 @@ fn every_key_arrives() {
     assert_eq!(config.bounds.head_bytes, 64_000);
     assert_eq!(config.bounds.body_bytes, Some(10 << 20));
     assert_eq!(config.deadlines.head, Span::from_millis(250));
+    assert_eq!(config.deadlines.idle, Span::from_secs(90));
     assert_eq!(config.deadlines.drain, Span::from_secs(3600));
     assert_eq!(config.wire.forwarded, Forwarded::Both);
     assert!(!config.wire.rate_limit_fields);
@@ -260,6 +262,7 @@ streams = 10
 keys = 1000
 [deadlines]
 head = "250ms"
+idle = "90s"
 body_idle = "1m"
 connect = "1s"
 answer = "1d"
