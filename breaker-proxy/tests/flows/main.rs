@@ -8,6 +8,8 @@ mod admin;
 mod cli;
 mod exchange;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod kill;
 #[cfg(test)]
 mod limit;
