@@ -4,17 +4,18 @@
 //! and only then is the data port bound.
 
 use crate::admin::{self, Admin, auth::Token};
-use crate::config::{Config, Upstream};
+use crate::certificates::{CertificateError, Certificates, Watch};
+use crate::config::Config;
 use crate::control::ledger::{Kill, Ledger, Replay, Restored};
 use crate::control::record::Record;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
 use crate::data::names::Names;
-use crate::data::{Plane, Worker, front};
+use crate::data::{Plane, Worker, front, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
-use crate::ports::{Clock, SystemClock};
+use crate::ports::{Clock, Ports, SystemClock, SystemResolver};
 use crate::snapshot::{Current, Snapshot};
 use crate::state::{StateDir, StateError};
 use breaker_core::{
@@ -26,6 +27,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, interval, sleep};
+use tokio_rustls::TlsAcceptor;
 
 /// Accepted connections that may wait in the kernel.
 const BACKLOG: i32 = 4096;
@@ -74,6 +77,8 @@ pub enum StartError {
         /// Its scope.
         scope: String,
     },
+    /// The certificates for clients.
+    Certificates(CertificateError),
     /// An address cannot be bound.
     Bind {
         /// The key of the configuration.
@@ -108,6 +113,7 @@ impl fmt::Display for StartError {
                 f,
                 "the state holds {what} on {scope}, and there is no room left among the other blocked keys: raise bounds.keys"
             ),
+            StartError::Certificates(error) => write!(f, "listen.tls: {error}"),
             StartError::Bind { key, address, error } => {
                 write!(
                     f,
@@ -125,6 +131,12 @@ impl std::error::Error for StartError {}
 impl From<StateError> for StartError {
     fn from(error: StateError) -> StartError {
         StartError::State(error)
+    }
+}
+
+impl From<CertificateError> for StartError {
+    fn from(error: CertificateError) -> StartError {
+        StartError::Certificates(error)
     }
 }
 
@@ -150,6 +162,7 @@ pub struct Running {
     control: Option<JoinHandle<bool>>,
     journal: Option<JoinHandle<()>>,
     origin: Option<Origin>,
+    watch: Option<Watch>,
 }
 
 /// What a start found and made; for whoever reads the terminal.
@@ -179,14 +192,16 @@ pub struct Stopped {
 /// # Errors
 /// Why it did not start; nothing is bound then.
 pub fn start(config: Config) -> Result<Running, StartError> {
-    start_with(config, Box::leak(Box::new(SystemClock::new())))
+    let clock = Box::leak(Box::new(SystemClock::new()));
+    start_with(config, Ports { clock, resolver: &SystemResolver })
 }
 
-/// Starts a proxy with a given clock.
+/// Starts a proxy with given doors to the outside.
 ///
 /// # Errors
 /// As [`start`].
-pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, StartError> {
+pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
+    let Ports { clock, resolver } = ports;
     // Know: state, journal, rules, kills.
     let state = StateDir::take(&config.state)?;
     let (token, token_file) = state.token(&config.admin.token)?;
@@ -212,7 +227,9 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         tripped: restored.tripped,
         torn,
     };
-    let needs_origin = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
+    let certificates = config.listen.tls.as_ref().map(Certificates::load).transpose()?;
+    let tls = certificates.as_ref().map(Certificates::server).transpose()?;
+    let needs_origin = config.routes.iter().any(|route| route.upstream.is_built_in());
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
     let routes = snapshot.plans.len();
     let (doors, arrivals) = Doors::new(facts.workers);
@@ -221,6 +238,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         senders: Box::leak(Box::new(Senders::new(facts.workers))),
         current: Current::new(snapshot),
         clock,
+        resolver,
         names,
         nudge: Notify::new(),
         shards: (0..facts.workers).map(|_| Shard::new(routes)).collect(),
@@ -229,7 +247,10 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         wire: config.wire,
         draining: AtomicBool::new(false),
         connections: AtomicU64::new(0),
+        tls: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),
+        certificates: certificates.clone(),
         doors: Box::leak(Box::new(doors)),
+        bells: (0..facts.workers).map(|_| Notify::new()).collect(),
         origin: origin.as_ref().map(Origin::address),
     }));
 
@@ -261,6 +282,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         stop: control_stopping,
     })
     .map_err(StartError::System)?;
+    let watch = certificates.map(Watch::start).transpose().map_err(StartError::System)?;
     let mut threads = Vec::with_capacity(facts.workers);
     let ways_in = data_listeners.into_iter().zip(arrivals).zip(receivers);
     for (index, ((listener, arrivals), census)) in ways_in.enumerate() {
@@ -284,6 +306,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         control: Some(control),
         journal: Some(journal),
         origin,
+        watch,
     })
 }
 
@@ -321,7 +344,7 @@ fn roomy(
         let seed = seed().map_err(StartError::System)?;
         let breaker: &'static Breaker =
             Box::leak(Box::new(Breaker::new(Capacity { scopes: SCOPES, keys }, seed)));
-        let snapshot = match Snapshot::build(config, breaker, 1) {
+        let snapshot = match Snapshot::build(config, breaker, 1, workers(config), &[]) {
             Ok(snapshot) => snapshot,
             // The tables would be too large: what was wrong with the smaller ones is what to tell.
             Err(errors) => return Err(crowded.unwrap_or(StartError::Policy(errors))),
@@ -537,6 +560,7 @@ fn start_worker(
                 }
             };
             let accepting = tokio::task::spawn_local(front::accept(Rc::clone(&worker), listener, arrivals));
+            let tending = tokio::task::spawn_local(link::answer_bell(Rc::clone(&worker)));
             let _ = ready.send(Ok(()));
             let mut tick = interval(TICK);
             loop {
@@ -547,7 +571,12 @@ fn start_worker(
                         // The order may have stopped waiting: the calls are woken all the same.
                         let _ = answer.send(found);
                     }
-                    _ = tick.tick() => worker.tick(),
+                    _ = tick.tick() => {
+                        worker.tick();
+                        if index == 0 {
+                            resolve::refresh(&worker);
+                        }
+                    }
                     _ = stopping.changed() => break,
                 }
             }
@@ -563,6 +592,7 @@ fn start_worker(
                     () = sleep(Duration::from_millis(5)) => {}
                 }
             }
+            tending.abort();
             worker.pools.clear();
         });
         })?;
@@ -631,6 +661,7 @@ impl Running {
             let _ = journal.join();
         }
         drop(self.origin.take());
+        drop(self.watch.take());
         Stopped { durable }
     }
 

@@ -1,6 +1,7 @@
 //! One policy with the router that leads to it, swapped whole; it decides nothing.
 
-use crate::config::{Config, Upstream};
+use crate::config::Config;
+use crate::data::endpoint::Upstream;
 use crate::keys::{self, Reader};
 use crate::router::Router;
 use arc_swap::ArcSwap;
@@ -21,7 +22,7 @@ pub struct Snapshot {
     /// What the data plane does for each route, in the order of the policy's routes.
     pub plans: Vec<Plan>,
     /// Distinct upstreams; plans point into it.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
 }
 
 /// What the data plane does for one route.
@@ -120,7 +121,8 @@ impl Snapshot {
         parent.key(dimension, &label).ok()
     }
 
-    /// Compiles a configuration into rules and routes.
+    /// Compiles a configuration into rules and routes, for so many workers. Of the upstreams that are `known`, those that are configured
+    /// alike go on as they are, with their connections and marks.
     ///
     /// # Errors
     /// All errors of the policy at once, each with its path.
@@ -128,18 +130,20 @@ impl Snapshot {
         config: &Config,
         breaker: &Breaker,
         serial: u64,
+        workers: usize,
+        known: &[Arc<Upstream>],
     ) -> Result<Snapshot, Vec<PolicyError>> {
         let policy = breaker.compile(&config.policy)?;
-        let mut upstreams: Vec<Upstream> = Vec::new();
+        let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
         let mut plans = Vec::with_capacity(config.routes.len());
         let trusted: Arc<[_]> = config.trusted.as_slice().into();
         let specs = config.routes.iter().zip(&config.policy.routes);
         for ((route, scope), (configured, spec)) in policy.routes().zip(specs) {
             let upstream = upstreams
                 .iter()
-                .position(|known| *known == configured.upstream)
+                .position(|known| *known.spec() == configured.upstream)
                 .unwrap_or_else(|| {
-                    upstreams.push(configured.upstream.clone());
+                    upstreams.push(Upstream::build(&configured.upstream, workers, known));
                     upstreams.len() - 1
                 });
             let group = config

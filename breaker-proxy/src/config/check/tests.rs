@@ -2,9 +2,10 @@
 
 use super::super::raw::SHAPES;
 use super::{default_text, load};
+use crate::config::upstream::{Endpoint, Upstream};
 use crate::config::{
     Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, Segment, State, TokenSource,
-    Unreadable, Upstream, Weight, Wire,
+    Unreadable, Weight, Wire,
 };
 use crate::inspect::json::Pointer;
 use breaker_core::{
@@ -126,7 +127,7 @@ fn one_route_is_enough() {
     assert_eq!(route.class, Class::Normal);
     assert_eq!(route.scope.mode, Mode::Enforce);
     assert_eq!(route.scope.recover, Recover::Manual { probes: 5 });
-    assert_eq!(config.routes[0].upstream, Upstream::BuiltIn);
+    assert_eq!(config.routes[0].upstream, Upstream::plain(vec![Endpoint::BuiltIn]));
 }
 
 /// Goal: the file that is built in is valid and says what the defaults are, so that neither can drift.
@@ -229,7 +230,7 @@ fn every_key_arrives() {
     assert_eq!(matches.path, "/orders/{id}");
     assert_eq!(
         config.routes[0].upstream,
-        Upstream::Http { host: "10.0.0.7".to_owned(), port: 8000 }
+        Upstream::plain(vec![Endpoint::Http { host: "10.0.0.7".to_owned(), port: 8000 }])
     );
     let KeyFrom::Header(header) = &config.routes[0].keys[0].from else { panic!("a header") };
     assert_eq!(header, "x-client");
