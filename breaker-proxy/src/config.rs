@@ -125,6 +125,8 @@ pub struct Bounds {
     pub fields: u16,
     /// Bytes of a request body that is looked into for keys and weights; a longer one is not.
     pub inspect_bytes: u32,
+    /// Bodies that are looked into at once, over all workers.
+    pub inspecting: u32,
     /// Bytes of a request body; `None`: unbounded (it is streamed either way).
     pub body_bytes: Option<u64>,
     /// Concurrent HTTP/2 streams of one connection.
@@ -140,6 +142,8 @@ pub struct Deadlines {
     pub head: Span,
     /// From the end of an answer to the first byte of the next request.
     pub idle: Span,
+    /// From a request's head to the end of what is looked into of its body.
+    pub inspect: Span,
     /// Without a byte of a body in either direction.
     pub body_idle: Span,
     /// To connect to an upstream.

@@ -249,7 +249,7 @@ impl Reader {
         self.dimensions.iter().find(|own| own.name == dimension).map(|own| &own.source)
     }
 
-    /// Adds the keys and the weight of a request to a call.
+    /// Adds the keys and the weight of a request to a call, and says whether a key counts as missing only because it could not be read.
     ///
     /// # Errors
     /// The first of them that is missing, ambiguous or unreadable where the configuration does not say otherwise.
@@ -258,7 +258,8 @@ impl Reader {
         breaker: &Breaker,
         given: &Given<'_>,
         mut call: Call,
-    ) -> Result<Call, KeyError> {
+    ) -> Result<(Call, bool), KeyError> {
+        let mut unread = false;
         let payload = self.payload(given);
         let found = self.find(given, &payload);
         for (index, dimension) in (0u8..).zip(&self.dimensions) {
@@ -273,6 +274,7 @@ impl Reader {
                     if why.is_unreadable()
                         && dimension.source.unreadable == Unreadable::Missing =>
                 {
+                    unread = true;
                     None
                 }
                 label => label.map_err(refused)?,
@@ -287,8 +289,8 @@ impl Reader {
             }
         }
         match self.weigh(given, &found) {
-            Ok(Some(weight)) => Ok(call.weighing(weight)),
-            Ok(None) => Ok(call),
+            Ok(Some(weight)) => Ok((call.weighing(weight), unread)),
+            Ok(None) => Ok((call, unread)),
             Err(why) => Err(KeyError { what: self.told_weight(), why }),
         }
     }

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub router: Router,
     /// The compiled rules.
     pub policy: Policy,
+    /// Whether any route looks into bodies.
+    pub looks_into_bodies: bool,
     /// What the data plane does for each route, in the order of the policy's routes.
     pub plans: Vec<Plan>,
     /// Distinct upstreams; plans point into it.
@@ -194,6 +196,7 @@ impl Snapshot {
                 hint: "give each route a match of its own".to_owned(),
             }]
         })?;
-        Ok(Snapshot { serial, router, policy, plans, upstreams })
+        let looks_into_bodies = plans.iter().any(|plan| plan.keys.looks_into_body());
+        Ok(Snapshot { serial, router, policy, looks_into_bodies, plans, upstreams })
     }
 }

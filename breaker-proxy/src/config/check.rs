@@ -268,6 +268,7 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
         head_bytes: 32 * 1024,
         fields: 100,
         inspect_bytes: 64 * 1024,
+        inspecting: 1024,
         body_bytes: None,
         streams: 100,
         keys: 65_536,
@@ -277,6 +278,7 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
     };
     for (key, bound, most) in [
         ("connections", &mut bounds.connections, 1_000_000),
+        ("inspecting", &mut bounds.inspecting, 1_000_000),
         ("streams", &mut bounds.streams, 10_000),
         ("keys", &mut bounds.keys, 16_777_216),
     ] {
@@ -314,6 +316,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     let mut deadlines = Deadlines {
         head: Span::from_secs(10),
         idle: Span::from_secs(60),
+        inspect: Span::from_secs(10),
         body_idle: Span::from_secs(30),
         connect: Span::from_secs(2),
         answer: Span::from_secs(30),
@@ -325,6 +328,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     for (key, deadline) in [
         ("head", &mut deadlines.head),
         ("idle", &mut deadlines.idle),
+        ("inspect", &mut deadlines.inspect),
         ("body_idle", &mut deadlines.body_idle),
         ("connect", &mut deadlines.connect),
         ("answer", &mut deadlines.answer),

@@ -54,12 +54,15 @@ pub(super) const BOUNDS: Shape = Shape {
         "fields",
         "body_bytes",
         "inspect_bytes",
+        "inspecting",
         "streams",
         "keys",
     ],
 };
-pub(super) const DEADLINES: Shape =
-    Shape { name: "deadlines", keys: &["head", "idle", "body_idle", "connect", "answer", "drain"] };
+pub(super) const DEADLINES: Shape = Shape {
+    name: "deadlines",
+    keys: &["head", "idle", "inspect", "body_idle", "connect", "answer", "drain"],
+};
 pub(super) const WIRE: Shape =
     Shape { name: "wire", keys: &["rate_limit_fields", "forwarded", "trusted"] };
 pub(super) const GLOBAL: Shape =

@@ -364,7 +364,7 @@ fn weighed(weight: &Weight, sent: &Sent<'_>) -> Result<String, Why> {
     let (breaker, route) = house();
     let reader = reader(vec![], Some(weight));
     let call = with(sent, |given| reader.read(&breaker, given, Call::new(route)));
-    call.map(|call| told(&call)).map_err(|error| error.why)
+    call.map(|(call, _)| told(&call)).map_err(|error| error.why)
 }
 
 fn told(call: &Call) -> String {

@@ -7,6 +7,8 @@ mod admin;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod bodies;
+#[cfg(test)]
 mod cli;
 mod exchange;
 #[cfg(test)]

@@ -102,6 +102,7 @@ fn one_route_is_enough() {
             fields: 100,
             body_bytes: None,
             inspect_bytes: 64 * 1024,
+            inspecting: 1024,
             streams: 100,
             keys: 65_536,
         }
@@ -111,6 +112,7 @@ fn one_route_is_enough() {
         Deadlines {
             head: Span::from_secs(10),
             idle: Span::from_secs(60),
+            inspect: Span::from_secs(10),
             body_idle: Span::from_secs(30),
             connect: Span::from_secs(2),
             answer: Span::from_secs(30),
