@@ -21,6 +21,10 @@ pub mod outbox;
 pub mod peer;
 pub mod reply;
 pub mod resolve;
+pub mod session;
+pub mod socket;
+pub mod trust;
+pub mod tunnel;
 pub mod upload;
 pub mod upstream;
 

@@ -1,7 +1,8 @@
 //! One policy with the router that leads to it, swapped whole; it decides nothing.
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::data::endpoint::Upstream;
+use crate::data::trust::{self, Flaw, Roots};
 use crate::keys::{self, Reader};
 use crate::router::Router;
 use arc_swap::ArcSwap;
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub policy: Policy,
     /// Whether any route looks into bodies.
     pub looks_into_bodies: bool,
+    /// The same as written: for the names and kinds that status and metrics tell.
+    pub spec: PolicySpec,
     /// What the data plane does for each route, in the order of the policy's routes.
     pub plans: Vec<Plan>,
     /// Distinct upstreams; plans point into it.
@@ -39,6 +42,8 @@ pub struct Plan {
     pub keys: Reader,
     /// An answer whose head takes longer is slow.
     pub slow: Option<Span>,
+    /// A request that asks for it may go on as a WebSocket.
+    pub websocket: bool,
     /// A detector of its lineage looks for repetition.
     pub prints: bool,
     /// A detector may trip one of its keys at any time, not only at a call: their labels must be known by then.
@@ -123,6 +128,31 @@ impl Snapshot {
         parent.key(dimension, &label).ok()
     }
 
+    /// Every named scope with its rules as written: `/`, the groups, the routes.
+    pub fn scopes(&self) -> impl Iterator<Item = (String, &ScopeSpec)> {
+        let groups = self.spec.groups.iter();
+        let routes = self.spec.routes.iter();
+        std::iter::once(("/".to_owned(), &self.spec.global))
+            .chain(groups.map(|group| (format!("/{}", group.name), &group.scope)))
+            .chain(routes.map(|route| (format!("/{}/{}", route.group, route.name), &route.scope)))
+    }
+
+    /// The detector with this index of a scope, or of the keys of its dimension.
+    #[must_use]
+    pub fn detector(
+        &self,
+        scope: &str,
+        dimension: Option<&str>,
+        index: u8,
+    ) -> Option<&DetectorSpec> {
+        let (_, rules) = self.scopes().find(|(path, _)| path == scope)?;
+        let detectors = match dimension {
+            None => &rules.detectors,
+            Some(name) => &rules.keys.iter().find(|key| key.name == name)?.detectors,
+        };
+        detectors.get(usize::from(index))
+    }
+
     /// Compiles a configuration into rules and routes, for so many workers. Of the upstreams that are `known`, those that are configured
     /// alike go on as they are, with their connections and marks.
     ///
@@ -137,17 +167,25 @@ impl Snapshot {
     ) -> Result<Snapshot, Vec<PolicyError>> {
         let policy = breaker.compile(&config.policy)?;
         let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
+        let (mut roots, mut errors) = (Roots::default(), Vec::new());
         let mut plans = Vec::with_capacity(config.routes.len());
         let trusted: Arc<[_]> = config.trusted.as_slice().into();
         let specs = config.routes.iter().zip(&config.policy.routes);
         for ((route, scope), (configured, spec)) in policy.routes().zip(specs) {
-            let upstream = upstreams
-                .iter()
-                .position(|known| *known.spec() == configured.upstream)
-                .unwrap_or_else(|| {
-                    upstreams.push(Upstream::build(&configured.upstream, workers, known));
-                    upstreams.len() - 1
-                });
+            let place = upstreams.iter().position(|known| *known.spec() == configured.upstream);
+            let upstream = match place {
+                Some(index) => index,
+                None => {
+                    let built = Upstream::build(&configured.upstream, workers, known, &mut roots);
+                    match built {
+                        Ok(built) => upstreams.push(built),
+                        Err(flaw) => {
+                            errors.push(no_trust(&configured.upstream, last_name(scope), flaw))
+                        }
+                    }
+                    upstreams.len().saturating_sub(1)
+                }
+            };
             let group = config
                 .policy
                 .groups
@@ -177,11 +215,15 @@ impl Snapshot {
                 upstream,
                 keys,
                 slow: configured.slow,
+                websocket: configured.websocket,
                 prints: judged
                     .all()
                     .any(|detector| matches!(detector.kind, DetectorKind::Repeat(_))),
                 learns: judged.keys().next().is_some(),
             });
+        }
+        if !errors.is_empty() {
+            return Err(errors);
         }
         let matches: Vec<_> = config
             .routes
@@ -196,7 +238,48 @@ impl Snapshot {
                 hint: "give each route a match of its own".to_owned(),
             }]
         })?;
+        let spec = config.policy.clone();
         let looks_into_bodies = plans.iter().any(|plan| plan.keys.looks_into_body());
-        Ok(Snapshot { serial, router, policy, looks_into_bodies, plans, upstreams })
+        Ok(Snapshot { serial, router, policy, spec, looks_into_bodies, plans, upstreams })
     }
+}
+
+/// The name of a route as the configuration has it.
+fn last_name(scope: &Scope) -> &str {
+    scope.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+/// Whom an upstream over TLS should believe cannot be known.
+fn no_trust(
+    upstream: &config::upstream::Upstream,
+    route: &str,
+    (problem, hint): Flaw,
+) -> PolicyError {
+    let path = match (&upstream.name, &upstream.ca) {
+        (Some(name), Some(_)) => format!("upstreams.{name}.ca"),
+        (Some(name), None) => format!("upstreams.{name}.endpoints"),
+        (None, _) => format!("routes.{route}.upstream"),
+    };
+    PolicyError { path, problem, hint }
+}
+
+/// Looks for whom the upstreams of a configuration should believe, as a start does.
+///
+/// # Errors
+/// All that is missing.
+pub fn trusts(config: &Config) -> Result<(), Vec<PolicyError>> {
+    let (mut roots, mut errors) = (Roots::default(), Vec::new());
+    let routes = config.policy.routes.iter().zip(&config.routes);
+    for (spec, route) in routes {
+        let names = route.upstream.endpoints.iter().map(trust::server_name);
+        let named = names.collect::<Result<Vec<_>, _>>().map(drop);
+        let trusted = named.and_then(|()| roots.trust(&route.upstream).map(drop));
+        if let Err(flaw) = trusted {
+            let error = no_trust(&route.upstream, &spec.name, flaw);
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }

@@ -138,6 +138,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
             matches: route.matches,
             upstream: route.upstream,
             slow: route.slow,
+            websocket: route.websocket,
             keys: route.rules.sources,
             weight: route.weight,
         });
@@ -320,6 +321,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
         body_idle: Span::from_secs(30),
         connect: Span::from_secs(2),
         answer: Span::from_secs(30),
+        tunnel: Span::from_secs(3600),
         drain: Span::from_secs(10),
     };
     let Some(mut section) = section else {
@@ -332,6 +334,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
         ("body_idle", &mut deadlines.body_idle),
         ("connect", &mut deadlines.connect),
         ("answer", &mut deadlines.answer),
+        ("tunnel", &mut deadlines.tunnel),
         ("drain", &mut deadlines.drain),
     ] {
         let found = section
@@ -406,6 +409,7 @@ struct RouteAt {
     upstream: Upstream,
     slow: Option<Span>,
     weight: Option<Weight>,
+    websocket: bool,
     rules: Rules,
 }
 
@@ -486,6 +490,7 @@ fn route(
             .text("class", report)
             .and_then(|text| word(&text, &classes, report))
             .unwrap_or(Class::Normal),
+        websocket: section.flag("websocket", report).unwrap_or(false),
         slow: section
             .quantity("slow", "2s", report)
             .and_then(|text| judged(&text, parse_deadline, report)),

@@ -61,7 +61,7 @@ pub(super) const BOUNDS: Shape = Shape {
 };
 pub(super) const DEADLINES: Shape = Shape {
     name: "deadlines",
-    keys: &["head", "idle", "inspect", "body_idle", "connect", "answer", "drain"],
+    keys: &["head", "idle", "inspect", "body_idle", "connect", "answer", "tunnel", "drain"],
 };
 pub(super) const WIRE: Shape =
     Shape { name: "wire", keys: &["rate_limit_fields", "forwarded", "trusted"] };
@@ -73,7 +73,7 @@ pub(super) const GROUP: Shape = Shape {
 };
 pub(super) const UPSTREAM: Shape = Shape {
     name: "upstreams",
-    keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh"],
+    keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh", "ca"],
 };
 pub(super) const QUEUE: Shape = Shape { name: "queue", keys: &["calls", "wait"] };
 pub(super) const MARK_DOWN: Shape =
@@ -88,6 +88,7 @@ pub(super) const ROUTE: Shape = Shape {
         "class",
         "slow",
         "weight",
+        "websocket",
         "limit",
         "detect",
         "recover",

@@ -10,6 +10,8 @@ mod balance;
 mod bodies;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod detect;
 mod exchange;
 #[cfg(test)]
 mod keys;
@@ -26,6 +28,12 @@ mod restart;
 #[cfg(test)]
 mod secure;
 #[cfg(test)]
+mod secure_upstream;
+#[cfg(test)]
+mod standings;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod upstream;
+#[cfg(test)]
+mod websocket;
