@@ -12,6 +12,7 @@ use super::download::{BrokeOff, Download};
 use super::downstream::Downstream;
 use super::front::Seat;
 use super::handle::{self, Decision};
+use super::inspect::Waiting;
 use super::peer::Peer;
 use super::reply::{self, Invalid};
 use super::tunnel;
@@ -88,7 +89,18 @@ struct Connection<'s> {
 struct Next {
     method: Method,
     says: Says,
-    decision: Decision,
+    step: Step,
+}
+
+/// How far it has come.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, made and moved once"
+)]
+enum Step {
+    Decided(Decision),
+    /// Its body is looked into first.
+    Waits(Box<Waiting>),
 }
 
 impl Connection<'_> {
@@ -179,11 +191,17 @@ impl Connection<'_> {
             Ok(None) => (None, blank),
             Ok(Some(head)) => {
                 let asked = head.asked(text, &lines);
-                let decision = handle::decide(worker, &self.peer, &asked, head.says.framing);
+                let framing = head.says.framing;
+                let step = match handle::waits(worker, &self.peer, &asked, framing) {
+                    Some(waiting) => Step::Waits(Box::new(waiting)),
+                    None => {
+                        Step::Decided(handle::decide(worker, &self.peer, &asked, framing, None))
+                    }
+                };
                 let mut says = head.says;
                 // What was sent on the strength of a switch that is refused is no request (RFC 9931).
                 says.closes |= asked.wants_websocket();
-                let next = Next { method: asked.method, says, decision };
+                let next = Next { method: asked.method, says, step };
                 (Some(next), blank.saturating_add(head.says.length))
             }
             Err(bad) => (Some(self.refuse(bad)), blank.saturating_add(text.len())),
@@ -195,8 +213,8 @@ impl Connection<'_> {
         let nowhere = &self.worker().shard.nowhere;
         nowhere.offered.up();
         nowhere.invalid.up();
-        let decision = Err(reply::invalid(&Invalid::Head(bad)));
-        Next { method: Method::GET, says: Says::unbelieved(), decision }
+        let step = Step::Decided(Err(reply::invalid(&Invalid::Head(bad))));
+        Next { method: Method::GET, says: Says::unbelieved(), step }
     }
 
     /// Ends the wait for a head if it has lasted too long.
@@ -219,16 +237,25 @@ impl Connection<'_> {
 
     /// Takes a request to its answer; true: the connection serves on.
     async fn serve(&mut self, next: Next) -> bool {
-        let Next { method, says, decision } = next;
+        let Next { method, says, step } = next;
         self.client.begin_body(says.framing, says.expects);
+        let mut body = Upload::of_http1(&self.client, self.worker().plane.bounds.body_bytes);
+        let decision = match step {
+            Step::Decided(decision) => decision,
+            Step::Waits(waiting) => {
+                let decision = waiting.decide(self.worker(), &self.peer, &mut body);
+                match self.unless_gone(decision).await {
+                    Some(decision) => decision,
+                    None => return false,
+                }
+            }
+        };
         let answer = match decision {
             Err(response) => {
                 self.client.drain();
                 Answer::from(response)
             }
             Ok(sent) => {
-                let most = self.worker().plane.bounds.body_bytes;
-                let body = Upload::of_http1(&self.client, most);
                 let answer = handle::send(self.worker(), sent, &method, body, true);
                 match self.unless_gone(answer).await {
                     Some(answer) => answer,
