@@ -4,7 +4,8 @@
 //! and only then is the data port bound.
 
 use crate::admin::{self, Admin, auth::Token};
-use crate::config::{Config, Upstream};
+use crate::certificates::{CertificateError, Certificates, Watch};
+use crate::config::Config;
 use crate::control::ledger::{Kill, Ledger, Replay};
 use crate::control::record::Record;
 use crate::control::save::{Saver, Source};
@@ -12,10 +13,10 @@ use crate::control::sweep::SharedSweeper;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
-use crate::data::{Plane, Worker, front};
+use crate::data::{Plane, Worker, front, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
-use crate::ports::{Clock, SystemClock};
+use crate::ports::{Clock, Ports, SystemClock, SystemResolver};
 use crate::restore::{House, Standings, house};
 use crate::snapshot::Current;
 use crate::state::{StateDir, StateError};
@@ -35,6 +36,7 @@ use std::time::Duration;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, interval, sleep};
+use tokio_rustls::TlsAcceptor;
 
 /// Accepted connections that may wait in the kernel.
 const BACKLOG: i32 = 4096;
@@ -76,6 +78,8 @@ pub enum StartError {
         /// Its scope.
         scope: String,
     },
+    /// The certificates for clients.
+    Certificates(CertificateError),
     /// An address cannot be bound.
     Bind {
         /// The key of the configuration.
@@ -110,6 +114,7 @@ impl fmt::Display for StartError {
                 f,
                 "the state holds {what} on {scope}, and there is no room left among the other blocked keys: raise bounds.keys"
             ),
+            StartError::Certificates(error) => write!(f, "listen.tls: {error}"),
             StartError::Bind { key, address, error } => {
                 write!(
                     f,
@@ -127,6 +132,12 @@ impl std::error::Error for StartError {}
 impl From<StateError> for StartError {
     fn from(error: StateError) -> StartError {
         StartError::State(error)
+    }
+}
+
+impl From<CertificateError> for StartError {
+    fn from(error: CertificateError) -> StartError {
+        StartError::Certificates(error)
     }
 }
 
@@ -152,6 +163,7 @@ pub struct Running {
     control: Option<JoinHandle<bool>>,
     journal: Option<JoinHandle<()>>,
     origin: Option<Origin>,
+    watch: Option<Watch>,
 }
 
 /// What a start found and made; for whoever reads the terminal.
@@ -183,14 +195,16 @@ pub struct Stopped {
 /// # Errors
 /// Why it did not start; nothing is bound then.
 pub fn start(config: Config) -> Result<Running, StartError> {
-    start_with(config, Box::leak(Box::new(SystemClock::new())))
+    let clock = Box::leak(Box::new(SystemClock::new()));
+    start_with(config, Ports { clock, resolver: &SystemResolver })
 }
 
-/// Starts a proxy with a given clock.
+/// Starts a proxy with given doors to the outside.
 ///
 /// # Errors
 /// As [`start`].
-pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, StartError> {
+pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
+    let Ports { clock, resolver } = ports;
     // Know: state, journal, rules, kills.
     let state = StateDir::take(&config.state)?;
     let (token, token_file) = state.token(&config.admin.token)?;
@@ -214,7 +228,9 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         torn,
         standings,
     };
-    let needs_origin = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
+    let certificates = config.listen.tls.as_ref().map(Certificates::load).transpose()?;
+    let tls = certificates.as_ref().map(Certificates::server).transpose()?;
+    let needs_origin = config.routes.iter().any(|route| route.upstream.is_built_in());
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
     let routes = snapshot.plans.len();
     let (doors, arrivals) = Doors::new(facts.workers);
@@ -223,6 +239,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         senders: Box::leak(Box::new(Senders::new(facts.workers))),
         current: Current::new(snapshot),
         clock,
+        resolver,
         names,
         nudge: Notify::new(),
         shards: (0..facts.workers).map(|_| Shard::new(routes)).collect(),
@@ -231,7 +248,10 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         wire: config.wire,
         draining: AtomicBool::new(false),
         connections: AtomicU64::new(0),
+        tls: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),
+        certificates: certificates.clone(),
         doors: Box::leak(Box::new(doors)),
+        bells: (0..facts.workers).map(|_| Notify::new()).collect(),
         origin: origin.as_ref().map(Origin::address),
     }));
 
@@ -279,6 +299,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         stop: control_stopping,
     })
     .map_err(StartError::System)?;
+    let watch = certificates.map(Watch::start).transpose().map_err(StartError::System)?;
     let mut threads = Vec::with_capacity(facts.workers);
     let ways_in = data_listeners.into_iter().zip(arrivals).zip(receivers);
     for (index, ((listener, arrivals), census)) in ways_in.enumerate() {
@@ -302,6 +323,7 @@ pub fn start_with(config: Config, clock: &'static dyn Clock) -> Result<Running, 
         control: Some(control),
         journal: Some(journal),
         origin,
+        watch,
     })
 }
 
@@ -309,7 +331,8 @@ fn front_drain(config: &Config) -> Duration {
     crate::data::upstream::duration(config.deadlines.drain)
 }
 
-fn workers(config: &Config) -> usize {
+/// How many data threads there are.
+pub(crate) fn workers(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.listen.workers.map_or_else(cores, usize::from).clamp(1, WORKERS_MAX)
 }
@@ -469,6 +492,7 @@ fn start_worker(
                 }
             };
             let accepting = tokio::task::spawn_local(front::accept(Rc::clone(&worker), listener, arrivals));
+            let tending = tokio::task::spawn_local(link::answer_bell(Rc::clone(&worker)));
             let _ = ready.send(Ok(()));
             let mut tick = interval(TICK);
             loop {
@@ -479,7 +503,12 @@ fn start_worker(
                         // The order may have stopped waiting: the calls are woken all the same.
                         let _ = answer.send(found);
                     }
-                    _ = tick.tick() => worker.tick(),
+                    _ = tick.tick() => {
+                        worker.tick();
+                        if index == 0 {
+                            resolve::refresh(&worker);
+                        }
+                    }
                     _ = stopping.changed() => break,
                 }
             }
@@ -495,6 +524,7 @@ fn start_worker(
                     () = sleep(Duration::from_millis(5)) => {}
                 }
             }
+            tending.abort();
             worker.pools.clear();
         });
         })?;
@@ -563,6 +593,7 @@ impl Running {
             let _ = journal.join();
         }
         drop(self.origin.take());
+        drop(self.watch.take());
         Stopped { durable }
     }
 

@@ -3,10 +3,12 @@
 use crate::app::{self, Running};
 use crate::config::advice::advice;
 use crate::config::check;
-use crate::config::{Config, ConfigError, ConfigErrors, Upstream};
+use crate::config::upstream::Endpoint;
+use crate::config::{Config, ConfigError, ConfigErrors};
 use crate::demo;
 use breaker_core::{Breaker, Capacity, Seed};
 use clap::{Parser, Subcommand};
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -70,10 +72,11 @@ pub fn main() -> ExitCode {
                     println!("advice: {advice}");
                 }
                 println!(
-                    "{}: good: {}, {}",
+                    "{}: good: {}, {}, {}",
                     file.display(),
                     counted(config.groups.len(), "group"),
-                    counted(config.routes.len(), "route")
+                    counted(config.routes.len(), "route"),
+                    counted(endpoints(&config), "endpoint")
                 );
                 ExitCode::SUCCESS
             }
@@ -85,6 +88,12 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
     }
+}
+
+/// Servers that requests may go to, each counted once.
+fn endpoints(config: &Config) -> usize {
+    let all = config.routes.iter().flat_map(|route| &route.upstream.endpoints);
+    all.collect::<HashSet<_>>().len()
 }
 
 /// So many of a thing, as one says it.
@@ -136,7 +145,7 @@ fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
         Ok(config) => config,
         Err(errors) => return refuse(&source, &errors),
     };
-    let built_in = config.routes.iter().any(|route| route.upstream == Upstream::BuiltIn);
+    let built_in = config.routes.iter().any(|route| route.upstream.is_built_in());
     let signals = Signals::listen();
     let running = match app::start(config) {
         Ok(running) => running,
@@ -163,13 +172,12 @@ fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
 fn aim(mut config: Config, upstream: Option<&str>) -> Result<Config, ConfigErrors> {
     let Some(url) = upstream else { return Ok(config) };
     let target =
-        check::upstream_at("--upstream", url).map_err(|error| ConfigErrors(vec![error]))?;
+        check::endpoint_at("--upstream", url).map_err(|error| ConfigErrors(vec![error]))?;
     let mut aimed = false;
-    for route in &mut config.routes {
-        if route.upstream == Upstream::BuiltIn {
-            route.upstream = target.clone();
-            aimed = true;
-        }
+    let endpoints = config.routes.iter_mut().flat_map(|route| &mut route.upstream.endpoints);
+    for endpoint in endpoints.filter(|endpoint| **endpoint == Endpoint::BuiltIn) {
+        endpoint.clone_from(&target);
+        aimed = true;
     }
     if aimed {
         return Ok(config);

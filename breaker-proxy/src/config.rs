@@ -3,12 +3,14 @@
 pub mod advice;
 pub mod check;
 mod raw;
+pub mod upstream;
 mod value;
 
 use breaker_core::{PolicyError, PolicySpec, Span};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use upstream::Upstream;
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +46,28 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Data threads; `None`: one for each core.
     pub workers: Option<u16>,
+    /// How clients of the data plane connect; `None`: in clear.
+    pub tls: Option<Tls>,
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The file of the server's certificate and its chain.
+    pub certificate: PathBuf,
+    /// The file of its private key.
+    pub key: PathBuf,
+    /// Certificates of clients; `None`: none is asked for.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// The file of the authorities that sign them.
+    pub authorities: PathBuf,
+    /// Whether a client without one is refused. One that is shown is always verified.
+    pub required: bool,
 }
 
 /// Where standing kills, the token and the lock live.
@@ -189,20 +213,6 @@ impl Match {
         }
         shape
     }
-}
-
-/// Where a route's requests go.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Upstream {
-    /// The small origin that is built in, for trying things out.
-    BuiltIn,
-    /// `http://host:port`.
-    Http {
-        /// A name or an address, as it stands in the URL (IPv6 without brackets).
-        host: String,
-        /// The port; 80 where the URL has none.
-        port: u16,
-    },
 }
 
 /// Where the value of a key dimension comes from.

@@ -2,25 +2,30 @@
 
 pub mod alarm;
 pub mod body;
+pub mod channel;
 pub mod counts;
 pub mod doors;
 pub mod download;
 pub mod downstream;
+pub mod endpoint;
 pub mod flight;
 pub mod front;
 pub mod handle;
 pub mod http1;
 pub mod http2;
 pub mod lane;
+pub mod link;
 pub mod names;
 pub mod outbox;
 pub mod peer;
 pub mod reply;
+pub mod resolve;
 pub mod upload;
 pub mod upstream;
 
+use crate::certificates::Certificates;
 use crate::config::{Bounds, Deadlines, Wire};
-use crate::ports::Clock;
+use crate::ports::{Clock, Resolver};
 use crate::snapshot::Current;
 use crate::wire::asked::Line;
 use breaker_core::{Breaker, Sender, Senders};
@@ -29,9 +34,11 @@ use doors::Doors;
 use names::Names;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 
 /// Seconds between two looks at idle upstream connections.
 const REAP_EVERY: u64 = 5;
@@ -55,6 +62,8 @@ pub struct Plane {
     pub current: Current,
     /// The clock.
     pub clock: &'static dyn Clock,
+    /// Finds the addresses of upstreams.
+    pub resolver: &'static dyn Resolver,
     /// Labels of keys and ids of kills, for answers and status.
     pub names: Names,
     /// Tells the sweeper that a gate moved; it has no content.
@@ -71,8 +80,14 @@ pub struct Plane {
     pub draining: AtomicBool,
     /// Client connections over all workers.
     pub connections: AtomicU64,
+    /// How clients connect by TLS; `None`: in clear.
+    pub tls: Option<TlsAcceptor>,
+    /// The certificate that they are shown.
+    pub certificates: Option<Arc<Certificates>>,
     /// The ways in to the workers.
     pub doors: &'static Doors,
+    /// One bell for each worker: rung when another waits for a connection to an endpoint that it may hold idle.
+    pub bells: Box<[Notify]>,
     /// The address of the built-in origin, where a route uses it.
     pub origin: Option<std::net::SocketAddr>,
 }
@@ -102,8 +117,8 @@ pub struct Worker {
     pub shard: &'static Shard,
     /// Its mark.
     pub sender: Sender<'static>,
-    /// Idle upstream connections, by upstream.
-    pub pools: upstream::Pools,
+    /// Idle upstream connections, and who waits for one.
+    pub pools: link::Pools,
     /// Its calls in flight.
     pub flights: RefCell<flight::Flights>,
     /// Its client connections.
@@ -171,7 +186,7 @@ impl Worker {
             index,
             shard: plane.shards.get(index)?,
             sender: plane.senders.sender(index)?,
-            pools: upstream::Pools::default(),
+            pools: link::Pools::default(),
             flights: RefCell::default(),
             open: front::Open::default(),
             second: Cell::new(0),

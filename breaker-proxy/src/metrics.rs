@@ -3,6 +3,7 @@
 use crate::control::sweep::{self, Whose};
 use crate::control::task::{Control, shown};
 use crate::data::counts::Account;
+use crate::data::endpoint::Tally;
 use crate::snapshot::Snapshot;
 use ::metrics::{
     Label, Recorder, counter, describe_counter, describe_gauge, gauge, with_local_recorder,
@@ -66,9 +67,22 @@ fn fill(control: &Control) {
     counter!("breaker_connections_refused_total")
         .absolute(total(|shard| shard.refused_connections.get()));
     counter!("breaker_stalled_clients_total").absolute(total(|shard| shard.stalled_clients.get()));
+    counter!("breaker_tls_handshake_failures_total")
+        .absolute(total(|shard| shard.failed_handshakes.get()));
+    if let Some(certificates) = &plane.certificates {
+        let (renewed, failures) = certificates.counts();
+        counter!("breaker_tls_certificate_renewals_total").absolute(renewed);
+        counter!("breaker_tls_certificate_failures_total").absolute(failures);
+        gauge!("breaker_tls_certificate_failing").set(if certificates.is_failing() {
+            1.0
+        } else {
+            0.0
+        });
+    }
     counter!("breaker_slow_heads_total").absolute(total(|shard| shard.slow_heads.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
+    endpoints(&snapshot);
     // ordering: relaxed, a number on its own.
     let connections = plane.connections.load(std::sync::atomic::Ordering::Relaxed);
     gauge!("breaker_connections").set(as_gauge(connections));
@@ -81,6 +95,43 @@ fn fill(control: &Control) {
     gauge!("breaker_kills_live").set(as_gauge(u64::try_from(control.kills().len()).unwrap_or(0)));
     gauge!("breaker_journal_up").set(if control.journal_lost() { 0.0 } else { 1.0 });
     gauge!("breaker_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Reads one number of a worker's count of an endpoint.
+type ReadTally = fn(&Tally) -> u64;
+
+/// Upstreams and their endpoints: as many as the configuration names.
+fn endpoints(snapshot: &Snapshot) {
+    let counts: [(&str, ReadTally); 3] = [
+        ("breaker_endpoint_connects_total", |tally| tally.connects.get()),
+        ("breaker_endpoint_connect_failures_total", |tally| tally.connect_failures.get()),
+        ("breaker_endpoint_busy_total", |tally| tally.busy.get()),
+    ];
+    for upstream in &snapshot.upstreams {
+        let name = || upstream.label().to_owned();
+        gauge!("breaker_upstream_waiting", "upstream" => name())
+            .set(as_gauge(upstream.waiting().into()));
+        for endpoint in upstream.endpoints() {
+            let labels = [("upstream", name()), ("endpoint", endpoint.label().to_owned())];
+            for (metric, read) in counts {
+                counter!(metric, &labels).absolute(endpoint.sum(read));
+            }
+            counter!("breaker_endpoint_marked_down_total", &labels)
+                .absolute(endpoint.times_marked_down());
+            gauge!("breaker_endpoint_in_flight", &labels)
+                .set(as_gauge(endpoint.sum(|tally| tally.in_flight.get())));
+            let addresses = endpoint.addresses();
+            counter!("breaker_endpoint_lookup_failures_total", &labels)
+                .absolute(addresses.failures());
+            gauge!("breaker_endpoint_addresses", &labels)
+                .set(as_gauge(u64::try_from(addresses.count()).unwrap_or(0)));
+            gauge!("breaker_endpoint_up", &labels).set(if endpoint.is_marked_down() {
+                0.0
+            } else {
+                1.0
+            });
+        }
+    }
 }
 
 /// One 0/1 gauge for each named scope and state, and how often gates came to each.
@@ -259,6 +310,19 @@ fn describe() {
         "client connections refused because all were taken or the system had none"
     );
     describe_counter!(
+        "breaker_tls_handshake_failures_total",
+        "TLS handshakes that came to nothing"
+    );
+    describe_counter!("breaker_tls_certificate_renewals_total", "renewed certificates taken in");
+    describe_counter!(
+        "breaker_tls_certificate_failures_total",
+        "looks at files of certificates that could not be used; the last good ones stay"
+    );
+    describe_gauge!(
+        "breaker_tls_certificate_failing",
+        "1 while the files of certificates cannot be used as they are"
+    );
+    describe_counter!(
         "breaker_slow_heads_total",
         "client connections ended because no whole request head came in time"
     );
@@ -271,6 +335,27 @@ fn describe() {
         "breaker_resent_total",
         "GET requests that were never sent on a dead connection and went out on a new one"
     );
+    describe_gauge!("breaker_upstream_waiting", "calls that wait for a connection");
+    describe_counter!("breaker_endpoint_connects_total", "connections made to each endpoint");
+    describe_counter!(
+        "breaker_endpoint_connect_failures_total",
+        "connections to each endpoint that could not be made, or not in time"
+    );
+    describe_counter!(
+        "breaker_endpoint_busy_total",
+        "calls refused because no connection to the endpoint came free"
+    );
+    describe_counter!(
+        "breaker_endpoint_marked_down_total",
+        "how often each endpoint was marked down, failed trials included"
+    );
+    describe_counter!(
+        "breaker_endpoint_lookup_failures_total",
+        "attempts to resolve an endpoint's name that found nothing; the last good answer stays"
+    );
+    describe_gauge!("breaker_endpoint_addresses", "addresses that an endpoint's name leads to");
+    describe_gauge!("breaker_endpoint_in_flight", "calls that each endpoint has");
+    describe_gauge!("breaker_endpoint_up", "0: marked down");
     describe_gauge!("breaker_connections", "client connections");
     describe_counter!("breaker_kills_total", "kills put in force since the start");
     describe_counter!("breaker_lifts_total", "lifts since the start");

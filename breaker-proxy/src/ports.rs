@@ -1,6 +1,8 @@
-//! The doors to the outside that tests must be able to hold: the clock; only this file reads one.
+//! The doors to the outside that tests must be able to hold: the clock and the resolver of names; only this file asks either.
 
 use breaker_core::{Mono, MonotonicClock, Span};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +16,34 @@ pub trait Clock: Send + Sync {
     fn mono(&self) -> Mono;
     /// Wall time.
     fn wall(&self) -> Wall;
+}
+
+/// Finds the addresses of a name.
+pub trait Resolver: Send + Sync {
+    /// The addresses of a host, each with the port. May block.
+    ///
+    /// # Errors
+    /// The system's own.
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// The system's resolver.
+#[derive(Debug)]
+pub struct SystemResolver;
+
+impl Resolver for SystemResolver {
+    fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        (host, port).to_socket_addrs().map(Iterator::collect)
+    }
+}
+
+/// All doors.
+#[derive(Clone, Copy)]
+pub struct Ports {
+    /// The clock.
+    pub clock: &'static dyn Clock,
+    /// The resolver.
+    pub resolver: &'static dyn Resolver,
 }
 
 /// The machine's clocks.

@@ -1,7 +1,7 @@
 //! A breaker with everything back that a start must put back: standings first, then trips and kills by the journal's word, which stands above them. It
 //! opens no port and writes nothing.
 
-use crate::app::{SCOPES, StartError};
+use crate::app::{SCOPES, StartError, workers};
 use crate::config::Config;
 use crate::control::ledger::{Kill, Restored};
 use crate::data::names::Names;
@@ -112,7 +112,7 @@ pub fn house(
         let keys = config.bounds.keys.saturating_mul(1 << doubling);
         let breaker: &'static Breaker =
             Box::leak(Box::new(Breaker::new(Capacity { scopes: SCOPES, keys }, Seed(seed))));
-        let snapshot = match Snapshot::build(config, breaker, 1) {
+        let snapshot = match Snapshot::build(config, breaker, 1, workers(config), &[]) {
             Ok(snapshot) => snapshot,
             // The tables would be too large: what was wrong with the smaller ones is what to tell.
             Err(errors) => return Err(crowded.unwrap_or(StartError::Policy(errors))),

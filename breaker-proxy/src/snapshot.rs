@@ -1,6 +1,7 @@
 //! One policy with the router that leads to it, swapped whole; it decides nothing.
 
-use crate::config::{Config, Upstream};
+use crate::config::Config;
+use crate::data::endpoint::Upstream;
 use crate::keys::{self, KeyPlan};
 use crate::router::Router;
 use arc_swap::ArcSwap;
@@ -8,6 +9,7 @@ use breaker_core::{
     Breaker, DetectorKind, DetectorSpec, KeyHash, Level, Policy, PolicyError, PolicySpec, RouteId,
     RouteSpec, Scope, ScopeSpec, Span,
 };
+use std::sync::Arc;
 
 /// Rules and routes of one configuration, immutable.
 pub struct Snapshot {
@@ -22,7 +24,7 @@ pub struct Snapshot {
     /// What the data plane does for each route, in the order of the policy's routes.
     pub plans: Vec<Plan>,
     /// Distinct upstreams; plans point into it.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
 }
 
 /// What the data plane does for one route.
@@ -54,7 +56,7 @@ impl Current {
     }
 
     /// The snapshot in force now. Not to be held across an await.
-    pub fn load(&self) -> arc_swap::Guard<std::sync::Arc<Snapshot>> {
+    pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
     }
 }
@@ -146,7 +148,8 @@ impl Snapshot {
         detectors.get(usize::from(index))
     }
 
-    /// Compiles a configuration into rules and routes.
+    /// Compiles a configuration into rules and routes, for so many workers. Of the upstreams that are `known`, those that are configured
+    /// alike go on as they are, with their connections and marks.
     ///
     /// # Errors
     /// All errors of the policy at once, each with its path.
@@ -154,17 +157,19 @@ impl Snapshot {
         config: &Config,
         breaker: &Breaker,
         serial: u64,
+        workers: usize,
+        known: &[Arc<Upstream>],
     ) -> Result<Snapshot, Vec<PolicyError>> {
         let policy = breaker.compile(&config.policy)?;
-        let mut upstreams: Vec<Upstream> = Vec::new();
+        let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
         let mut plans = Vec::with_capacity(config.routes.len());
         let specs = config.routes.iter().zip(&config.policy.routes);
         for ((route, scope), (configured, spec)) in policy.routes().zip(specs) {
             let upstream = upstreams
                 .iter()
-                .position(|known| *known == configured.upstream)
+                .position(|known| *known.spec() == configured.upstream)
                 .unwrap_or_else(|| {
-                    upstreams.push(configured.upstream.clone());
+                    upstreams.push(Upstream::build(&configured.upstream, workers, known));
                     upstreams.len() - 1
                 });
             let group = config

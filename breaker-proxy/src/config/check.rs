@@ -2,27 +2,32 @@
 //! policy.
 
 pub use super::{ConfigError, ConfigErrors};
+pub use upstream::endpoint_at;
+
+mod upstream;
 
 use self::rules::{Level, Rules, key_rules, rules};
 use super::raw::{
     ADMIN, BOUNDS, DEADLINES, FROM, GLOBAL, GROUP, LISTEN, MATCH, ROUTE, Report, STATE, Section,
-    Text, WIRE, WordOrTable, nearest_hint, parse, printable, quoted,
+    TLS, Text, UPSTREAM, WIRE, WordOrTable, nearest_hint, parse, printable, quoted,
 };
+use super::upstream::{Endpoint, Upstream};
 use super::value::{
     Flaw, collide, flaw, parse_address, parse_body_bytes, parse_deadline, parse_head_bytes,
-    parse_header, parse_host, parse_method, parse_name, parse_pattern, parse_token, parse_upstream,
+    parse_header, parse_host, parse_method, parse_name, parse_pattern, parse_token,
 };
 use super::{
-    Admin, Bounds, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource, Listen, Match, Missing,
-    Route, State, TokenSource, Upstream, Wire,
+    Admin, Bounds, ClientCertificates, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource,
+    Listen, Match, Missing, Route, State, Tls, TokenSource, Wire,
 };
 use breaker_core::{
     Class, DetectorKind, DetectorSpec, GroupSpec, KeySpec, OnBreach, OnFind, PolicySpec, RouteSpec,
     ShareOf, Span,
 };
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use upstream::Declared;
 
 mod detect;
 mod rules;
@@ -50,19 +55,6 @@ pub fn load(
         errors.push(ConfigError { path: printable(source), problem, hint: String::new() });
     }
     Err(ConfigErrors(errors))
-}
-
-/// Reads an upstream as it stands in a configuration: `http://host:port` or `builtin:origin`.
-///
-/// # Errors
-///
-/// What is wrong with it, under the given path.
-pub fn upstream_at(path: &str, text: &str) -> Result<Upstream, ConfigError> {
-    parse_upstream(text).map_err(|(problem, hint)| ConfigError {
-        path: path.to_owned(),
-        problem: format!("{} {problem}", quoted(text)),
-        hint,
-    })
 }
 
 /// The configuration that is built in: the defaults, with a route to try things on.
@@ -102,8 +94,12 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
         None => Rules::default(),
     };
     let groups = groups(root.sections("groups", GROUP, MAX_SCOPES, report), report);
+    let upstreams = root.sections("upstreams", UPSTREAM, MAX_SCOPES, report);
+    let mut upstreams = Declared::read(upstreams, &listen, report);
     let before = report.errors.len();
-    let routes = routes(root.sections("routes", ROUTE, MAX_SCOPES, report), &listen, report);
+    let routes = root.sections("routes", ROUTE, MAX_SCOPES, report);
+    let routes = self::routes(routes, &mut upstreams, &listen, report);
+    upstreams.unused(report);
     if routes.is_empty() && report.errors.len() == before {
         report.wrong("routes", "there is none", "declare at least one [[routes]]");
     }
@@ -152,6 +148,7 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
         data: SocketAddr::from(([127, 0, 0, 1], 8080)),
         admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
         workers: None,
+        tls: None,
     };
     let Some(mut section) = section else {
         return listen;
@@ -168,6 +165,7 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
     }
     listen.workers =
         section.whole("workers", 1, 1024, report).and_then(|workers| u16::try_from(workers).ok());
+    listen.tls = section.section("tls", TLS, report).and_then(|section| tls(section, report));
     let path = section.path_of("admin");
     if valid && collide(listen.data, listen.admin) {
         report.wrong(
@@ -184,6 +182,38 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
         );
     }
     listen
+}
+
+fn tls(mut section: Section, report: &mut Report<'_>) -> Option<Tls> {
+    let mut file = |key: &str, needed: bool, report: &mut Report<'_>| {
+        if needed && !section.has(key) {
+            report.wrong(section.path_of(key), "is missing", "name a file of PEM");
+        }
+        section.text(key, report).and_then(|text| file_path(&text, report))
+    };
+    let (certificate, key) = (file("certificate", true, report), file("key", true, report));
+    let authorities = file("client_ca", false, report);
+    let path = section.path_of("client_certificate");
+    let asked = section.text("client_certificate", report);
+    if asked.is_some() && authorities.is_none() {
+        report.wrong(
+            &path,
+            "asks for certificates that nobody signs",
+            "name their authorities in client_ca",
+        );
+    }
+    let required = match asked.as_ref().map(|text| text.value.as_str()) {
+        None | Some("required") => true,
+        Some("optional") => false,
+        Some(_) => {
+            let shown = asked.map(|text| text.shown).unwrap_or_default();
+            let hint = "use \"required\" or \"optional\"";
+            report.wrong(path, format!("{shown} is not a way to ask"), hint);
+            true
+        }
+    };
+    let clients = authorities.map(|authorities| ClientCertificates { authorities, required });
+    Some(Tls { certificate: certificate?, key: key?, clients })
 }
 
 fn state(section: Option<Section>, report: &mut Report<'_>) -> State {
@@ -427,11 +457,16 @@ fn groups(sections: Vec<Section>, report: &mut Report<'_>) -> Vec<GroupAt> {
     groups
 }
 
-fn routes(sections: Vec<Section>, listen: &Listen, report: &mut Report<'_>) -> Vec<RouteAt> {
+fn routes(
+    sections: Vec<Section>,
+    upstreams: &mut Declared,
+    listen: &Listen,
+    report: &mut Report<'_>,
+) -> Vec<RouteAt> {
     let mut seen = BTreeSet::new();
     let mut routes = Vec::with_capacity(sections.len());
     for mut section in sections {
-        let route = route(&mut section, listen, report);
+        let route = route(&mut section, upstreams, listen, report);
         if !route.name.is_empty() && !seen.insert((route.group.clone(), route.name.clone())) {
             let (name, group) = (quoted(&route.name), quoted(&route.group));
             report.wrong(
@@ -445,7 +480,12 @@ fn routes(sections: Vec<Section>, listen: &Listen, report: &mut Report<'_>) -> V
     routes
 }
 
-fn route(section: &mut Section, listen: &Listen, report: &mut Report<'_>) -> RouteAt {
+fn route(
+    section: &mut Section,
+    upstreams: &mut Declared,
+    listen: &Listen,
+    report: &mut Report<'_>,
+) -> RouteAt {
     let name = name(section, report);
     let names_group = section.has("group");
     let group = section.text("group", report).and_then(|text| judged(&text, parse_name, report));
@@ -472,7 +512,9 @@ fn route(section: &mut Section, listen: &Listen, report: &mut Report<'_>) -> Rou
             methods: Vec::new(),
             path: "/".to_owned(),
         }),
-        upstream: upstream(section, listen, report).unwrap_or(Upstream::BuiltIn),
+        upstream: upstreams
+            .of_route(section, listen, report)
+            .unwrap_or_else(|| Upstream::plain(vec![Endpoint::BuiltIn])),
         class: section
             .text("class", report)
             .and_then(|text| word(&text, &classes, report))
@@ -532,44 +574,6 @@ fn methods(table: &mut Section, report: &mut Report<'_>) -> Option<Vec<http::Met
         }
     }
     (report.errors.len() == before).then_some(methods)
-}
-
-fn upstream(section: &mut Section, listen: &Listen, report: &mut Report<'_>) -> Option<Upstream> {
-    if !section.has("upstream") {
-        let hint =
-            "say upstream = \"http://10.0.0.7:8000\", or \"builtin:origin\" to try things out";
-        report.wrong(section.path_of("upstream"), "is missing", hint);
-    }
-    let text = section.text("upstream", report)?;
-    let upstream = judged(&text, parse_upstream, report)?;
-    for (plane, own) in [("data", listen.data), ("admin", listen.admin)] {
-        if leads_to(&upstream, own) {
-            report.wrong(
-                &text.path,
-                format!("{} leads back to our own {plane} plane at {own}", text.shown),
-                "name the server behind us",
-            );
-        }
-    }
-    Some(upstream)
-}
-
-/// Whether an upstream is one of our own sockets, as far as that can be seen without asking the network.
-fn leads_to(upstream: &Upstream, own: SocketAddr) -> bool {
-    let Upstream::Http { host, port } = upstream else {
-        return false;
-    };
-    let ip = match host.as_str() {
-        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
-        other => other.parse::<IpAddr>().ok(),
-    };
-    let own_ip = own.ip().to_canonical();
-    ip.map(|ip| ip.to_canonical()).is_some_and(|ip| {
-        // A connection to the unspecified address goes to this host's loopback.
-        let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
-        let either_is_any = ip.is_unspecified() || own_ip.is_unspecified();
-        *port == own.port() && (ip == own_ip || (either_is_any && is_here(ip) && is_here(own_ip)))
-    })
 }
 
 /// Adds the group that routes without one are in, and looks for groups and routes that miss each other.

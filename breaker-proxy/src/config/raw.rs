@@ -36,10 +36,14 @@ pub(super) const ROOT: Shape = Shape {
         "wire",
         "global",
         "groups",
+        "upstreams",
         "routes",
     ],
 };
-pub(super) const LISTEN: Shape = Shape { name: "listen", keys: &["data", "admin", "workers"] };
+pub(super) const LISTEN: Shape =
+    Shape { name: "listen", keys: &["data", "admin", "workers", "tls"] };
+pub(super) const TLS: Shape =
+    Shape { name: "tls", keys: &["certificate", "key", "client_ca", "client_certificate"] };
 pub(super) const STATE: Shape = Shape { name: "state", keys: &["dir", "required", "save_every"] };
 pub(super) const ADMIN: Shape = Shape { name: "admin", keys: &["token", "token_file", "expose"] };
 pub(super) const BOUNDS: Shape = Shape {
@@ -55,6 +59,13 @@ pub(super) const GROUP: Shape = Shape {
     name: "groups",
     keys: &["name", "limit", "detect", "recover", "mode", "after_crash", "keys"],
 };
+pub(super) const UPSTREAM: Shape = Shape {
+    name: "upstreams",
+    keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh"],
+};
+pub(super) const QUEUE: Shape = Shape { name: "queue", keys: &["calls", "wait"] };
+pub(super) const MARK_DOWN: Shape =
+    Shape { name: "mark_down", keys: &["after", "hold", "at_most"] };
 pub(super) const ROUTE: Shape = Shape {
     name: "routes",
     keys: &[
@@ -144,8 +155,8 @@ pub(super) const RECOVER: Shape = Shape { name: "recover", keys: &["probes", "af
 /// Every kind of table there is.
 #[cfg(test)]
 pub(super) const SHAPES: &[Shape] = &[
-    ROOT, LISTEN, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, ROUTE, MATCH, KEY, FROM,
-    OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
+    ROOT, LISTEN, TLS, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE,
+    MARK_DOWN, ROUTE, MATCH, KEY, FROM, OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
 ];
 
 /// Collects every error of one reading, and knows the environment.

@@ -1,7 +1,7 @@
 //! Single values of the configuration, from text to a value or a flaw; it knows no key, no path and no other value.
 
-use super::Upstream;
 use super::raw::is_name;
+use super::upstream::Endpoint;
 use crate::path::canonical;
 use breaker_core::{Span, Unit};
 use std::collections::BTreeSet;
@@ -275,10 +275,10 @@ fn is_dns_or_ipv4(host: &str) -> bool {
     host.len() <= 253 && host.split('.').all(is_label)
 }
 
-pub(super) fn parse_upstream(text: &str) -> Result<Upstream, Flaw> {
+pub(super) fn parse_endpoint(text: &str) -> Result<Endpoint, Flaw> {
     let hint = "write http://host:port, or builtin:origin";
     if text == "builtin:origin" {
-        return Ok(Upstream::BuiltIn);
+        return Ok(Endpoint::BuiltIn);
     }
     if text.starts_with("https://") {
         return flaw("is not supported yet", "use http:// to an upstream on a network you trust");
@@ -316,13 +316,13 @@ pub(super) fn parse_upstream(text: &str) -> Result<Upstream, Flaw> {
         }
     };
     if port.is_empty() {
-        return Ok(Upstream::Http { host, port: 80 });
+        return Ok(Endpoint::Http { host, port: 80 });
     }
     let digits = port
         .strip_prefix(':')
         .filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
     match digits.and_then(|port| port.parse().ok()) {
-        Some(port) if port != 0 => Ok(Upstream::Http { host, port }),
+        Some(port) if port != 0 => Ok(Endpoint::Http { host, port }),
         _ => flaw("has no valid port", "use 1 to 65535"),
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body as _, Frame};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// One answer.
 pub struct Download {
@@ -83,6 +83,10 @@ impl Download {
             }
             if self.out.is_empty() {
                 // Without a piece left there is a wait, or the end.
+                // What was written may still wait for the kernel.
+                if ready!(client.poll_flush(cx)).is_err() {
+                    return Poll::Ready(Err(BrokeOff));
+                }
                 if waits {
                     return Poll::Pending;
                 }

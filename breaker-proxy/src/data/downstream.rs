@@ -2,6 +2,7 @@
 //! reads no heads and decides nothing.
 
 use super::Worker;
+use super::channel::Channel;
 use super::peer::Peer;
 use crate::wire::chunks::{Chunks, Piece};
 use crate::wire::request::Framing;
@@ -10,10 +11,9 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
-use tokio::net::TcpStream;
 
 /// What is read through the worker's scratch, and not into memory of its own.
 const SMALL: usize = 8 * 1024;
@@ -47,7 +47,7 @@ enum Left {
 pub struct Downstream {
     worker: Rc<Worker>,
     peer: Rc<Peer>,
-    io: RefCell<TcpStream>,
+    io: RefCell<Channel>,
     /// What has come and was not taken yet.
     input: RefCell<BytesMut>,
     left: Cell<Left>,
@@ -62,11 +62,11 @@ pub struct Broken;
 impl Downstream {
     /// A connection that serves nothing yet.
     #[must_use]
-    pub fn new(worker: &Rc<Worker>, peer: &Rc<Peer>, stream: TcpStream) -> Rc<Downstream> {
+    pub fn new(worker: &Rc<Worker>, peer: &Rc<Peer>, channel: Channel) -> Rc<Downstream> {
         Rc::new(Downstream {
             worker: Rc::clone(worker),
             peer: Rc::clone(peer),
-            io: RefCell::new(stream),
+            io: RefCell::new(channel),
             input: RefCell::default(),
             left: Cell::new(Left::Nothing),
             leave: Cell::new(&[]),
@@ -114,11 +114,16 @@ impl Downstream {
                 Ok(Piece::More) => {}
                 Err(Broken) => return Poll::Ready(Err(Broken)),
             }
+            let mut asked = false;
             while let leave @ [_, ..] = self.leave.get() {
                 match ready!(Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, leave)) {
                     Ok(told) => self.leave.set(leave.get(told..).unwrap_or(&[])),
                     Err(_) => return Poll::Ready(Err(self.broke())),
                 }
+                asked = true;
+            }
+            if asked && ready!(self.poll_flush(cx)).is_err() {
+                return Poll::Ready(Err(self.broke()));
             }
             if !matches!(ready!(self.poll_read(cx)), Ok(1..)) {
                 return Poll::Ready(Err(self.broke()));
@@ -171,7 +176,13 @@ impl Downstream {
                 continue;
             }
             let mut scratch = self.worker.scratch.borrow_mut();
-            let Ok(read @ 1..) = self.io.borrow().try_read(&mut scratch) else { return };
+            let mut nobody = Context::from_waker(Waker::noop());
+            let mut buf = ReadBuf::new(&mut scratch);
+            let read = Pin::new(&mut *self.io.borrow_mut()).poll_read(&mut nobody, &mut buf);
+            let (true, read @ 1..) = (matches!(read, Poll::Ready(Ok(()))), buf.filled().len())
+            else {
+                return;
+            };
             let Some(left) = budget.checked_sub(read) else { return };
             budget = left;
             self.input.borrow_mut().extend_from_slice(scratch.get(..read).unwrap_or(&[]));
@@ -245,13 +256,21 @@ impl Downstream {
         let length = pieces.iter().fold(0_usize, |sum, piece| sum.saturating_add(piece.len()));
         let mut io = self.io.borrow_mut();
         let mut scratch = self.worker.scratch.borrow_mut();
-        let written = match (pieces, scratch.get_mut(..length)) {
+        let copied = match pieces {
+            [_] => 0,
+            // What fits into one record, and costs less to copy than a record does.
+            _ if io.wants_one_piece() => length.min(scratch.len()),
+            _ if length <= COPY_MAX => length,
+            _ => 0,
+        };
+        let written = match (pieces, scratch.get_mut(..copied)) {
             ([only], _) => Pin::new(&mut *io).poll_write(cx, only),
-            (_, Some(whole)) if length <= COPY_MAX => {
+            (_, Some(whole @ [_, ..])) => {
                 let mut rest = &mut *whole;
                 for piece in pieces {
-                    let (here, after) = rest.split_at_mut(piece.len());
-                    here.copy_from_slice(piece);
+                    let here = piece.len().min(rest.len());
+                    let (filled, after) = rest.split_at_mut(here);
+                    filled.copy_from_slice(piece.get(..here).unwrap_or(&[]));
                     rest = after;
                 }
                 Pin::new(&mut *io).poll_write(cx, whole)
@@ -265,19 +284,32 @@ impl Downstream {
         written
     }
 
+    /// Sees to it that the kernel takes all that was written.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
+    }
+
     /// Says one last thing, if the kernel takes it at once: if it does not, the client does not learn why.
     pub fn say_at_once(&self, words: &[u8]) {
-        let _ = self.io.borrow().try_write(words);
+        let mut nobody = Context::from_waker(Waker::noop());
+        let mut io = self.io.borrow_mut();
+        if Pin::new(&mut *io).poll_write(&mut nobody, words).is_ready() {
+            let _ = Pin::new(&mut *io).poll_flush(&mut nobody);
+        }
     }
 
     /// Tells the client that no more comes.
     pub fn end_writing(&self) {
         // An end that fails is one that the client brought about.
-        let _ = socket2::SockRef::from(&*self.io.borrow()).shutdown(std::net::Shutdown::Write);
+        let mut nobody = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut *self.io.borrow_mut()).poll_shutdown(&mut nobody);
     }
 
     /// The connection, when it is dropped, ends by a reset: a plain end would make what was sent look whole.
     pub fn break_off(&self) {
-        let _ = socket2::SockRef::from(&*self.io.borrow()).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(self.io.borrow().socket()).set_linger(Some(Duration::ZERO));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Worker;
 use super::counts::Account;
+use super::endpoint::Upstream;
 use super::lane::Lane;
 use super::peer::Peer;
 use crate::snapshot::Snapshot;
@@ -125,6 +126,19 @@ impl Call {
     #[must_use]
     pub fn pass(&self) -> Pass {
         self.pass
+    }
+
+    /// An upstream of the snapshot by which it was admitted.
+    #[must_use]
+    pub fn upstream(&self, index: usize) -> Option<&Arc<Upstream>> {
+        self.snapshot.upstreams.get(index)
+    }
+
+    /// What a gate says against sending it now, if any does.
+    #[must_use]
+    pub fn refused(&self) -> Option<Denial> {
+        let plane = self.worker.plane;
+        plane.breaker.look(&self.pass, plane.clock.mono()).err()
     }
 
     /// The counters of the call's route.

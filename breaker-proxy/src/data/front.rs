@@ -1,6 +1,7 @@
 //! Accepts client connections and serves HTTP/1.1 or HTTP/2 on each; it looks into no request.
 
 use super::Worker;
+use super::channel::Channel;
 use super::doors::{Arrival, Place, hand_over};
 use super::peer::Peer;
 use super::upstream::duration;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -156,19 +158,42 @@ fn per_connection(error: &io::Error) -> bool {
 }
 
 async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
-    let peer = Rc::new(Peer::new(peer.ip()));
     let worker = Rc::clone(&seat.worker);
+    let peer = Rc::new(Peer::new(peer.ip(), worker.plane.tls.is_some()));
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let deadline = Instant::now() + duration(worker.plane.deadlines.head);
-    match timeout_at(deadline, unless_ending(&seat, speaks_http2(&stream))).await {
-        // In memory of its own: most connections never need that much.
-        Ok(Some(Ok(true))) => Box::pin(http2::serve(&seat, stream, peer)).await,
-        Ok(Some(Ok(false))) => http1::serve(&seat, stream, peer, deadline).await,
-        Ok(Some(Err(_)) | None) => {}
+    // In memory of their own: most of the time a connection needs neither.
+    let opened = match &worker.plane.tls {
+        None => timeout_at(deadline, unless_ending(&seat, in_clear(stream))).await,
+        Some(tls) => {
+            let opened = Box::pin(unless_ending(&seat, secured(&worker, tls, stream)));
+            timeout_at(deadline, opened).await
+        }
+    };
+    match opened {
+        Ok(Some(Some((channel, true)))) => Box::pin(http2::serve(&seat, channel, peer)).await,
+        Ok(Some(Some((channel, false)))) => http1::serve(&seat, channel, peer, deadline).await,
+        Ok(Some(None) | None) => {}
         Err(_) => worker.shard.slow_heads.up(),
     }
+}
+
+/// A connection in clear, and whether it speaks HTTP/2.
+async fn in_clear(stream: TcpStream) -> Option<(Channel, bool)> {
+    let http2 = speaks_http2(&stream).await.ok()?;
+    Some((Channel::Plain(stream), http2))
+}
+
+/// A connection by TLS, and whether it agreed to speak HTTP/2.
+async fn secured(worker: &Worker, tls: &TlsAcceptor, stream: TcpStream) -> Option<(Channel, bool)> {
+    let Ok(stream) = tls.accept(stream).await else {
+        worker.shard.failed_handshakes.up();
+        return None;
+    };
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Some((Channel::Tls(Box::new(stream)), http2))
 }
 
 /// What the future comes to, unless all connections are told to end before: who has said nothing yet is owed nothing.

@@ -157,6 +157,7 @@ pub fn decide(
                 path: &canonical,
                 framing,
                 forwarded: plane.wire.forwarded,
+                secure: peer.secure,
                 peer: peer.ip,
                 peer_text: &peer.text,
             };

@@ -6,6 +6,7 @@
 use super::Worker;
 use super::alarm::Alarm;
 use super::body::Reply;
+use super::channel::Channel;
 use super::download::{BrokeOff, Download};
 use super::downstream::Downstream;
 use super::front::Seat;
@@ -24,7 +25,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// What a client is told whose head did not come in time.
@@ -39,12 +39,12 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX: usize = 1024 * 1024;
 
 /// Serves a connection to its end. The first head must have come by `first`.
-pub async fn serve(seat: &Seat, stream: TcpStream, peer: Rc<Peer>, first: Instant) {
+pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>, first: Instant) {
     let worker = &seat.worker;
     let bounds = &worker.plane.bounds;
     let mut connection = Connection {
         seat,
-        client: Downstream::new(worker, &peer, stream),
+        client: Downstream::new(worker, &peer, channel),
         peer,
         room: Room {
             bytes: usize::try_from(bounds.head_bytes).unwrap_or(usize::MAX),

@@ -1,5 +1,6 @@
 //! An HTTP/2 client connection; it looks into no request.
 
+use super::channel::Channel;
 use super::front::Seat;
 use super::handle::handle;
 use super::peer::Peer;
@@ -11,10 +12,9 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 /// Serves a connection to its end.
-pub async fn serve(seat: &Seat, stream: TcpStream, peer: Rc<Peer>) {
+pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>) {
     let worker = &seat.worker;
     let bounds = &worker.plane.bounds;
     let service = service_fn(|request| {
@@ -28,7 +28,7 @@ pub async fn serve(seat: &Seat, stream: TcpStream, peer: Rc<Peer>) {
         .max_header_list_size(bounds.head_bytes)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
-    let mut conn = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut conn = pin!(builder.serve_connection(TokioIo::new(channel), service));
     let mut asked = false;
     // An error here is the client's: hyper has ended the streams, and each call its account.
     let _ended = poll_fn(|cx| {

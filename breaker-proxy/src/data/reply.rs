@@ -154,6 +154,12 @@ pub fn failed(plane: &Plane, policy: &Policy, failure: &Failure) -> Response<Rep
             "Upstream did not answer in time",
             &detail,
         ),
+        Failure::Busy => plain(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "upstream-busy",
+            "Upstream is busy",
+            "all connections to the upstream are in use, and none came free in time",
+        ),
         Failure::Connect(_) => plain(
             StatusCode::BAD_GATEWAY,
             "upstream-unreachable",

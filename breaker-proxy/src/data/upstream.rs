@@ -1,15 +1,13 @@
-//! Upstream connections and the one exchange each carries at a time; it neither routes nor decides.
+//! The one exchange that an upstream connection carries at a time; it neither routes nor decides, and makes no connection.
 //!
 //! An exchange is driven by the future (and then the body) of the very call it serves: there is no task of its own to
-//! hand bytes to and fro. Idle connections wait in a plain list of their worker.
+//! hand bytes to and fro.
 
 use super::Worker;
-use super::alarm::Alarm;
 use super::flight::Call;
-use super::lane::Lane;
+use super::link::{self, Link};
 use super::outbox::Outbox;
 use super::upload::{Progress, Upload, UploadFailure};
-use crate::config::Upstream;
 use crate::wire::answer::{self, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
@@ -24,14 +22,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
-
-/// Idle connections kept for one upstream by one worker.
-const IDLE_MAX: usize = 512;
-
-/// An idle connection older than this is dropped: most servers do so themselves soon after.
-const IDLE_AGE: Duration = Duration::from_secs(50);
+use tokio::time::Instant;
 
 /// Bytes of an answer's body that are read at once, at most.
 const READ_MAX: usize = 64 * 1024;
@@ -48,6 +39,8 @@ pub enum Failure {
     Connect(io::Error),
     /// No connection was made in time.
     ConnectTimeout,
+    /// As many connections as there may be, and no room in the queue, or no end of the wait.
+    Busy,
     /// No answer came in time.
     AnswerTimeout,
     /// The client stopped sending its body.
@@ -69,6 +62,7 @@ impl fmt::Display for Failure {
             Failure::Severed(_) => f.write_str("a kill ended the call"),
             Failure::Connect(error) => write!(f, "the upstream could not be reached: {error}"),
             Failure::ConnectTimeout => f.write_str("the upstream could not be reached in time"),
+            Failure::Busy => f.write_str("the upstream has as many calls as it may have"),
             Failure::AnswerTimeout => f.write_str("the upstream did not answer in time"),
             Failure::UploadStalled => f.write_str("the request body stopped arriving"),
             Failure::UploadTooLarge => f.write_str("the request body is larger than allowed"),
@@ -78,55 +72,6 @@ impl fmt::Display for Failure {
             Failure::Breach(breach) => write!(f, "the upstream broke the exchange: {breach}"),
         }
     }
-}
-
-/// The idle connections of one worker, by index of the upstream.
-#[derive(Default)]
-pub struct Pools {
-    idle: RefCell<Vec<Vec<Link>>>,
-}
-
-impl Pools {
-    /// An idle connection that its upstream has not ended yet.
-    fn take(&self, upstream: usize) -> Option<Link> {
-        let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(upstream)?;
-        std::iter::from_fn(|| list.pop()).find(|link| link.lane.is_quiet())
-    }
-
-    fn put(&self, link: Link) {
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() <= link.upstream {
-            idle.resize_with(link.upstream + 1, Vec::new);
-        }
-        if let Some(list) = idle.get_mut(link.upstream)
-            && list.len() < IDLE_MAX
-        {
-            list.push(link);
-        }
-    }
-
-    /// Drops all of them. Each holds its worker, so that neither would ever end by itself.
-    pub fn clear(&self) {
-        self.idle.take();
-    }
-
-    /// Drops idle connections that are old or that their upstream has ended.
-    pub fn reap(&self, now: Instant) {
-        for list in self.idle.borrow_mut().iter_mut() {
-            list.retain(|link| {
-                now.duration_since(link.idle_since) < IDLE_AGE && link.lane.is_quiet()
-            });
-        }
-    }
-}
-
-/// One upstream connection.
-pub struct Link {
-    upstream: usize,
-    lane: Rc<Lane>,
-    alarm: Alarm,
-    idle_since: Instant,
 }
 
 /// A request as it is sent.
@@ -147,6 +92,8 @@ pub struct Outgoing {
 pub struct Exchange {
     worker: Rc<Worker>,
     call: Call,
+    /// Index of the upstream in the call's own snapshot.
+    upstream: usize,
     link: Option<Link>,
     /// What of the request is still to come from the client.
     upload: Option<Upload>,
@@ -296,7 +243,7 @@ impl Exchange {
     }
 
     fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        self.link.as_mut().is_some_and(|link| link.alarm.passed(deadline, cx))
+        self.link.as_mut().is_some_and(|link| link.passed(deadline, cx))
     }
 
     /// The answer is complete: the connection goes back to the pool if it can carry another call.
@@ -306,12 +253,11 @@ impl Exchange {
         let lasts = self.lasts && whole && self.broken.is_none() && self.input.is_empty();
         if !lasts {
             self.break_off();
-        } else if let Some(mut link) = self.link.take()
+        } else if let Some(link) = self.link.take()
             && link.lane.refused().is_none()
         {
             link.lane.disarm();
-            link.idle_since = self.moved;
-            self.worker.pools.put(link);
+            self.worker.pools.put(link, self.moved);
         }
         self.worker.give_spare(std::mem::take(&mut self.out).into_spare());
     }
@@ -528,23 +474,16 @@ pub async fn forward(
     let Outgoing { head, body, framing, to_head, again } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
-    let spare = worker.pools.take(upstream);
-    let mut fresh = spare.is_none();
-    let link = match spare {
-        Some(link) => link,
-        None => match connect(worker, upstream).await {
-            Ok(link) => link,
-            Err(failure) => {
-                let mut call = call;
-                call.failed(class_of(&failure));
-                return Err(failure);
-            }
-        },
+    let mut fresh = false;
+    let link = match obtain(worker, &call, upstream, &mut fresh).await {
+        Ok(link) => link,
+        Err(failure) => return Err(unreached(call, failure)),
     };
     let now = Instant::now();
     let mut exchange = Box::new(Exchange {
         worker: Rc::clone(worker),
         call,
+        upstream,
         link: None,
         upload: progress.is_some().then_some(body),
         chunked: framing == wire::request::Framing::Chunked,
@@ -572,6 +511,7 @@ pub async fn forward(
                 let fault =
                     head.status.is_server_error() || head.status == StatusCode::SWITCHING_PROTOCOLS;
                 exchange.call.answered(head.status, fault);
+                exchange.answered();
                 exchange.moved = Instant::now();
                 return Ok((head, exchange));
             }
@@ -583,15 +523,21 @@ pub async fn forward(
                 worker.shard.resent.up();
                 fresh = true;
                 exchange.link = None;
-                match connect(worker, upstream).await {
+                match obtain(worker, &exchange.call, upstream, &mut fresh).await {
                     Ok(link) => {
                         exchange.carry(link);
                         // The wait for the connection was another deadline's.
                         exchange.started = Instant::now();
                         exchange.moved = exchange.started;
                     }
+                    Err(Failure::Halted(denial)) => {
+                        exchange.call.halted();
+                        return Err(Failure::Halted(denial));
+                    }
                     Err(failure) => {
-                        exchange.call.failed(class_of(&failure));
+                        if !matches!(failure, Failure::Busy) {
+                            exchange.call.failed(class_of(&failure));
+                        }
                         return Err(failure);
                     }
                 }
@@ -657,10 +603,56 @@ impl Exchange {
         self.link = Some(link);
         self.out.rewind();
     }
+
+    /// The endpoint answered.
+    fn answered(&self) {
+        if let (Some(link), Some(upstream)) = (&self.link, self.call.upstream(self.upstream)) {
+            upstream.answered(link.endpoint());
+        }
+    }
+
+    /// The endpoint did not answer in time.
+    fn unanswered(&self) {
+        if let (Some(link), Some(upstream)) = (&self.link, self.call.upstream(self.upstream)) {
+            upstream.failed(link.endpoint(), link.is_trial(), self.worker.plane.clock.mono());
+        }
+    }
+}
+
+/// A connection for a call: an idle one unless it must be `fresh`, and whether it is.
+async fn obtain(
+    worker: &Rc<Worker>,
+    call: &Call,
+    upstream: usize,
+    fresh: &mut bool,
+) -> Result<Link, Failure> {
+    let nowhere = || Failure::Connect(io::Error::other("the route has no upstream"));
+    let upstream = call.upstream(upstream).ok_or_else(nowhere)?;
+    let first = upstream.pick(|| worker.plane.clock.mono(), &[]).ok_or_else(nowhere)?;
+    if !*fresh && let Some(link) = worker.pools.take(first) {
+        return Ok(link);
+    }
+    *fresh = true;
+    // Rare and large: it must not be part of every call's own future.
+    Box::pin(link::reach(worker, call, upstream, first)).await
+}
+
+/// Counts a call that never had a connection.
+fn unreached(mut call: Call, failure: Failure) -> Failure {
+    match failure {
+        Failure::Halted(_) => call.halted(),
+        // What we refuse by a bound of our own is no fault of the upstream.
+        Failure::Busy => {}
+        _ => call.failed(class_of(&failure)),
+    }
+    failure
 }
 
 /// Counts a call that was sent but got no answer, and tells the gates whose fault it was.
 fn end(mut exchange: Box<Exchange>, failure: Failure) -> Failure {
+    if matches!(failure, Failure::AnswerTimeout) {
+        exchange.unanswered();
+    }
     match failure {
         Failure::AnswerTimeout | Failure::Closed(_) | Failure::Breach(_) => {
             exchange.call.account().upstream_errors.up();
@@ -679,30 +671,6 @@ fn class_of(failure: &Failure) -> StatusCode {
         Failure::ConnectTimeout | Failure::AnswerTimeout => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_GATEWAY,
     }
-}
-
-async fn connect(worker: &Rc<Worker>, upstream: usize) -> Result<Link, Failure> {
-    let target = worker.plane.current.load().upstreams.get(upstream).cloned();
-    let limit = duration(worker.plane.deadlines.connect);
-    let stream = timeout(limit, async {
-        match target {
-            Some(Upstream::BuiltIn) => match worker.plane.origin {
-                Some(address) => TcpStream::connect(address).await,
-                None => Err(io::Error::other("the built-in origin is not running")),
-            },
-            Some(Upstream::Http { host, port }) => TcpStream::connect((host.as_str(), port)).await,
-            None => Err(io::Error::other("the route was taken away")),
-        }
-    })
-    .await
-    .map_err(|_| Failure::ConnectTimeout)?
-    .map_err(Failure::Connect)?;
-    stream.set_nodelay(true).map_err(Failure::Connect)?;
-    worker.shard.connects.up();
-    let lane = Lane::new(Rc::clone(worker), stream);
-    let now = Instant::now();
-    let alarm = Alarm::new(now + duration(worker.plane.deadlines.answer));
-    Ok(Link { upstream, lane, alarm, idle_since: now })
 }
 
 /// A span for the runtime's timers.

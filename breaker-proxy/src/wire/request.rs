@@ -29,6 +29,8 @@ pub struct Ours<'a> {
     pub framing: Framing,
     /// Which fields tell of the client.
     pub forwarded: Forwarded,
+    /// The client came by TLS.
+    pub secure: bool,
     /// The client.
     pub peer: IpAddr,
     /// The same as text.
@@ -75,10 +77,13 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
 
 fn write_forwarding(out: &mut Vec<u8>, ours: &Ours<'_>) {
     let Ours { host, peer, peer_text, .. } = ours;
+    let proto = if ours.secure { "https" } else { "http" };
     if matches!(ours.forwarded, Forwarded::XForwarded | Forwarded::Both) {
         out.extend_from_slice(b"x-forwarded-for: ");
         out.extend_from_slice(peer_text.as_bytes());
-        out.extend_from_slice(b"\r\nx-forwarded-proto: http\r\nx-forwarded-host: ");
+        out.extend_from_slice(b"\r\nx-forwarded-proto: ");
+        out.extend_from_slice(proto.as_bytes());
+        out.extend_from_slice(b"\r\nx-forwarded-host: ");
         out.extend_from_slice(host.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
@@ -86,10 +91,10 @@ fn write_forwarding(out: &mut Vec<u8>, ours: &Ours<'_>) {
         // RFC 7239, 6: an IPv6 address stands in brackets and quotes.
         let _ = match peer {
             IpAddr::V4(v4) => {
-                write!(out, "forwarded: for={v4};host=\"{host}\";proto=http\r\n")
+                write!(out, "forwarded: for={v4};host=\"{host}\";proto={proto}\r\n")
             }
             IpAddr::V6(v6) => {
-                write!(out, "forwarded: for=\"[{v6}]\";host=\"{host}\";proto=http\r\n")
+                write!(out, "forwarded: for=\"[{v6}]\";host=\"{host}\";proto={proto}\r\n")
             }
         };
     }
@@ -111,7 +116,8 @@ mod tests {
         let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 9));
         let mut out = Vec::new();
         let (host, path, peer_text) = ("good", head.uri.path(), "10.0.0.9");
-        let ours = Ours { host, path, framing, forwarded, peer, peer_text };
+        let secure = false;
+        let ours = Ours { host, path, framing, forwarded, secure, peer, peer_text };
         write(&mut out, &Asked::of(&head), &ours);
         String::from_utf8(out).unwrap()
     }

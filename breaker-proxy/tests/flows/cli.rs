@@ -155,7 +155,7 @@ fn check_of_a_good_file_is_0() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let said = text(&output.stdout);
     assert!(said.contains("breaker.toml") && said.contains("good"), "{said}");
-    assert!(said.trim_end().ends_with(": good: 1 group, 1 route"), "{said}");
+    assert!(said.trim_end().ends_with(": good: 1 group, 1 route, 1 endpoint"), "{said}");
     assert!(!root.path().join("state").exists(), "it started something");
 }
 

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod balance;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod detect;
@@ -19,6 +21,8 @@ mod refuse;
 mod request;
 #[cfg(test)]
 mod restart;
+#[cfg(test)]
+mod secure;
 #[cfg(test)]
 mod standings;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use breaker_core::Span;
 use breaker_proxy::app::{self, Running, StartError};
 use breaker_proxy::config::{Config, check};
 use breaker_proxy::data::Plane;
-use breaker_proxy::ports::ManualClock;
+use breaker_proxy::ports::{ManualClock, Ports, Resolver, SystemClock, SystemResolver};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -116,7 +116,8 @@ impl Setup {
         let root = room();
         let state = root.path().join("state");
         let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new()));
-        let running = app::start_with(self.config(&state), clock).unwrap();
+        let ports = Ports { clock, resolver: &SystemResolver };
+        let running = app::start_with(self.config(&state), ports).unwrap();
         Proxy::new(running, Some(clock), Some(root), state)
     }
 
@@ -124,8 +125,19 @@ impl Setup {
     pub(crate) fn start_on_clocked(&self, state: &Path) -> Proxy {
         count_panics();
         let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new()));
-        let running = app::start_with(self.config(state), clock).unwrap();
+        let ports = Ports { clock, resolver: &SystemResolver };
+        let running = app::start_with(self.config(state), ports).unwrap();
         Proxy::new(running, Some(clock), None, state.to_owned())
+    }
+
+    /// Starts on an empty state, with a resolver that the test holds.
+    pub(crate) fn start_with_names(&self, resolver: &'static dyn Resolver) -> Proxy {
+        count_panics();
+        let root = room();
+        let state = root.path().join("state");
+        let ports = Ports { clock: Box::leak(Box::new(SystemClock::new())), resolver };
+        let running = app::start_with(self.config(&state), ports).unwrap();
+        Proxy::new(running, None, Some(root), state)
     }
 
     /// Starts on a state that is there, or says why not.

@@ -2,8 +2,9 @@
 
 use super::super::raw::SHAPES;
 use super::{default_text, load};
+use crate::config::upstream::{Endpoint, Upstream};
 use crate::config::{
-    Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, State, TokenSource, Upstream, Wire,
+    Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, State, TokenSource, Wire,
 };
 use breaker_core::{
     Class, Counting, DetectorKind, Errors, Latency, LimitKind, Mode, Novel, OnBreach, OnFind,
@@ -123,7 +124,7 @@ fn one_route_is_enough() {
     assert_eq!(route.class, Class::Normal);
     assert_eq!(route.scope.mode, Mode::Enforce);
     assert_eq!(route.scope.recover, Recover::Manual { probes: 5 });
-    assert_eq!(config.routes[0].upstream, Upstream::BuiltIn);
+    assert_eq!(config.routes[0].upstream, Upstream::plain(vec![Endpoint::BuiltIn]));
 }
 
 /// Goal: the file that is built in is valid and says what the defaults are, so that neither can drift.
@@ -226,7 +227,7 @@ fn every_key_arrives() {
     assert_eq!(matches.path, "/orders/{id}");
     assert_eq!(
         config.routes[0].upstream,
-        Upstream::Http { host: "10.0.0.7".to_owned(), port: 8000 }
+        Upstream::plain(vec![Endpoint::Http { host: "10.0.0.7".to_owned(), port: 8000 }])
     );
     let KeyFrom::Header(header) = &config.routes[0].keys[0].from else { panic!("a header") };
     assert_eq!(header, "x-client");

@@ -1,0 +1,93 @@
+//! Upstreams as a configuration names them: endpoints, and what may be asked of each; it knows no connection.
+
+use breaker_core::Span;
+use std::fmt;
+
+/// Where a route's requests go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Upstream {
+    /// Its name in `[[upstreams]]`; `None` where it stands in the route itself.
+    pub name: Option<String>,
+    /// The servers it is made of: at least one, each once.
+    pub endpoints: Vec<Endpoint>,
+    /// Connections to each endpoint, over all workers, idle ones included.
+    pub connections: u32,
+    /// Who may wait when an endpoint has as many connections as it may.
+    pub queue: Queue,
+    /// When an endpoint that fails is left alone.
+    pub mark_down: MarkDown,
+    /// How long the addresses of a name are taken for good.
+    pub dns_refresh: Span,
+}
+
+impl Upstream {
+    /// These endpoints, with the default of everything else.
+    #[must_use]
+    pub fn plain(endpoints: Vec<Endpoint>) -> Upstream {
+        Upstream {
+            name: None,
+            endpoints,
+            connections: 10_000,
+            queue: Queue { calls: 1_000, wait: Span::from_secs(1) },
+            mark_down: MarkDown {
+                after: 3,
+                hold: Span::from_secs(1),
+                at_most: Span::from_secs(60),
+            },
+            dns_refresh: Span::from_secs(30),
+        }
+    }
+
+    /// Does any of its requests go to the built-in origin?
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        self.endpoints.contains(&Endpoint::BuiltIn)
+    }
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// The small origin that is built in, for trying things out.
+    BuiltIn,
+    /// `http://host:port`.
+    Http {
+        /// A name or an address, as it stands in the URL (IPv6 without brackets).
+        host: String,
+        /// The port; 80 where the URL has none.
+        port: u16,
+    },
+}
+
+/// As it is written in a configuration.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::BuiltIn => f.write_str("builtin:origin"),
+            Endpoint::Http { host, port } if host.contains(':') => {
+                write!(f, "http://[{host}]:{port}")
+            }
+            Endpoint::Http { host, port } => write!(f, "http://{host}:{port}"),
+        }
+    }
+}
+
+/// Who may wait for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Queue {
+    /// Calls that wait at once, over all endpoints and workers; 0: nobody waits.
+    pub calls: u32,
+    /// How long each waits at most.
+    pub wait: Span,
+}
+
+/// When an endpoint that fails is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MarkDown {
+    /// After so many failures in a row.
+    pub after: u32,
+    /// For how long at first; each trial that fails doubles it.
+    pub hold: Span,
+    /// The longest hold.
+    pub at_most: Span,
+}
