@@ -6,6 +6,7 @@ use crate::config::check;
 use crate::config::upstream::Endpoint;
 use crate::config::{Config, ConfigError, ConfigErrors};
 use crate::demo;
+use crate::snapshot::trusts;
 use breaker_core::{Breaker, Capacity, Seed};
 use clap::{Parser, Subcommand};
 use std::collections::HashSet;
@@ -46,7 +47,7 @@ enum Verb {
         /// The configuration; without it, a built-in one.
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
-        /// Send everything that goes to the built-in origin here instead: http://host:port.
+        /// Send everything that goes to the built-in origin here instead: http://host:port or https://host:port.
         #[arg(long, value_name = "URL")]
         upstream: Option<String>,
     },
@@ -133,7 +134,7 @@ fn read(file: Option<&Path>) -> Result<Config, ConfigErrors> {
 fn compiles(config: Config) -> Result<Config, ConfigErrors> {
     let capacity = Capacity { scopes: app::SCOPES, keys: config.bounds.keys };
     match Breaker::new(capacity, Seed([0, 0])).compile(&config.policy) {
-        Ok(_) => Ok(config),
+        Ok(_) => trusts(&config).map(|()| config).map_err(ConfigErrors::from),
         Err(errors) => Err(ConfigErrors::from(errors)),
     }
 }

@@ -20,6 +20,9 @@ pub mod outbox;
 pub mod peer;
 pub mod reply;
 pub mod resolve;
+pub mod session;
+pub mod socket;
+pub mod trust;
 pub mod upload;
 pub mod upstream;
 

@@ -102,9 +102,10 @@ type ReadTally = fn(&Tally) -> u64;
 
 /// Upstreams and their endpoints: as many as the configuration names.
 fn endpoints(snapshot: &Snapshot) {
-    let counts: [(&str, ReadTally); 3] = [
+    let counts: [(&str, ReadTally); 4] = [
         ("breaker_endpoint_connects_total", |tally| tally.connects.get()),
         ("breaker_endpoint_connect_failures_total", |tally| tally.connect_failures.get()),
+        ("breaker_endpoint_handshake_failures_total", |tally| tally.handshake_failures.get()),
         ("breaker_endpoint_busy_total", |tally| tally.busy.get()),
     ];
     for upstream in &snapshot.upstreams {
@@ -340,6 +341,10 @@ fn describe() {
     describe_counter!(
         "breaker_endpoint_connect_failures_total",
         "connections to each endpoint that could not be made, or not in time"
+    );
+    describe_counter!(
+        "breaker_endpoint_handshake_failures_total",
+        "of the connections that could not be made, those on which TLS failed"
     );
     describe_counter!(
         "breaker_endpoint_busy_total",

@@ -1,7 +1,8 @@
 //! One policy with the router that leads to it, swapped whole; it decides nothing.
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::data::endpoint::Upstream;
+use crate::data::trust::{self, Flaw, Roots};
 use crate::keys::{self, KeyPlan};
 use crate::router::Router;
 use arc_swap::ArcSwap;
@@ -162,16 +163,24 @@ impl Snapshot {
     ) -> Result<Snapshot, Vec<PolicyError>> {
         let policy = breaker.compile(&config.policy)?;
         let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
+        let (mut roots, mut errors) = (Roots::default(), Vec::new());
         let mut plans = Vec::with_capacity(config.routes.len());
         let specs = config.routes.iter().zip(&config.policy.routes);
         for ((route, scope), (configured, spec)) in policy.routes().zip(specs) {
-            let upstream = upstreams
-                .iter()
-                .position(|known| *known.spec() == configured.upstream)
-                .unwrap_or_else(|| {
-                    upstreams.push(Upstream::build(&configured.upstream, workers, known));
-                    upstreams.len() - 1
-                });
+            let place = upstreams.iter().position(|known| *known.spec() == configured.upstream);
+            let upstream = match place {
+                Some(index) => index,
+                None => {
+                    let built = Upstream::build(&configured.upstream, workers, known, &mut roots);
+                    match built {
+                        Ok(built) => upstreams.push(built),
+                        Err(flaw) => {
+                            errors.push(no_trust(&configured.upstream, last_name(scope), flaw))
+                        }
+                    }
+                    upstreams.len().saturating_sub(1)
+                }
+            };
             let group = config
                 .policy
                 .groups
@@ -208,6 +217,9 @@ impl Snapshot {
                 learns: judged.keys().next().is_some(),
             });
         }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         let matches: Vec<_> = config
             .routes
             .iter()
@@ -224,4 +236,44 @@ impl Snapshot {
         let spec = config.policy.clone();
         Ok(Snapshot { serial, router, policy, spec, plans, upstreams })
     }
+}
+
+/// The name of a route as the configuration has it.
+fn last_name(scope: &Scope) -> &str {
+    scope.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+/// Whom an upstream over TLS should believe cannot be known.
+fn no_trust(
+    upstream: &config::upstream::Upstream,
+    route: &str,
+    (problem, hint): Flaw,
+) -> PolicyError {
+    let path = match (&upstream.name, &upstream.ca) {
+        (Some(name), Some(_)) => format!("upstreams.{name}.ca"),
+        (Some(name), None) => format!("upstreams.{name}.endpoints"),
+        (None, _) => format!("routes.{route}.upstream"),
+    };
+    PolicyError { path, problem, hint }
+}
+
+/// Looks for whom the upstreams of a configuration should believe, as a start does.
+///
+/// # Errors
+/// All that is missing.
+pub fn trusts(config: &Config) -> Result<(), Vec<PolicyError>> {
+    let (mut roots, mut errors) = (Roots::default(), Vec::new());
+    let routes = config.policy.routes.iter().zip(&config.routes);
+    for (spec, route) in routes {
+        let names = route.upstream.endpoints.iter().map(trust::server_name);
+        let named = names.collect::<Result<Vec<_>, _>>().map(drop);
+        let trusted = named.and_then(|()| roots.trust(&route.upstream).map(drop));
+        if let Err(flaw) = trusted {
+            let error = no_trust(&route.upstream, &spec.name, flaw);
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }

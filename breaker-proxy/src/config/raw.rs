@@ -61,7 +61,7 @@ pub(super) const GROUP: Shape = Shape {
 };
 pub(super) const UPSTREAM: Shape = Shape {
     name: "upstreams",
-    keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh"],
+    keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh", "ca"],
 };
 pub(super) const QUEUE: Shape = Shape { name: "queue", keys: &["calls", "wait"] };
 pub(super) const MARK_DOWN: Shape =

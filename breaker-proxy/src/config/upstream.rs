@@ -2,6 +2,7 @@
 
 use breaker_core::Span;
 use std::fmt;
+use std::path::PathBuf;
 
 /// Where a route's requests go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,8 @@ pub struct Upstream {
     pub mark_down: MarkDown,
     /// How long the addresses of a name are taken for good.
     pub dns_refresh: Span,
+    /// Who may have signed the certificates of its endpoints, as a file in PEM; `None`: whom the system trusts.
+    pub ca: Option<PathBuf>,
 }
 
 impl Upstream {
@@ -35,6 +38,7 @@ impl Upstream {
                 at_most: Span::from_secs(60),
             },
             dns_refresh: Span::from_secs(30),
+            ca: None,
         }
     }
 
@@ -57,17 +61,40 @@ pub enum Endpoint {
         /// The port; 80 where the URL has none.
         port: u16,
     },
+    /// `https://host:port`. The host is what its certificate must be for.
+    Https {
+        /// As above.
+        host: String,
+        /// The port; 443 where the URL has none.
+        port: u16,
+    },
+}
+
+impl Endpoint {
+    /// Host and port; `None` for the built-in origin.
+    #[must_use]
+    pub fn server(&self) -> Option<(&str, u16)> {
+        match self {
+            Endpoint::BuiltIn => None,
+            Endpoint::Http { host, port } | Endpoint::Https { host, port } => Some((host, *port)),
+        }
+    }
+
+    /// Does it speak TLS?
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Endpoint::Https { .. })
+    }
 }
 
 /// As it is written in a configuration.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Endpoint::BuiltIn => f.write_str("builtin:origin"),
-            Endpoint::Http { host, port } if host.contains(':') => {
-                write!(f, "http://[{host}]:{port}")
-            }
-            Endpoint::Http { host, port } => write!(f, "http://{host}:{port}"),
+        let scheme = if self.is_tls() { "https" } else { "http" };
+        match self.server() {
+            None => f.write_str("builtin:origin"),
+            Some((host, port)) if host.contains(':') => write!(f, "{scheme}://[{host}]:{port}"),
+            Some((host, port)) => write!(f, "{scheme}://{host}:{port}"),
         }
     }
 }

@@ -276,15 +276,14 @@ fn is_dns_or_ipv4(host: &str) -> bool {
 }
 
 pub(super) fn parse_endpoint(text: &str) -> Result<Endpoint, Flaw> {
-    let hint = "write http://host:port, or builtin:origin";
+    let hint = "write http://host:port, https://host:port or builtin:origin";
     if text == "builtin:origin" {
         return Ok(Endpoint::BuiltIn);
     }
-    if text.starts_with("https://") {
-        return flaw("is not supported yet", "use http:// to an upstream on a network you trust");
-    }
-    let Some(rest) = text.strip_prefix("http://") else {
-        return flaw("is not an upstream", hint);
+    let (rest, is_tls) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+        (Some(rest), _) => (rest, false),
+        (None, Some(rest)) => (rest, true),
+        (None, None) => return flaw("is not an upstream", hint),
     };
     if rest.contains('@') {
         return flaw("holds a user or password, which are not supported", hint);
@@ -315,14 +314,18 @@ pub(super) fn parse_endpoint(text: &str) -> Result<Endpoint, Flaw> {
             (host, port)
         }
     };
+    let at = |port| match is_tls {
+        true => Endpoint::Https { host: host.clone(), port },
+        false => Endpoint::Http { host: host.clone(), port },
+    };
     if port.is_empty() {
-        return Ok(Endpoint::Http { host, port: 80 });
+        return Ok(at(if is_tls { 443 } else { 80 }));
     }
     let digits = port
         .strip_prefix(':')
         .filter(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()));
     match digits.and_then(|port| port.parse().ok()) {
-        Some(port) if port != 0 => Ok(Endpoint::Http { host, port }),
+        Some(port) if port != 0 => Ok(at(port)),
         _ => flaw("has no valid port", "use 1 to 65535"),
     }
 }

@@ -3,9 +3,12 @@
 
 use super::counts::Count;
 use super::resolve::Addresses;
+use super::trust::{self, Flaw, Roots, Trust};
 use crate::config::upstream::{self as config, MarkDown, Queue};
 use breaker_core::{Mono, Span};
 use parking_lot::Mutex;
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
 use slab::Slab;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -14,6 +17,7 @@ use tokio::sync::Semaphore;
 /// An upstream in force.
 pub struct Upstream {
     spec: config::Upstream,
+    trust: Option<Trust>,
     label: String,
     endpoints: Box<[Arc<Endpoint>]>,
     /// Endpoints that are marked down: while there are none, nobody looks for them.
@@ -27,6 +31,7 @@ pub struct Endpoint {
     target: config::Endpoint,
     label: String,
     addresses: Addresses,
+    tls: Option<Tls>,
     slot: Slot,
     tallies: Box<[Tally]>,
     mark: Mark,
@@ -34,6 +39,12 @@ pub struct Endpoint {
     places: Semaphore,
     /// Calls that wait for a connection to it.
     waiting: AtomicU32,
+}
+
+/// What it takes to shake hands with an endpoint.
+struct Tls {
+    trust: Trust,
+    name: ServerName<'static>,
 }
 
 /// What one worker counts of an endpoint, on a line of memory of its own.
@@ -46,6 +57,8 @@ pub struct Tally {
     pub connects: Count,
     /// Connections that could not be made, or not in time.
     pub connect_failures: Count,
+    /// Of these, the ones on which TLS failed: the other side did not prove who it is.
+    pub handshake_failures: Count,
     /// Calls refused because its connections were all taken, and the queue was full or did not move.
     pub busy: Count,
 }
@@ -74,39 +87,53 @@ pub struct Pick<'u> {
 
 impl Upstream {
     /// An upstream in force, for so many workers. One of `known` that is configured alike goes on as it is.
-    #[must_use]
+    ///
+    /// # Errors
+    /// There is no trust for its endpoints: see [`Roots::trust`].
     pub fn build(
         spec: &config::Upstream,
         workers: usize,
         known: &[Arc<Upstream>],
-    ) -> Arc<Upstream> {
-        if let Some(same) = known.iter().find(|known| known.spec == *spec) {
-            return Arc::clone(same);
+        roots: &mut Roots,
+    ) -> Result<Arc<Upstream>, Flaw> {
+        let trust = roots.trust(spec)?;
+        let is_same = |known: &&Arc<Upstream>| {
+            let trusts_alike = match (&known.trust, &trust) {
+                (Some(known), Some(new)) => known.is_like(new),
+                (known, new) => known.is_none() && new.is_none(),
+            };
+            known.spec == *spec && trusts_alike
+        };
+        if let Some(same) = known.iter().find(is_same) {
+            return Ok(Arc::clone(same));
         }
         let endpoints = spec.endpoints.iter().map(|target| {
-            Arc::new(Endpoint {
+            let name = trust::server_name(target)?;
+            Ok(Arc::new(Endpoint {
                 target: target.clone(),
                 label: target.to_string(),
                 addresses: Addresses::of(target),
+                tls: name.zip(trust.clone()).map(|(name, trust)| Tls { trust, name }),
                 slot: Slot::take(),
                 tallies: (0..workers).map(|_| Tally::default()).collect(),
                 mark: Mark::default(),
                 places: Semaphore::new(usize::try_from(spec.connections).unwrap_or(usize::MAX)),
                 waiting: AtomicU32::new(0),
-            })
+            }))
         });
-        let endpoints: Box<[Arc<Endpoint>]> = endpoints.collect();
+        let endpoints: Box<[Arc<Endpoint>]> = endpoints.collect::<Result<_, Flaw>>()?;
         let label = spec.name.clone().unwrap_or_else(|| {
             let labels: Vec<&str> = endpoints.iter().map(|own| own.label.as_str()).collect();
             labels.join(",")
         });
-        Arc::new(Upstream {
+        Ok(Arc::new(Upstream {
             spec: spec.clone(),
+            trust,
             label,
             endpoints,
             marked: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
-        })
+        }))
     }
 
     /// As it is configured.
@@ -187,12 +214,15 @@ impl Upstream {
         Some(Pick { endpoint, is_trial: false })
     }
 
-    /// An endpoint could not be reached, or did not answer in time. What was no trial changes nothing once it is marked down.
-    pub fn failed(&self, endpoint: &Endpoint, is_trial: bool, now: Mono) {
-        if endpoint.mark.failed(is_trial, now, &self.spec.mark_down) {
+    /// An endpoint could not be reached, or did not answer in time. What was no trial changes nothing once it is marked down. True: it is
+    /// marked down from now on.
+    pub fn failed(&self, endpoint: &Endpoint, is_trial: bool, now: Mono) -> bool {
+        let is_new = endpoint.mark.failed(is_trial, now, &self.spec.mark_down);
+        if is_new {
             // ordering: relaxed, a hint: see `pick`.
             self.marked.fetch_add(1, Ordering::Relaxed);
         }
+        is_new
     }
 
     /// An endpoint answered, be it an error.
@@ -237,6 +267,15 @@ impl Endpoint {
     #[must_use]
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// A handshake to begin on a new connection; `None`: it speaks no TLS.
+    ///
+    /// # Errors
+    /// The library's own.
+    pub fn handshake(&self) -> Option<Result<ClientConnection, rustls::Error>> {
+        let tls = self.tls.as_ref()?;
+        Some(ClientConnection::new(Arc::clone(tls.trust.config()), tls.name.clone()))
     }
 
     /// Where it is.
@@ -400,8 +439,12 @@ mod tests {
         }
     }
 
+    fn build(spec: &config::Upstream, known: &[Arc<Upstream>]) -> Arc<Upstream> {
+        Upstream::build(spec, 2, known, &mut Roots::default()).unwrap()
+    }
+
     fn upstream(count: usize) -> Arc<Upstream> {
-        Upstream::build(&spec(count), 2, &[])
+        build(&spec(count), &[])
     }
 
     fn at(millis: u64) -> Mono {
@@ -518,7 +561,7 @@ mod tests {
     #[test]
     fn a_queue_has_an_end() {
         let queue = Queue { calls: 2, wait: Span::from_secs(1) };
-        let upstream = Upstream::build(&config::Upstream { queue, ..spec(2) }, 1, &[]);
+        let upstream = build(&config::Upstream { queue, ..spec(2) }, &[]);
         let first = upstream.wait(&upstream.endpoints[0]);
         let second = upstream.wait(&upstream.endpoints[1]);
         assert!(first.is_some() && second.is_some());
@@ -532,8 +575,8 @@ mod tests {
     #[test]
     fn what_is_configured_alike_goes_on() {
         let old = upstream(2);
-        assert!(Arc::ptr_eq(&old, &Upstream::build(&spec(2), 2, &[upstream(1), Arc::clone(&old)])));
-        let new = Upstream::build(&spec(3), 2, &[Arc::clone(&old)]);
+        assert!(Arc::ptr_eq(&old, &build(&spec(2), &[upstream(1), Arc::clone(&old)])));
+        let new = build(&spec(3), &[Arc::clone(&old)]);
         let mut slots: Vec<usize> =
             old.endpoints.iter().chain(&new.endpoints).map(|endpoint| endpoint.slot()).collect();
         slots.sort_unstable();

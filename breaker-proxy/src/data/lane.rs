@@ -1,5 +1,8 @@
 //! The last look: an upstream socket that asks the gates inside its own write; it knows nothing of HTTP.
 //!
+//! Under TLS the look stands in each write of encrypted bytes to the socket, and what is encrypted counts as written only when the
+//! kernel has all of it: nothing of a call waits anywhere that could go out by itself.
+//!
 //! A request leaves this process only in a write to an upstream's socket, and whatever stands between the decision and
 //! that write (a full socket buffer, a task that waits for its turn) may hold it back for any time. So
 //! the gates are looked at once more *inside* the write, between two moves of the worker's mark, without an await: either
@@ -7,16 +10,16 @@
 //! worker outside, no byte of a killed call can go out.
 
 use super::Worker;
+use super::session::Session;
+use super::socket::Socket;
 use breaker_core::{Denial, Mono, Pass};
 use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
-use tokio::net::TcpStream;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWrite as _;
 
 /// What one upstream connection may send: nothing, or the bytes of one call.
 pub struct Lane {
@@ -26,16 +29,16 @@ pub struct Lane {
     sent: Cell<bool>,
     refused: Cell<Option<Denial>>,
     /// Gone once the lane was cut off.
-    io: RefCell<Option<TcpStream>>,
+    io: RefCell<Option<Socket>>,
 }
 
 impl Lane {
     /// A socket's lane; nothing may pass yet.
     #[must_use]
-    pub fn new(worker: Rc<Worker>, stream: TcpStream) -> Rc<Lane> {
+    pub fn new(worker: Rc<Worker>, socket: Socket) -> Rc<Lane> {
         Rc::new(Lane {
             worker,
-            io: RefCell::new(Some(stream)),
+            io: RefCell::new(Some(socket)),
             pass: Cell::new(None),
             now: Cell::new(Mono::ZERO),
             sent: Cell::new(false),
@@ -78,8 +81,7 @@ impl Lane {
     /// As [`Lane::cut_off`], but by no gate.
     pub fn abandon(&self) {
         if let Some(io) = self.io.borrow_mut().take() {
-            // Without the option the close is a plain one: later, not less final.
-            let _ = socket2::SockRef::from(&io).set_linger(Some(Duration::ZERO));
+            io.close_by_reset();
         }
     }
 
@@ -98,32 +100,52 @@ impl Lane {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.guard(|| match self.io.borrow_mut().as_mut() {
+        match self.io.borrow_mut().as_mut() {
             // One piece costs the kernel less than a list of one.
-            Some(io) => match bufs {
+            Some(Socket::Plain(io)) => self.guard(true, || match bufs {
                 [only] => Pin::new(io).poll_write(cx, only),
                 _ => Pin::new(io).poll_write_vectored(cx, bufs),
-            },
+            }),
+            Some(Socket::Tls(session)) => self.poll_write_tls(cx, session, bufs),
             None => Poll::Ready(Err(refusal())),
-        })
+        }
     }
 
-    /// Reads into the worker's scratch, and appends what came; 0 at the end.
+    /// Encrypts a piece and writes all of it, whatever number of calls that takes: they come with the same bytes until this one is
+    /// ready.
+    fn poll_write_tls(
+        &self,
+        cx: &mut Context<'_>,
+        session: &mut Session,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            while session.wants_write() {
+                // New keys may wait before the first byte of a call, and are none of it.
+                let of_call = session.is_owed();
+                if ready!(self.guard(of_call, || session.poll_flush(cx)))? == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+            }
+            if session.is_owed() {
+                return Poll::Ready(Ok(session.settle()));
+            }
+            session.encrypt(bufs)?;
+        }
+    }
+
+    /// Reads through the worker's scratch, and appends what came; 0 at the end.
     ///
     /// # Errors
     /// The socket's own, or that it was cut off.
     pub fn poll_read(&self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
-        let mut io = self.io.borrow_mut();
-        let Some(io) = io.as_mut() else { return Poll::Ready(Err(refusal())) };
-        let mut scratch = self.worker.scratch.borrow_mut();
-        let mut buf = ReadBuf::new(&mut scratch);
-        Pin::new(io).poll_read(cx, &mut buf).map_ok(|()| {
-            into.extend_from_slice(buf.filled());
-            buf.filled().len()
-        })
+        match self.io.borrow_mut().as_mut() {
+            Some(io) => io.poll_read(cx, &mut self.worker.scratch.borrow_mut(), into),
+            None => Poll::Ready(Err(refusal())),
+        }
     }
 
-    /// Reads into memory of its own, at most as much as `into` has room for; 0 at the end.
+    /// Reads into memory of its own, at most as much as `into` has room for, if it is plain; 0 at the end.
     ///
     /// # Errors
     /// The socket's own, or that it was cut off.
@@ -132,22 +154,24 @@ impl Lane {
         cx: &mut Context<'_>,
         into: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
-        let mut io = self.io.borrow_mut();
-        let Some(io) = io.as_mut() else { return Poll::Ready(Err(refusal())) };
-        // What is read is in `into` when this returns, so the future need not live on.
-        pin!(io.read_buf(into)).poll(cx)
+        match self.io.borrow_mut().as_mut() {
+            Some(io) => io.poll_read_large(cx, into),
+            None => Poll::Ready(Err(refusal())),
+        }
     }
 
     /// Whether it is as an idle connection should be: there, and silent.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        // Not by a poll: a task that has used up its turn is told that nothing came, whatever came.
-        let read = self.io.borrow().as_ref().map(|io| io.try_read(&mut [0]));
-        matches!(read, Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock)
+        self.io.borrow_mut().as_mut().is_some_and(Socket::is_quiet)
     }
 
-    /// Lets `write` happen if the call may pass at this very moment.
-    fn guard(&self, write: impl FnOnce() -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// Lets `write` happen if the call may pass at this very moment. `of_call`: what is written is of the call itself.
+    fn guard(
+        &self,
+        of_call: bool,
+        write: impl FnOnce() -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if self.refused.get().is_some() {
             return Poll::Ready(Err(refusal()));
         }
@@ -159,7 +183,7 @@ impl Lane {
         #[cfg(feature = "faults")]
         if crate::faults::no_last_look() {
             let result = write();
-            if let Poll::Ready(Ok(1..)) = result {
+            if let (true, Poll::Ready(Ok(1..))) = (of_call, &result) {
                 self.sent.set(true);
             }
             return result;
@@ -171,7 +195,7 @@ impl Lane {
         };
         match self.worker.sender.send(plane.breaker, &pass, self.now.get(), write) {
             Ok(result) => {
-                if let Poll::Ready(Ok(1..)) = result {
+                if let (true, Poll::Ready(Ok(1..))) = (of_call, &result) {
                     self.sent.set(true);
                 }
                 result
@@ -180,6 +204,17 @@ impl Lane {
                 self.refused.set(Some(denial));
                 Poll::Ready(Err(refusal()))
             }
+        }
+    }
+}
+
+impl Drop for Lane {
+    /// A connection that carries no call says that it ends. With a call on it, it just ends: that is no end to be believed.
+    fn drop(&mut self) {
+        if let (None, None, Some(Socket::Tls(session))) =
+            (self.pass.get(), self.refused.get(), self.io.get_mut())
+        {
+            session.say_end();
         }
     }
 }

@@ -9,8 +9,10 @@ use super::counts::Count;
 use super::endpoint::{Endpoint, Pick, Tally, Upstream};
 use super::flight::Call;
 use super::lane::Lane;
+use super::session::Session;
+use super::socket::Socket;
 use super::upstream::{Failure, duration};
-use crate::config::upstream as config;
+use crate::voice::say;
 use breaker_core::Denial;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -266,7 +268,10 @@ pub async fn reach(
         drop((place, load));
         count(worker, pick.endpoint, |tally| &tally.connect_failures);
         let now = worker.plane.clock.mono();
-        upstream.failed(pick.endpoint, pick.is_trial, now);
+        if upstream.failed(pick.endpoint, pick.is_trial, now) {
+            let (endpoint, upstream) = (pick.endpoint.label(), upstream.label());
+            say(&format!("DOWN {endpoint} of {upstream}: {failure}"));
+        }
         tried.push(pick.endpoint);
         if tried.len() >= TRIES || Instant::now() >= deadline {
             return Err(failure);
@@ -308,7 +313,7 @@ impl Place {
             is_trial,
             address: dialled.address,
             serial: dialled.serial,
-            lane: Lane::new(Rc::clone(worker), dialled.stream),
+            lane: Lane::new(Rc::clone(worker), dialled.socket),
             alarm: Alarm::new(now + duration(worker.plane.deadlines.answer)),
             idle_since: now,
         };
@@ -384,7 +389,7 @@ async fn refused(call: &Call) -> Denial {
 
 /// A connection that was just made.
 struct Dialled {
-    stream: TcpStream,
+    socket: Socket,
     address: SocketAddr,
     /// The list of addresses that it was taken from.
     serial: u32,
@@ -397,22 +402,33 @@ async fn dial(
     deadline: Instant,
 ) -> Result<Dialled, Failure> {
     let serial = endpoint.addresses().serial();
-    let (stream, address) = match endpoint.target() {
-        config::Endpoint::BuiltIn => {
-            let stopped = || Failure::Connect(io::Error::other("it is not running"));
-            let address = worker.plane.origin.ok_or_else(stopped)?;
-            (connect(address, deadline).await?, address)
-        }
-        config::Endpoint::Http { .. } => {
-            let list = timeout_at(deadline, endpoint.addresses().list()).await;
-            let list = list.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)?;
-            any(&list, deadline).await?
-        }
+    let (stream, address) = if endpoint.target().server().is_none() {
+        let stopped = || Failure::Connect(io::Error::other("the built-in origin is not running"));
+        let address = worker.plane.origin.ok_or_else(stopped)?;
+        (connect(address, deadline).await?, address)
+    } else {
+        let list = timeout_at(deadline, endpoint.addresses().list()).await;
+        let list = list.map_err(|_| Failure::ConnectTimeout)?.map_err(Failure::Connect)?;
+        any(&list, deadline).await?
     };
     stream.set_nodelay(true).map_err(Failure::Connect)?;
+    let socket = match endpoint.handshake() {
+        None => Socket::Plain(stream),
+        Some(tls) => {
+            let begun = async { Session::begin(stream, tls.map_err(io::Error::other)?).await };
+            let begun = timeout_at(deadline, begun).await.map_err(|_| Failure::ConnectTimeout);
+            match begun.and_then(|begun| begun.map_err(Failure::Handshake)) {
+                Ok(session) => Socket::Tls(Box::new(session)),
+                Err(failure) => {
+                    count(worker, endpoint, |tally| &tally.handshake_failures);
+                    return Err(failure);
+                }
+            }
+        }
+    };
     worker.shard.connects.up();
     count(worker, endpoint, |tally| &tally.connects);
-    Ok(Dialled { stream, address, serial })
+    Ok(Dialled { socket, address, serial })
 }
 
 /// A connection to the first of the addresses that takes one. Each has its share of the time that is left, so that one which is

@@ -160,6 +160,12 @@ pub fn failed(plane: &Plane, policy: &Policy, failure: &Failure) -> Response<Rep
             "Upstream is busy",
             "all connections to the upstream are in use, and none came free in time",
         ),
+        Failure::Handshake(_) => plain(
+            StatusCode::BAD_GATEWAY,
+            "upstream-untrusted",
+            "Upstream cannot be trusted",
+            "no secure connection to the upstream could be made",
+        ),
         Failure::Connect(_) => plain(
             StatusCode::BAD_GATEWAY,
             "upstream-unreachable",

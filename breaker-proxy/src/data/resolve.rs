@@ -45,11 +45,11 @@ impl Addresses {
     /// Of this endpoint; one that is no name is known from the start, and for ever.
     #[must_use]
     pub fn of(target: &config::Endpoint) -> Addresses {
-        let (name, found) = match target {
-            config::Endpoint::BuiltIn => (None, Found::Nothing),
-            config::Endpoint::Http { host, port } => match host.parse::<IpAddr>() {
-                Ok(ip) => (None, Found::List(Arc::from([SocketAddr::new(ip, *port)]))),
-                Err(_) => (Some((host.clone(), *port)), Found::Nothing),
+        let (name, found) = match target.server() {
+            None => (None, Found::Nothing),
+            Some((host, port)) => match host.parse::<IpAddr>() {
+                Ok(ip) => (None, Found::List(Arc::from([SocketAddr::new(ip, port)]))),
+                Err(_) => (Some((host.to_owned(), port)), Found::Nothing),
             },
         };
         Addresses {

@@ -8,6 +8,7 @@ use super::flight::Call;
 use super::link::{self, Link};
 use super::outbox::Outbox;
 use super::upload::{Progress, Upload, UploadFailure};
+use crate::voice::say;
 use crate::wire::answer::{self, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
@@ -37,6 +38,8 @@ pub enum Failure {
     Severed(Denial),
     /// No connection could be made.
     Connect(io::Error),
+    /// TLS failed: the other side did not prove who it is, or speaks another language.
+    Handshake(io::Error),
     /// No connection was made in time.
     ConnectTimeout,
     /// As many connections as there may be, and no room in the queue, or no end of the wait.
@@ -61,6 +64,7 @@ impl fmt::Display for Failure {
             Failure::Halted(_) => f.write_str("a gate refused the call before its first byte"),
             Failure::Severed(_) => f.write_str("a kill ended the call"),
             Failure::Connect(error) => write!(f, "the upstream could not be reached: {error}"),
+            Failure::Handshake(error) => write!(f, "the upstream could not be trusted: {error}"),
             Failure::ConnectTimeout => f.write_str("the upstream could not be reached in time"),
             Failure::Busy => f.write_str("the upstream has as many calls as it may have"),
             Failure::AnswerTimeout => f.write_str("the upstream did not answer in time"),
@@ -614,7 +618,11 @@ impl Exchange {
     /// The endpoint did not answer in time.
     fn unanswered(&self) {
         if let (Some(link), Some(upstream)) = (&self.link, self.call.upstream(self.upstream)) {
-            upstream.failed(link.endpoint(), link.is_trial(), self.worker.plane.clock.mono());
+            let now = self.worker.plane.clock.mono();
+            if upstream.failed(link.endpoint(), link.is_trial(), now) {
+                let (endpoint, upstream) = (link.endpoint().label(), upstream.label());
+                say(&format!("DOWN {endpoint} of {upstream}: {}", Failure::AnswerTimeout));
+            }
         }
     }
 }

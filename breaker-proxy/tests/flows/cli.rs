@@ -372,7 +372,7 @@ fn the_default_can_be_started_from() {
         (wire.answer().status() == 200).then_some(())
     });
     assert_eq!(aimed.end("TERM").code(), Some(0));
-    let bad = run(root.path(), &["run", "--config", "mine.toml", "--upstream", "https://x"]);
+    let bad = run(root.path(), &["run", "--config", "mine.toml", "--upstream", "ftp://x"]);
     assert_eq!(bad.status.code(), Some(2));
     assert!(text(&bad.stderr).contains("--upstream"), "{}", text(&bad.stderr));
 }

@@ -24,6 +24,8 @@ mod restart;
 #[cfg(test)]
 mod secure;
 #[cfg(test)]
+mod secure_upstream;
+#[cfg(test)]
 mod standings;
 #[cfg(test)]
 mod support;

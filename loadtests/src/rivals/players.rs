@@ -102,7 +102,6 @@ impl Rival {
     /// Why it cannot be measured over TLS, if so.
     pub(crate) fn without_tls(self) -> Option<&'static str> {
         match self {
-            Rival::Breaker => Some("not built"),
             Rival::Pingora => Some("our program on it has no TLS"),
             _ => None,
         }
@@ -159,9 +158,16 @@ impl Rival {
         match self {
             Rival::Breaker => {
                 ports.http2 = plain;
+                // It listens in clear or by TLS.
+                ports.tls = plain;
                 let plane = free_port()?;
                 let state = dir.path().join("state");
-                let path = write("breaker.toml", &breaker(plain, plane, &state, upstream))?;
+                let mut text = breaker(plain, plane, &state, upstream);
+                if let Some(certificate) = certificate {
+                    let (chain, key) = (certificate.file("cert"), certificate.file("key"));
+                    text += &format!("\n[listen.tls]\ncertificate = {chain:?}\nkey = {key:?}\n");
+                }
+                let path = write("breaker.toml", &text)?;
                 command.args(["run", "--config"]).arg(path);
                 admin = Some((plane, state.join("admin.token")));
             }

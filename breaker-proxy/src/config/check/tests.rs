@@ -532,7 +532,7 @@ fn the_environment_is_named_and_not_printed() {
     one_route(
         "upstream",
         "\"${URL}\"",
-        "routes.a.upstream: \"${URL}\" holds a user or password, which are not supported; write http://host:port, or builtin:origin",
+        "routes.a.upstream: \"${URL}\" holds a user or password, which are not supported; write http://host:port, https://host:port or builtin:origin",
     );
     one(
         "[admin]\ntoken = \"${SHORT}\"",
@@ -1255,15 +1255,13 @@ fn path_patterns_are_checked() {
 /// Goal: upstreams that cannot be reached, or hold what is not forwarded, are told.
 #[test]
 fn upstreams_are_checked() {
-    let hint = "write http://host:port, or builtin:origin";
+    let hint = "write http://host:port, https://host:port or builtin:origin";
     for (upstream, line) in [
         ("", format!("is not an upstream; {hint}")),
         ("10.0.0.7:8000", format!("is not an upstream; {hint}")),
         ("builtin:other", format!("is not an upstream; {hint}")),
-        (
-            "https://h",
-            "is not supported yet; use http:// to an upstream on a network you trust".to_owned(),
-        ),
+        ("https://", format!("has no valid host; {hint}")),
+        ("https://h:0", "has no valid port; use 1 to 65535".to_owned()),
         ("http://", format!("has no valid host; {hint}")),
         ("http://:80", format!("has no valid host; {hint}")),
         ("http://a b", format!("has no valid host; {hint}")),

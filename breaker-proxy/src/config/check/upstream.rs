@@ -4,7 +4,7 @@ use super::super::raw::{MARK_DOWN, QUEUE, Report, Section, Text, is_name, neares
 use super::super::upstream::{Endpoint, MarkDown, Queue, Upstream};
 use super::super::value::{Flaw, flaw, parse_deadline, parse_endpoint, parse_hold};
 use super::super::{ConfigError, Listen};
-use super::{judged, name};
+use super::{file_path, judged, name};
 use breaker_core::Span;
 use std::net::{IpAddr, SocketAddr};
 
@@ -129,6 +129,12 @@ fn settings(upstream: &mut Upstream, section: &mut Section, report: &mut Report<
     let refresh = section.quantity("dns_refresh", "30s", report);
     let refresh = refresh.and_then(|text| judged(&text, parse_refresh, report));
     upstream.dns_refresh = refresh.unwrap_or(upstream.dns_refresh);
+    let place = section.path_of("ca");
+    upstream.ca = section.text("ca", report).and_then(|text| file_path(&text, report));
+    let has_some = !upstream.endpoints.is_empty();
+    if upstream.ca.is_some() && has_some && !upstream.endpoints.iter().any(Endpoint::is_tls) {
+        report.wrong(place, "there is no https:// endpoint", "drop it, or write https://");
+    }
     if let Some(mut table) = section.section("queue", QUEUE, report) {
         let Queue { calls, wait } = &mut upstream.queue;
         *calls = small(table.whole("calls", 0, MAX_CONNECTIONS, report)).unwrap_or(*calls);
@@ -211,10 +217,10 @@ fn leads_back(endpoint: &Endpoint, text: &Text, listen: &Listen, report: &mut Re
 
 /// Whether an endpoint is one of our own sockets, as far as that can be seen without asking the network.
 fn leads_to(endpoint: &Endpoint, own: SocketAddr) -> bool {
-    let Endpoint::Http { host, port } = endpoint else {
+    let Some((host, port)) = endpoint.server() else {
         return false;
     };
-    let ip = match host.as_str() {
+    let ip = match host {
         "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
         other => other.parse::<IpAddr>().ok(),
     };
@@ -223,7 +229,7 @@ fn leads_to(endpoint: &Endpoint, own: SocketAddr) -> bool {
         // A connection to the unspecified address goes to this host's loopback.
         let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
         let either_is_any = ip.is_unspecified() || own_ip.is_unspecified();
-        *port == own.port() && (ip == own_ip || (either_is_any && is_here(ip) && is_here(own_ip)))
+        port == own.port() && (ip == own_ip || (either_is_any && is_here(ip) && is_here(own_ip)))
     })
 }
 
@@ -265,8 +271,8 @@ mod tests {
     #[test]
     fn every_key_of_an_upstream_arrives() {
         let found = upstream(
-            "[[upstreams]]\nname = \"u\"\nendpoints = [\"http://a\", \"http://b\"]\nconnections = 7\n\
-             queue = { calls = 0, wait = \"5ms\" }\nmark_down = { after = 9, hold = \"2s\", at_most = \"8s\" }\ndns_refresh = \"1s\"",
+            "[[upstreams]]\nname = \"u\"\nendpoints = [\"https://a\", \"http://b\"]\nconnections = 7\n\
+             queue = { calls = 0, wait = \"5ms\" }\nmark_down = { after = 9, hold = \"2s\", at_most = \"8s\" }\ndns_refresh = \"1s\"\nca = \"/etc/ca.pem\"",
             "\"u\"",
         );
         assert_eq!(found.connections, 7);
@@ -281,7 +287,13 @@ mod tests {
     /// Goal: endpoints are written back as they are read, so that metrics name what the file says.
     #[test]
     fn endpoints_are_shown_as_they_are_written() {
-        for text in ["http://a:80", "http://[::1]:8000", "builtin:origin"] {
+        for text in [
+            "http://a:80",
+            "https://a:1",
+            "http://[::1]:8000",
+            "https://[::1]:443",
+            "builtin:origin",
+        ] {
             assert_eq!(super::endpoint_at("x", text).unwrap().to_string(), text);
         }
     }

@@ -43,6 +43,16 @@ impl Upstream {
         self.streams.recv_timeout(SOON).ok().map(Wire::new)
     }
 
+    /// The next connection, as the system gave it.
+    pub(crate) fn accept_stream(&self) -> TcpStream {
+        self.streams.recv_timeout(LIMIT).expect("nobody connected to the upstream")
+    }
+
+    /// The same, if it comes soon.
+    pub(crate) fn try_accept_stream(&self) -> Option<TcpStream> {
+        self.streams.recv_timeout(SOON).ok()
+    }
+
     /// Nobody has connected whom [`Upstream::accept`] has not given out.
     pub(crate) fn assert_nobody(&self) {
         assert!(self.streams.try_recv().is_err(), "somebody connected to the upstream");

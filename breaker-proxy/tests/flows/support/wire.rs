@@ -62,7 +62,8 @@ impl Head {
         self.start.split(' ').nth(index).unwrap_or_default()
     }
 
-    fn parse(bytes: &[u8]) -> Head {
+    /// The head that these bytes are.
+    pub(crate) fn parse(bytes: &[u8]) -> Head {
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.split("\r\n");
         let start = lines.next().unwrap_or_default().to_owned();

@@ -1,0 +1,81 @@
+//! An upstream's socket, plain or under TLS; it asks no gate.
+
+use super::session::Session;
+use bytes::BytesMut;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
+use tokio::net::TcpStream;
+
+/// An upstream's socket.
+pub enum Socket {
+    /// What is written is what goes out.
+    Plain(TcpStream),
+    /// What goes out is encrypted.
+    Tls(Box<Session>),
+}
+
+impl Socket {
+    /// Reads through `scratch`, and appends what came; 0 at the end.
+    ///
+    /// # Errors
+    /// The socket's own; under TLS also an end that was not said.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Plain(io) => {
+                let mut buf = ReadBuf::new(scratch);
+                Pin::new(io).poll_read(cx, &mut buf).map_ok(|()| {
+                    into.extend_from_slice(buf.filled());
+                    buf.filled().len()
+                })
+            }
+            Socket::Tls(session) => session.poll_read(cx, into),
+        }
+    }
+
+    /// Reads into memory of its own; a plain one at most as much as `into` has room for; 0 at the end.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn poll_read_large(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            // What is read is in `into` when this returns, so the future need not live on.
+            Socket::Plain(io) => pin!(io.read_buf(into)).poll(cx),
+            Socket::Tls(session) => session.poll_read(cx, into),
+        }
+    }
+
+    /// Whether it is as an idle connection should be: there, and silent.
+    #[must_use]
+    pub fn is_quiet(&mut self) -> bool {
+        match self {
+            // Not by a poll: a task that has used up its turn is told that nothing came, whatever came.
+            Socket::Plain(io) => {
+                let read = io.try_read(&mut [0]);
+                matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+            Socket::Tls(session) => session.is_quiet(),
+        }
+    }
+
+    /// From now on a close throws away what the kernel still holds, and tells the other side by a reset.
+    pub fn close_by_reset(&self) {
+        let io = match self {
+            Socket::Plain(io) => io,
+            Socket::Tls(session) => session.socket(),
+        };
+        // Without the option the close is a plain one: later, not less final.
+        let _ = socket2::SockRef::from(io).set_linger(Some(Duration::ZERO));
+    }
+}
