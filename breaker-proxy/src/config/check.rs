@@ -20,6 +20,7 @@ use super::{
     Admin, Bounds, ClientCertificates, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource,
     Listen, Match, Missing, Route, State, Tls, TokenSource, Wire,
 };
+use crate::keys::spelled;
 use breaker_core::{
     Class, DetectorKind, DetectorSpec, GroupSpec, KeySpec, OnBreach, OnFind, PolicySpec, RouteSpec,
     ShareOf, Span,
@@ -353,12 +354,24 @@ fn wire(section: Option<Section>, report: &mut Report<'_>) -> Wire {
 fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource) {
     let name = name(key, report);
     let mut spec = key_rules(key, name, report);
+    let before = report.errors.len();
     let source = key_source(key, report);
+    let is_known = report.errors.len() == before;
     spec.missing = match source.missing {
         Missing::Skip => breaker_core::Missing::Skip,
         // What is refused for lack of a key never comes to be judged.
         Missing::Refuse | Missing::Share => breaker_core::Missing::Share,
     };
+    for (index, own) in spec.overrides.iter_mut().enumerate().filter(|_| is_known) {
+        match spelled(&source.from, &own.label) {
+            Some(label) => own.label = label,
+            None => report.wrong(
+                format!("{}[{index}].key", key.path_of("overrides")),
+                format!("no request carries {}", quoted(&String::from_utf8_lossy(&own.label))),
+                "a peer is an address, and a value has no blanks around it",
+            ),
+        }
+    }
     let limits = spec.limits.iter().any(|limit| limit.on_breach == OnBreach::Trip);
     if source.missing == Missing::Share && (limits || trips(&spec.detectors)) {
         report.wrong(
