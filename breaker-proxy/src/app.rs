@@ -331,7 +331,8 @@ fn front_drain(config: &Config) -> Duration {
     crate::data::upstream::duration(config.deadlines.drain)
 }
 
-fn workers(config: &Config) -> usize {
+/// How many data threads there are.
+pub(crate) fn workers(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.listen.workers.map_or_else(cores, usize::from).clamp(1, WORKERS_MAX)
 }

@@ -251,8 +251,11 @@ pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply
     let id = plane.names.id(denial);
     let (status, code, title, cause) = match denial.cause {
         Cause::Limit(_) => (StatusCode::TOO_MANY_REQUESTS, "limited", "Too many requests", "limit"),
-        Cause::Tripped(By::Limit(_) | By::Detector(_) | By::Wider) => {
+        Cause::Tripped(By::Limit(_)) => {
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a limit was exceeded")
+        }
+        Cause::Tripped(By::Detector(_) | By::Wider) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a detector found something")
         }
         Cause::Tripped(By::Hand) => {
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "tripped by hand")

@@ -41,14 +41,15 @@ pub(super) fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec,
             },
         );
     }
-    for own in &mut spec.overrides {
+    for (index, own) in spec.overrides.iter_mut().enumerate() {
         match spelled(&source.from, &own.label) {
             Some(label) => own.label = label,
             None => {
                 let label = String::from_utf8_lossy(&own.label);
-                let problem = format!("{} is in no request", quoted(&label));
-                let hint = "write the value as requests carry it";
-                report.wrong(key.path_of("overrides"), problem, hint);
+                let path = format!("{}[{index}].key", key.path_of("overrides"));
+                let problem = format!("no request carries {}", quoted(&label));
+                let hint = "a peer is an address, and a value has no blanks around it";
+                report.wrong(path, problem, hint);
             }
         }
     }

@@ -877,6 +877,10 @@ fn overrides_and_newcomers_are_checked() {
     assert_eq!(key.overrides[0].label, b"vip");
     assert_eq!(key.overrides[0].limits.len(), 1);
     assert!(key.overrides[1].limits.is_empty(), "no limit at all is a choice");
+    let peer = KEY.replace("{ header = \"x\" }", "\"peer\"");
+    let config = good(&format!("{ROUTE}{peer}{over}key = \"2001:DB8::1\"\n"));
+    let label = &config.policy.routes[0].scope.keys[0].overrides[0].label;
+    assert_eq!(label, b"2001:db8:0:0::/64", "as requests carry it");
     for (text, line) in [
         (
             format!("{over}limit = []"),
@@ -889,6 +893,10 @@ fn overrides_and_newcomers_are_checked() {
         (
             format!("{over}key = \"a\"\nlimit = [{{ in_flight = 1, of = \"offered\" }}]"),
             "routes.a.keys.k.overrides[0].limit[0]: calls that are refused are never in flight; let it count admitted calls",
+        ),
+        (
+            format!("{over}key = \" a\""),
+            "routes.a.keys.k.overrides[0].key: no request carries \" a\"; a peer is an address, and a value has no blanks around it",
         ),
         (
             "newcomers = { burst = 3 }".to_owned(),
