@@ -1577,7 +1577,7 @@ fn sources_of_keys_are_checked() {
         &key(
             "from = \"peer\"\n[[routes.keys.overrides]]\nkey = \"10.0.0.300\"\nlimit = [{ rate = \"1/s\" }]",
         ),
-        "routes.a.keys.k.overrides: \"10.0.0.300\" is in no request; write the value as requests carry it",
+        "routes.a.keys.k.overrides[0].key: no request carries \"10.0.0.300\"; a peer is an address, and a value has no blanks around it",
     );
     // A dimension of a wider scope must be in every path.
     let routes = "[[groups]]\nname = \"g\"\n[[groups.keys]]\nname = \"k\"\nfrom = { segment = 2 }\n[[routes]]\nname = \"b\"\ngroup = \"g\"\nmatch = { path = \"/x/{id}\" }\nupstream = \"http://h\"\n[[routes]]\nname = \"c\"\ngroup = \"g\"\nmatch = { path = \"/x\" }\nupstream = \"http://h\"\n";
