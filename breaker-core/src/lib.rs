@@ -59,7 +59,7 @@ pub use facts::{By, Cause, Class, Denial, KillLevel, Mode, Outcome, Place, State
 pub use gate::LiftTo;
 pub use hashes::Seed;
 pub use judges::{Finding, LearnedAt};
-pub use permit::{Pass, Permit, Settlement, Ticket, Verdict};
+pub use permit::{Held, Pass, Permit, Settlement, Ticket, Verdict};
 pub use policy::{
     Counting, Dimension, GroupSpec, KeyOverride, KeySpec, LimitKind, LimitSpec, Missing, Newcomers,
     OnBreach, Policy, PolicyError, PolicySpec, Recover, RouteId, RouteSpec, ScopeSpec, Unit,

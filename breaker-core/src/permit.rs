@@ -60,6 +60,15 @@ pub struct Ticket {
     pub(crate) keys: KeySeats,
 }
 
+/// What a call holds whose answer goes on after it was settled ([`Permit::settle_early`]): places in flight, and a reservation of which
+/// the true weight may come later. Lost, it keeps its places in flight for ever.
+#[must_use]
+#[derive(Debug)]
+pub struct Held {
+    ticket: Ticket,
+    weight: Option<u64>,
+}
+
 /// What the gates of a call's lineage were when it passed, as one word, so that it is copied as one: from the low end 16 bits of epoch
 /// for global, group and route, eight of the seats that gave a probe, seven of the seats in shadow mode, one of class *reducing*.
 #[derive(Clone, Copy, Debug)]
@@ -273,6 +282,28 @@ impl<'a> Permit<'a> {
         }
     }
 
+    /// As [`Permit::settle_as`], for a call that is not at its end: an answer that has begun and may flow for hours. How it went is
+    /// counted and told to gates on probation and to detectors now, since they must not wait for the last byte. Its places in flight stay taken,
+    /// and a reservation stays as it is, until [`Held::end`]. `None`: nothing is held. True: a gate moved, so nudge the sweeper.
+    #[must_use]
+    pub fn settle_early(self, settlement: Settlement, now: Mono) -> (bool, Option<Held>) {
+        let ended = ManuallyDrop::new(self);
+        match ended.ticket.due {
+            Due::Nothing => (false, None),
+            Due::Count => {
+                ended.route.count(Count::Ended(settlement.outcome));
+                (false, None)
+            }
+            Due::All => {
+                let (policy, route) = (ended.policy, ended.route);
+                let ticket = ended.ticket.copied();
+                let moved = ended.breaker.tell(policy, route, &ticket, &settlement, now);
+                let holds = ticket.charged & route.hears != 0;
+                (moved, holds.then_some(Held { ticket, weight: settlement.weight }))
+            }
+        }
+    }
+
     /// The first denial that shadow mode or a candidate limit let through. If it says `moved`, nudge the sweeper.
     #[must_use]
     pub fn shadowed(&self) -> Option<Denial> {
@@ -322,6 +353,27 @@ impl Ticket {
     #[inline(always)]
     const fn copied(&self) -> Ticket {
         Ticket { ..*self }
+    }
+}
+
+impl Held {
+    /// The call is at its end, whatever became of it: gives back its places in flight, and settles the true weight, if it is told here or
+    /// was told when the call was settled. What is held comes back if `policy` is not the one that the call was admitted by: keep that until
+    /// its calls have ended.
+    #[must_use]
+    pub fn end(
+        self,
+        breaker: &Breaker,
+        policy: &Policy,
+        weight: Option<u64>,
+        now: Mono,
+    ) -> Option<Held> {
+        let known = self.ticket.policy == policy.number && breaker.owns(policy);
+        let Some(route) = policy.route_at(self.ticket.route).filter(|_| known) else {
+            return Some(self);
+        };
+        breaker.give_back(policy, route, &self.ticket, weight.or(self.weight), now);
+        None
     }
 }
 

@@ -922,3 +922,53 @@ fn a_key_may_have_limits_of_its_own() {
         assert_eq!(limit.kind, LimitKind::Window { count, length: SECOND });
     }
 }
+
+/// Goal: a call that is settled while its answer flows has told how it went, once, and keeps its place in flight until its end;
+/// a key's place as well as a route's.
+#[test]
+fn a_call_settled_early_keeps_its_place_until_its_end() {
+    let breaker = breaker();
+    let mut route = limits(vec![LimitSpec::in_flight(2)]);
+    route.keys = vec![key("account", vec![LimitSpec::in_flight(1)])];
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let (orders, one) = (scope("/pay/orders"), breaker.hash(b"1"));
+    let call = call(&policy, "/pay/orders").with_key(0, one);
+    let Verdict::Allow(permit) = breaker.admit(&policy, call, at(0)) else { panic!() };
+    let (moved, held) = permit.settle_early(Settlement::of(Outcome::Good), at(1));
+    let held = held.unwrap();
+    assert!(!moved);
+    assert_eq!(breaker.counts(&policy, &orders).unwrap().good, 1);
+    assert_eq!(breaker.usage(&policy, &orders, at(1)).unwrap()[0].used, 1);
+    assert!(!breaker.admit(&policy, call, at(2)).is_allowed(), "the key has one place");
+    let other = breaker.compile(&spec(ScopeSpec::default(), ScopeSpec::default())).unwrap();
+    let held = held.end(&breaker, &other, None, at(3)).unwrap();
+    assert!(held.end(&breaker, &policy, None, at(3)).is_none());
+    assert_eq!(breaker.usage(&policy, &orders, at(3)).unwrap()[0].used, 0);
+    assert_eq!(breaker.counts(&policy, &orders).unwrap().good, 1, "counted once");
+    assert!(breaker.admit(&policy, call, at(4)).is_allowed());
+}
+
+/// Goal: a call settled early frees its gate from probation at once, and its true weight is settled at its end.
+#[test]
+fn a_call_settled_early_tells_its_weight_at_its_end() {
+    let breaker = breaker();
+    let route = limits(vec![LimitSpec::budget(100).by_weight()]);
+    let policy = breaker.compile(&spec(ScopeSpec::default(), route)).unwrap();
+    let orders = scope("/pay/orders");
+    let stamp = breaker.kill(&policy, &orders, KillLevel::Halt, at(0)).unwrap();
+    breaker.lift(&policy, stamp, LiftTo::HalfOpen, at(0)).unwrap();
+    let call = call(&policy, "/pay/orders").weighing(40);
+    let mut held = Vec::new();
+    for probe in 1..=2 {
+        let Verdict::Allow(permit) = breaker.admit(&policy, call, at(probe)) else { panic!() };
+        let (moved, rest) = permit.settle_early(Settlement::of(Outcome::Good), at(probe));
+        assert_eq!(moved, probe == 2, "the second probe arms");
+        held.extend(rest);
+    }
+    assert_eq!(breaker.standing(&policy, &orders, at(3)).unwrap().state, State::Armed);
+    assert_eq!(breaker.usage(&policy, &orders, at(3)).unwrap()[0].used, 80);
+    for (rest, weight) in held.into_iter().zip([Some(10), None]) {
+        assert!(rest.end(&breaker, &policy, weight, at(4)).is_none());
+    }
+    assert_eq!(breaker.usage(&policy, &orders, at(4)).unwrap()[0].used, 50);
+}

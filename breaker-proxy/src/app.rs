@@ -4,6 +4,7 @@
 //! and only then is the data port bound.
 
 use crate::admin::{self, Admin, auth::Token};
+use crate::certificates::{CertificateError, Certificates, Watch};
 use crate::config::Config;
 use crate::control::ledger::{Kill, Ledger, Replay, Restored};
 use crate::control::record::Record;
@@ -26,6 +27,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, interval, sleep};
+use tokio_rustls::TlsAcceptor;
 
 /// Accepted connections that may wait in the kernel.
 const BACKLOG: i32 = 4096;
@@ -74,6 +77,8 @@ pub enum StartError {
         /// Its scope.
         scope: String,
     },
+    /// The certificates for clients.
+    Certificates(CertificateError),
     /// An address cannot be bound.
     Bind {
         /// The key of the configuration.
@@ -108,6 +113,7 @@ impl fmt::Display for StartError {
                 f,
                 "the state holds {what} on {scope}, and there is no room left among the other blocked keys: raise bounds.keys"
             ),
+            StartError::Certificates(error) => write!(f, "listen.tls: {error}"),
             StartError::Bind { key, address, error } => {
                 write!(
                     f,
@@ -125,6 +131,12 @@ impl std::error::Error for StartError {}
 impl From<StateError> for StartError {
     fn from(error: StateError) -> StartError {
         StartError::State(error)
+    }
+}
+
+impl From<CertificateError> for StartError {
+    fn from(error: CertificateError) -> StartError {
+        StartError::Certificates(error)
     }
 }
 
@@ -150,6 +162,7 @@ pub struct Running {
     control: Option<JoinHandle<bool>>,
     journal: Option<JoinHandle<()>>,
     origin: Option<Origin>,
+    watch: Option<Watch>,
 }
 
 /// What a start found and made; for whoever reads the terminal.
@@ -214,6 +227,8 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         tripped: restored.tripped,
         torn,
     };
+    let certificates = config.listen.tls.as_ref().map(Certificates::load).transpose()?;
+    let tls = certificates.as_ref().map(Certificates::server).transpose()?;
     let needs_origin = config.routes.iter().any(|route| route.upstream.is_built_in());
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
     let routes = snapshot.plans.len();
@@ -232,6 +247,8 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         wire: config.wire,
         draining: AtomicBool::new(false),
         connections: AtomicU64::new(0),
+        tls: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),
+        certificates: certificates.clone(),
         doors: Box::leak(Box::new(doors)),
         bells: (0..facts.workers).map(|_| Notify::new()).collect(),
         origin: origin.as_ref().map(Origin::address),
@@ -265,6 +282,7 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         stop: control_stopping,
     })
     .map_err(StartError::System)?;
+    let watch = certificates.map(Watch::start).transpose().map_err(StartError::System)?;
     let mut threads = Vec::with_capacity(facts.workers);
     let ways_in = data_listeners.into_iter().zip(arrivals).zip(receivers);
     for (index, ((listener, arrivals), census)) in ways_in.enumerate() {
@@ -288,6 +306,7 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         control: Some(control),
         journal: Some(journal),
         origin,
+        watch,
     })
 }
 
@@ -642,6 +661,7 @@ impl Running {
             let _ = journal.join();
         }
         drop(self.origin.take());
+        drop(self.watch.take());
         Stopped { durable }
     }
 

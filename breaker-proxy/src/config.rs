@@ -46,6 +46,28 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Data threads; `None`: one for each core.
     pub workers: Option<u16>,
+    /// How clients of the data plane connect; `None`: in clear.
+    pub tls: Option<Tls>,
+}
+
+/// TLS towards clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The file of the server's certificate and its chain.
+    pub certificate: PathBuf,
+    /// The file of its private key.
+    pub key: PathBuf,
+    /// Certificates of clients; `None`: none is asked for.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// What is asked of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// The file of the authorities that sign them.
+    pub authorities: PathBuf,
+    /// Whether a client without one is refused. One that is shown is always verified.
+    pub required: bool,
 }
 
 /// Where standing kills, the token and the lock live.
@@ -55,6 +77,8 @@ pub struct State {
     pub dir: PathBuf,
     /// Refuse to start on a directory without a journal.
     pub required: bool,
+    /// How often limits and what detectors learned are saved while it runs.
+    pub save_every: Span,
 }
 
 /// Access to the admin plane.
@@ -106,8 +130,10 @@ pub struct Bounds {
 /// Deadlines.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Deadlines {
-    /// From the first moment of a connection, or from the end of the last answer, to a whole request head.
+    /// From the first moment of a connection, or from the first byte of a later request, to a whole request head.
     pub head: Span,
+    /// From the end of an answer to the first byte of the next request.
+    pub idle: Span,
     /// Without a byte of a body in either direction.
     pub body_idle: Span,
     /// To connect to an upstream.
@@ -154,6 +180,8 @@ pub struct Route {
     pub matches: Match,
     /// Where they go.
     pub upstream: Upstream,
+    /// An answer whose head takes longer is slow; `None`: none is.
+    pub slow: Option<Span>,
     /// Sources of the route's keys, in the order of its spec.
     pub keys: Vec<KeySource>,
 }

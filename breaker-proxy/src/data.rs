@@ -1,12 +1,18 @@
 //! The data plane: all that a request may see; it knows neither ledger, journal, config file nor admin.
 
+pub mod alarm;
 pub mod body;
+pub mod channel;
 pub mod counts;
 pub mod doors;
+pub mod download;
+pub mod downstream;
 pub mod endpoint;
 pub mod flight;
 pub mod front;
 pub mod handle;
+pub mod http1;
+pub mod http2;
 pub mod lane;
 pub mod link;
 pub mod names;
@@ -20,17 +26,22 @@ pub mod trust;
 pub mod upload;
 pub mod upstream;
 
+use crate::certificates::Certificates;
 use crate::config::{Bounds, Deadlines, Wire};
 use crate::ports::{Clock, Resolver};
 use crate::snapshot::Current;
+use crate::wire::asked::Line;
 use breaker_core::{Breaker, Sender, Senders};
 use counts::Shard;
 use doors::Doors;
 use names::Names;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 
 /// Seconds between two looks at idle upstream connections.
 const REAP_EVERY: u64 = 5;
@@ -72,6 +83,10 @@ pub struct Plane {
     pub draining: AtomicBool,
     /// Client connections over all workers.
     pub connections: AtomicU64,
+    /// How clients connect by TLS; `None`: in clear.
+    pub tls: Option<TlsAcceptor>,
+    /// The certificate that they are shown.
+    pub certificates: Option<Arc<Certificates>>,
     /// The ways in to the workers.
     pub doors: &'static Doors,
     /// One bell for each worker: rung when another waits for a connection to an endpoint that it may hold idle.
@@ -115,8 +130,12 @@ pub struct Worker {
     pub second: Cell<u64>,
     /// Where it reads what is small or not known to be large.
     pub scratch: RefCell<Box<[u8]>>,
+    /// Where the lines of a head are noted while it is read.
+    pub lines: RefCell<Vec<Line>>,
     /// Memory of heads that were sent, for the next.
     spare: RefCell<Vec<Vec<u8>>>,
+    /// The date in the words of HTTP, and in which second it was written down.
+    date: RefCell<(u64, String)>,
 }
 
 impl Worker {
@@ -133,6 +152,18 @@ impl Worker {
         if second.is_multiple_of(REAP_EVERY) {
             self.pools.reap(tokio::time::Instant::now());
         }
+    }
+
+    /// Calls `say` with the date in the words of HTTP (RFC 9110, 5.6.7). It is written down once a second.
+    pub fn dated(&self, say: impl FnOnce(&str)) {
+        let mut date = self.date.borrow_mut();
+        let (second, text) = &mut *date;
+        if text.is_empty() || *second != self.second.get() {
+            *second = self.second.get();
+            let wall = Duration::from_nanos(self.plane.clock.wall().0);
+            *text = httpdate::fmt_http_date(UNIX_EPOCH + wall);
+        }
+        say(text);
     }
 
     /// Memory for a head.
@@ -163,7 +194,9 @@ impl Worker {
             open: front::Open::default(),
             second: Cell::new(0),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
+            lines: RefCell::default(),
             spare: RefCell::default(),
+            date: RefCell::default(),
         }))
     }
 }

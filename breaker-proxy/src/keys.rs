@@ -1,8 +1,8 @@
 //! Finds the keys of a request: from a field or the peer's address; it decides nothing about them.
 
 use crate::config::{KeyFrom, KeySource, Missing};
+use crate::wire::asked::Fields;
 use breaker_core::{Breaker, Call};
-use hyper::HeaderMap;
 use std::fmt;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -49,13 +49,13 @@ pub const LABEL_MAX: usize = 256;
 pub fn read(
     breaker: &Breaker,
     plans: &[KeyPlan],
-    headers: &HeaderMap,
+    fields: Fields<'_>,
     peer: IpAddr,
     mut call: Call,
 ) -> Result<Call, KeyError> {
     for (index, plan) in (0u8..).zip(plans) {
         let mut text = [0u8; 48];
-        match label(plan, headers, peer, &mut text)? {
+        match label(plan, fields, peer, &mut text)? {
             Some(label) => call = call.with_key(index, breaker.hash(label)),
             None => match plan.source.missing {
                 Missing::Refuse => return Err(KeyError::Missing(told(plan))),
@@ -78,18 +78,18 @@ fn told(plan: &KeyPlan) -> String {
 /// The value of one key; an empty field counts as a missing one.
 fn label<'a>(
     plan: &KeyPlan,
-    headers: &'a HeaderMap,
+    fields: Fields<'a>,
     peer: IpAddr,
     text: &'a mut [u8; 48],
 ) -> Result<Option<&'a [u8]>, KeyError> {
     match &plan.source.from {
         KeyFrom::Header(name) => {
-            let mut values = headers.get_all(name).iter();
+            let mut values = fields.all(name);
             let Some(value) = values.next() else { return Ok(None) };
             if values.next().is_some() {
                 return Err(KeyError::Doubled(told(plan)));
             }
-            let label = value.as_bytes().trim_ascii();
+            let label = value.trim_ascii();
             if label.len() > LABEL_MAX {
                 return Err(KeyError::TooLong(told(plan)));
             }
@@ -140,13 +140,13 @@ pub fn spelled(from: &KeyFrom, label: &[u8]) -> Option<Vec<u8>> {
 /// The labels of a request's keys, for the moment when one of them is refused and needs its name.
 pub fn each_label(
     plans: &[KeyPlan],
-    headers: &HeaderMap,
+    fields: Fields<'_>,
     peer: IpAddr,
     mut take: impl FnMut(u8, &[u8]),
 ) {
     for (index, plan) in (0u8..).zip(plans) {
         let mut text = [0u8; 48];
-        if let Ok(Some(label)) = label(plan, headers, peer, &mut text) {
+        if let Ok(Some(label)) = label(plan, fields, peer, &mut text) {
             take(index, label);
         }
     }

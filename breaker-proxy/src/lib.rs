@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod certificates;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod data;
 pub mod demo;
 #[cfg(feature = "faults")]
 pub mod faults;
+pub mod inspect;
 pub mod journal;
 pub mod keys;
 pub mod metrics;

@@ -69,6 +69,18 @@ fn fill(control: &Control) {
     counter!("breaker_connections_refused_total")
         .absolute(total(|shard| shard.refused_connections.get()));
     counter!("breaker_stalled_clients_total").absolute(total(|shard| shard.stalled_clients.get()));
+    counter!("breaker_tls_handshake_failures_total")
+        .absolute(total(|shard| shard.failed_handshakes.get()));
+    if let Some(certificates) = &plane.certificates {
+        let (renewed, failures) = certificates.counts();
+        counter!("breaker_tls_certificate_renewals_total").absolute(renewed);
+        counter!("breaker_tls_certificate_failures_total").absolute(failures);
+        gauge!("breaker_tls_certificate_failing").set(if certificates.is_failing() {
+            1.0
+        } else {
+            0.0
+        });
+    }
     counter!("breaker_slow_heads_total").absolute(total(|shard| shard.slow_heads.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
@@ -157,6 +169,19 @@ fn describe() {
     describe_counter!(
         "breaker_connections_refused_total",
         "client connections refused because all were taken or the system had none"
+    );
+    describe_counter!(
+        "breaker_tls_handshake_failures_total",
+        "TLS handshakes that came to nothing"
+    );
+    describe_counter!("breaker_tls_certificate_renewals_total", "renewed certificates taken in");
+    describe_counter!(
+        "breaker_tls_certificate_failures_total",
+        "looks at files of certificates that could not be used; the last good ones stay"
+    );
+    describe_gauge!(
+        "breaker_tls_certificate_failing",
+        "1 while the files of certificates cannot be used as they are"
     );
     describe_counter!(
         "breaker_slow_heads_total",

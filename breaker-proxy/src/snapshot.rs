@@ -6,7 +6,10 @@ use crate::data::trust::{self, Flaw, Roots};
 use crate::keys::{self, KeyPlan};
 use crate::router::Router;
 use arc_swap::ArcSwap;
-use breaker_core::{Breaker, Level, Policy, PolicyError, RouteId, Scope};
+use breaker_core::{
+    Breaker, DetectorKind, DetectorSpec, KeyHash, Level, Policy, PolicyError, PolicySpec, RouteId,
+    RouteSpec, Scope, ScopeSpec, Span,
+};
 use std::sync::Arc;
 
 /// Rules and routes of one configuration, immutable.
@@ -33,6 +36,12 @@ pub struct Plan {
     pub upstream: usize,
     /// Where the call's keys come from, in the order of the policy's dimensions.
     pub keys: Vec<KeyPlan>,
+    /// An answer whose head takes longer is slow.
+    pub slow: Option<Span>,
+    /// A detector of its lineage looks for repetition.
+    pub prints: bool,
+    /// A detector may trip one of its keys at any time, not only at a call: their labels must be known by then.
+    pub learns: bool,
 }
 
 /// The snapshot in force.
@@ -48,6 +57,48 @@ impl Current {
     /// The snapshot in force now. Not to be held across an await.
     pub fn load(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.0.load()
+    }
+}
+
+impl Plan {
+    /// The fingerprint of a call, if a detector wants it and all that makes the call is known; `body` is `None` where it is not.
+    #[must_use]
+    pub fn print(
+        &self,
+        breaker: &Breaker,
+        method: &[u8],
+        path: &str,
+        query: Option<&str>,
+        body: Option<&[u8]>,
+    ) -> Option<KeyHash> {
+        let body = body.filter(|_| self.prints)?;
+        // No query is not an empty one.
+        let (asked, query) = query.map_or((&b""[..], ""), |query| (&b"?"[..], query));
+        let fields = [method, path.as_bytes(), asked, query.as_bytes(), body];
+        Some(breaker.fingerprint(&fields))
+    }
+}
+
+/// The detectors that calls of one route are judged by: those of its scopes, and those of its keys.
+struct Judged<'c> {
+    scopes: [Option<&'c ScopeSpec>; 3],
+}
+
+impl<'c> Judged<'c> {
+    fn of(spec: &'c PolicySpec, route: &'c RouteSpec) -> Judged<'c> {
+        let group = spec.groups.iter().find(|group| group.name == route.group);
+        let scopes = [Some(&spec.global), group.map(|group| &group.scope), Some(&route.scope)];
+        Judged { scopes }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &'c DetectorSpec> {
+        let scopes = self.scopes.into_iter().flatten();
+        scopes.flat_map(|scope| &scope.keys).flat_map(|key| &key.detectors)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'c DetectorSpec> {
+        let scopes = self.scopes.into_iter().flatten();
+        scopes.flat_map(|scope| &scope.detectors).chain(self.keys())
     }
 }
 
@@ -87,7 +138,8 @@ impl Snapshot {
         let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
         let (mut roots, mut errors) = (Roots::default(), Vec::new());
         let mut plans = Vec::with_capacity(config.routes.len());
-        for ((route, scope), configured) in policy.routes().zip(&config.routes) {
+        let specs = config.routes.iter().zip(&config.policy.routes);
+        for ((route, scope), (configured, spec)) in policy.routes().zip(specs) {
             let place = upstreams.iter().position(|known| *known.spec() == configured.upstream);
             let upstream = match place {
                 Some(index) => index,
@@ -95,9 +147,7 @@ impl Snapshot {
                     let built = Upstream::build(&configured.upstream, workers, known, &mut roots);
                     match built {
                         Ok(built) => upstreams.push(built),
-                        Err(flaw) => {
-                            errors.push(no_trust(&configured.upstream, last_name(scope), flaw))
-                        }
+                        Err(flaw) => errors.push(no_trust(&configured.upstream, &spec.name, flaw)),
                     }
                     upstreams.len().saturating_sub(1)
                 }
@@ -125,7 +175,18 @@ impl Snapshot {
                     })
                 })
                 .collect();
-            plans.push(Plan { route, scope: scope.clone(), upstream, keys });
+            let judged = Judged::of(&config.policy, spec);
+            plans.push(Plan {
+                route,
+                scope: scope.clone(),
+                upstream,
+                keys,
+                slow: configured.slow,
+                prints: judged
+                    .all()
+                    .any(|detector| matches!(detector.kind, DetectorKind::Repeat(_))),
+                learns: judged.keys().next().is_some(),
+            });
         }
         if !errors.is_empty() {
             return Err(errors);
@@ -145,11 +206,6 @@ impl Snapshot {
         })?;
         Ok(Snapshot { serial, router, policy, plans, upstreams })
     }
-}
-
-/// The name of a route as the configuration has it.
-fn last_name(scope: &Scope) -> &str {
-    scope.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 /// Whom an upstream over TLS should believe cannot be known.

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     fn state(dir: &Path, required: bool) -> State {
-        State { dir: dir.to_owned(), required }
+        State { dir: dir.to_owned(), required, save_every: breaker_core::Span::from_secs(30) }
     }
 
     /// Goal: two instances never share a state directory, and the lock goes with its holder.

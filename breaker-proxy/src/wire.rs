@@ -1,10 +1,13 @@
-//! HTTP/1.1 towards upstreams as bytes: the head we send, the head that answers, and chunks; no socket, no time, no rule of ours
-//! but which fields pass.
+//! HTTP/1.1 as bytes: the heads that come and go, and chunks; no socket, no time, no rule of ours but which fields pass.
 
 pub mod answer;
+pub mod asked;
 pub mod chunks;
 pub mod fields;
+pub mod head;
 pub mod request;
+pub mod response;
+pub mod said;
 
 use std::fmt;
 

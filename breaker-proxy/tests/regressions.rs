@@ -113,7 +113,7 @@ fn an_answer_that_nobody_read_was_held_whole() {
 #[test]
 fn an_idle_connection_was_counted_as_a_slow_request() {
     let root = tempfile::tempdir().unwrap();
-    let text = format!("[deadlines]\nhead = \"1s\"\n{}", route("builtin:origin", ""));
+    let text = format!("[deadlines]\nidle = \"1s\"\n{}", route("builtin:origin", ""));
     let proxy = proxy(root.path(), "127.0.0.1:0", &text);
     let mut client = connect(proxy.data_addr());
     client

@@ -28,10 +28,22 @@ impl Breaker {
         now: Mono,
     ) -> bool {
         let (ticket, settlement) = (&ticket, &settlement);
-        route.count(Count::Ended(settlement.outcome));
         if ticket.charged & route.hears != 0 {
             self.give_back(policy, route, ticket, settlement.weight, now);
         }
+        self.tell(policy, route, ticket, settlement, now)
+    }
+
+    /// Counts how a call went, and tells gates on probation and detectors; true if a gate moved. Nothing is given back.
+    pub(crate) fn tell(
+        &self,
+        policy: &Policy,
+        route: &RouteRules,
+        ticket: &Ticket,
+        settlement: &Settlement,
+        now: Mono,
+    ) -> bool {
+        route.count(Count::Ended(settlement.outcome));
         let mut moved = false;
         if ticket.marks.probes() != 0 {
             moved =
@@ -91,7 +103,8 @@ impl Breaker {
         }
     }
 
-    fn give_back(
+    /// Gives back places in flight, and what was reserved beyond the true weight.
+    pub(crate) fn give_back(
         &self,
         policy: &Policy,
         route: &RouteRules,

@@ -1,7 +1,9 @@
 //! What a valid configuration should still be asked about: who could trip what for others; it refuses nothing.
 
 use super::{Config, ConfigError, KeyFrom, KeySource, Missing, Route};
-use breaker_core::{KeySpec, LimitKind, LimitSpec, Mode, OnBreach, RouteSpec, ScopeSpec, Span};
+use breaker_core::{
+    KeySpec, LimitKind, LimitSpec, Mode, OnBreach, OnFind, RouteSpec, ScopeSpec, Span,
+};
 
 /// Advice on a configuration that passed every check, each with its path and in the form of an error.
 #[must_use]
@@ -71,7 +73,10 @@ fn charged<'c>(
 /// Dimensions that trip on a value which the client itself writes.
 fn forgeable(path: &str, scope: &ScopeSpec, sources: &[KeySource], advice: &mut Vec<ConfigError>) {
     for (key, source) in scope.keys.iter().zip(sources) {
-        let trips = key.limits.iter().any(|limit| limit.on_breach == OnBreach::Trip);
+        let live = |limit: &LimitSpec| limit.on_breach == OnBreach::Trip && !limit.candidate;
+        let overrides = key.overrides.iter().flat_map(|own| &own.limits);
+        let trips = key.limits.iter().chain(overrides).any(live)
+            || key.detectors.iter().any(|detector| detector.on_find == OnFind::Trip);
         if let (true, KeyFrom::Header(header)) = (trips, &source.from) {
             advice.push(ConfigError {
                 path: format!("{path}.keys.{}", key.name),
@@ -88,7 +93,7 @@ fn forgeable(path: &str, scope: &ScopeSpec, sources: &[KeySource], advice: &mut 
 /// Trip limits that one client alone could breach for all the others in the scope.
 fn lonely(path: &str, scope: &ScopeSpec, lineages: &[Lineage<'_>], advice: &mut Vec<ConfigError>) {
     for (index, limit) in scope.limits.iter().enumerate() {
-        if limit.on_breach != OnBreach::Trip {
+        if limit.on_breach != OnBreach::Trip || limit.candidate {
             continue;
         }
         let unbounded = lineages.iter().find(|lineage| {
@@ -228,5 +233,22 @@ mod tests {
         assert_eq!(paths(default_text()), ["routes.api.keys.client"]);
         let peer = format!("{PEER}limit = [{{ window = \"10/10s\", on_breach = \"trip\" }}]");
         assert!(paths(&route(&peer)).is_empty());
+        let header = PEER.replace("\"peer\"\n", "\"k\"\n").replacen(
+            "from = \"k\"",
+            "from = { header = \"x\" }",
+            1,
+        );
+        for (rules, is_forgeable) in [
+            ("detect = [{ streak = 5 }]", true),
+            ("detect = [{ streak = 5, on_find = \"warn\" }]", false),
+            ("limit = [{ window = \"1/1s\", on_breach = \"trip\", candidate = true }]", false),
+            (
+                "[[routes.keys.overrides]]\nkey = \"a\"\nlimit = [{ window = \"1/1s\", on_breach = \"trip\" }]",
+                true,
+            ),
+        ] {
+            let found = paths(&route(&format!("{header}{rules}")));
+            assert_eq!(found.contains(&"routes.a.keys.k".to_owned()), is_forgeable, "{rules}");
+        }
     }
 }

@@ -6,29 +6,31 @@ pub use upstream::endpoint_at;
 
 mod upstream;
 
+use self::rules::{Level, Rules, key_rules, rules};
 use super::raw::{
-    ADMIN, BOUNDS, DEADLINES, FROM, GLOBAL, GROUP, KEY, LIMIT, LISTEN, MATCH, RECOVER, ROUTE,
-    Report, STATE, Section, Text, UPSTREAM, WIRE, WordOrTable, nearest_hint, parse, printable,
-    quoted,
+    ADMIN, BOUNDS, DEADLINES, FROM, GLOBAL, GROUP, LISTEN, MATCH, ROUTE, Report, STATE, Section,
+    TLS, Text, UPSTREAM, WIRE, WordOrTable, nearest_hint, parse, printable, quoted,
 };
 use super::upstream::{Endpoint, Upstream};
 use super::value::{
     Flaw, collide, flaw, parse_address, parse_body_bytes, parse_deadline, parse_head_bytes,
-    parse_header, parse_hold, parse_host, parse_method, parse_name, parse_pattern, parse_rate,
-    parse_token, parse_window,
+    parse_header, parse_host, parse_method, parse_name, parse_pattern, parse_token,
 };
 use super::{
-    Admin, Bounds, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource, Listen, Match, Missing,
-    Route, State, TokenSource, Wire,
+    Admin, Bounds, ClientCertificates, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource,
+    Listen, Match, Missing, Route, State, Tls, TokenSource, Wire,
 };
 use breaker_core::{
-    Class, Counting, GroupSpec, KeySpec, LimitKind, LimitSpec, Mode, OnBreach, PolicySpec, Recover,
-    RouteSpec, ScopeSpec, Span,
+    Class, DetectorKind, DetectorSpec, GroupSpec, KeySpec, OnBreach, OnFind, PolicySpec, RouteSpec,
+    ShareOf, Span,
 };
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use upstream::Declared;
+
+mod detect;
+mod rules;
 
 /// Reads a configuration. `source` is the name of the file for syntax errors; `env` looks up environment variables.
 ///
@@ -67,14 +69,8 @@ const DEFAULT_GROUP: &str = "default";
 const MAX_ERRORS: usize = 1000;
 /// Groups, and routes; the core has cells for as many of both together.
 const MAX_SCOPES: usize = 4096;
-/// Limits of one scope, and key dimensions of one call.
-const MAX_LIMITS: usize = 4;
+/// Key dimensions of one call.
 const MAX_DIMENSIONS: usize = 4;
-/// Probes that a gate can count.
-const MAX_PROBES: u8 = 63;
-const DEFAULT_PROBES: u8 = 5;
-/// The longest hold of a trip, where the file gives none and `after` is not longer still.
-const DEFAULT_AT_MOST: Span = Span::from_secs(300);
 const MAX_METHODS: usize = 16;
 
 /// Walks the sections in order. Where something is wrong it is noted and a default stands in: the result is only used if
@@ -94,7 +90,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
     let wire = wire(root.section("wire", WIRE, report), report);
 
     let global = match root.section("global", GLOBAL, report) {
-        Some(mut section) => rules(&mut section, report),
+        Some(mut section) => rules(&mut section, Level::Global, report),
         None => Rules::default(),
     };
     let groups = groups(root.sections("groups", GROUP, MAX_SCOPES, report), report);
@@ -109,6 +105,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
     }
     let groups = with_default_group(groups, &routes, report);
     lineages(&global, &groups, &routes, report);
+    slow_calls(&global, &groups, &routes, report);
     same_matches(&routes, report);
 
     let mut config = Config {
@@ -137,6 +134,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
         config.routes.push(Route {
             matches: route.matches,
             upstream: route.upstream,
+            slow: route.slow,
             keys: route.rules.sources,
         });
     }
@@ -150,6 +148,7 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
         data: SocketAddr::from(([127, 0, 0, 1], 8080)),
         admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
         workers: None,
+        tls: None,
     };
     let Some(mut section) = section else {
         return listen;
@@ -166,6 +165,7 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
     }
     listen.workers =
         section.whole("workers", 1, 1024, report).and_then(|workers| u16::try_from(workers).ok());
+    listen.tls = section.section("tls", TLS, report).and_then(|section| tls(section, report));
     let path = section.path_of("admin");
     if valid && collide(listen.data, listen.admin) {
         report.wrong(
@@ -184,13 +184,53 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
     listen
 }
 
+fn tls(mut section: Section, report: &mut Report<'_>) -> Option<Tls> {
+    let mut file = |key: &str, needed: bool, report: &mut Report<'_>| {
+        if needed && !section.has(key) {
+            report.wrong(section.path_of(key), "is missing", "name a file of PEM");
+        }
+        section.text(key, report).and_then(|text| file_path(&text, report))
+    };
+    let (certificate, key) = (file("certificate", true, report), file("key", true, report));
+    let authorities = file("client_ca", false, report);
+    let path = section.path_of("client_certificate");
+    let asked = section.text("client_certificate", report);
+    if asked.is_some() && authorities.is_none() {
+        report.wrong(
+            &path,
+            "asks for certificates that nobody signs",
+            "name their authorities in client_ca",
+        );
+    }
+    let required = match asked.as_ref().map(|text| text.value.as_str()) {
+        None | Some("required") => true,
+        Some("optional") => false,
+        Some(_) => {
+            let shown = asked.map(|text| text.shown).unwrap_or_default();
+            let hint = "use \"required\" or \"optional\"";
+            report.wrong(path, format!("{shown} is not a way to ask"), hint);
+            true
+        }
+    };
+    let clients = authorities.map(|authorities| ClientCertificates { authorities, required });
+    Some(Tls { certificate: certificate?, key: key?, clients })
+}
+
 fn state(section: Option<Section>, report: &mut Report<'_>) -> State {
-    let mut state = State { dir: PathBuf::from("breaker-state"), required: false };
+    let mut state = State {
+        dir: PathBuf::from("breaker-state"),
+        required: false,
+        save_every: Span::from_secs(30),
+    };
     if let Some(mut section) = section {
         if let Some(dir) = section.text("dir", report).and_then(|text| file_path(&text, report)) {
             state.dir = dir;
         }
         state.required = section.flag("required", report).unwrap_or(false);
+        let every = section
+            .quantity("save_every", "30s", report)
+            .and_then(|text| judged(&text, parse_deadline, report));
+        state.save_every = every.unwrap_or(state.save_every);
     }
     state
 }
@@ -262,6 +302,7 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
 fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     let mut deadlines = Deadlines {
         head: Span::from_secs(10),
+        idle: Span::from_secs(60),
         body_idle: Span::from_secs(30),
         connect: Span::from_secs(2),
         answer: Span::from_secs(30),
@@ -272,6 +313,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     };
     for (key, deadline) in [
         ("head", &mut deadlines.head),
+        ("idle", &mut deadlines.idle),
         ("body_idle", &mut deadlines.body_idle),
         ("connect", &mut deadlines.connect),
         ("answer", &mut deadlines.answer),
@@ -306,62 +348,39 @@ fn wire(section: Option<Section>, report: &mut Report<'_>) -> Wire {
     wire
 }
 
-// The rules of a scope.
-
-/// The rules of one scope, and where its dimensions stand in the file.
-#[derive(Default)]
-struct Rules {
-    spec: ScopeSpec,
-    sources: Vec<KeySource>,
-    /// The path of each dimension.
-    paths: Vec<String>,
-}
-
-impl Rules {
-    /// Name, source and path of each dimension.
-    fn dimensions(&self) -> impl Iterator<Item = (&str, &KeySource, &str)> {
-        let named = self.spec.keys.iter().map(|key| key.name.as_str());
-        let placed = self.paths.iter().map(String::as_str);
-        named.zip(&self.sources).zip(placed).map(|((name, source), path)| (name, source, path))
-    }
-}
-
-/// Limits, recovery, mode and dimensions.
-fn rules(section: &mut Section, report: &mut Report<'_>) -> Rules {
-    let mut rules = Rules {
-        spec: ScopeSpec {
-            limits: limits(section, report),
-            recover: recover(section, report),
-            mode: mode(section, report),
-            ..ScopeSpec::default()
-        },
-        ..Rules::default()
-    };
-    let mut seen = BTreeSet::new();
-    for mut key in section.sections("keys", KEY, MAX_DIMENSIONS, report) {
-        let (spec, source) = dimension(&mut key, report);
-        if !spec.name.is_empty() && !seen.insert(spec.name.clone()) {
-            report.wrong(
-                key.path_of("name"),
-                format!("{} is taken by another dimension", quoted(&spec.name)),
-                "rename one of them",
-            );
-        }
-        rules.spec.keys.push(spec);
-        rules.sources.push(source);
-        rules.paths.push(key.path);
-    }
-    rules
-}
+// Key dimensions.
 
 fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource) {
-    let mut spec = KeySpec {
-        name: name(key, report),
-        limits: limits(key, report),
-        recover: recover(key, report),
-        mode: mode(key, report),
-        ..KeySpec::default()
+    let name = name(key, report);
+    let mut spec = key_rules(key, name, report);
+    let source = key_source(key, report);
+    spec.missing = match source.missing {
+        Missing::Skip => breaker_core::Missing::Skip,
+        // What is refused for lack of a key never comes to be judged.
+        Missing::Refuse | Missing::Share => breaker_core::Missing::Share,
     };
+    let limits = spec.limits.iter().any(|limit| limit.on_breach == OnBreach::Trip);
+    if source.missing == Missing::Share && (limits || trips(&spec.detectors)) {
+        report.wrong(
+            key.path_of("missing"),
+            "\"share\" puts all who lack the key into one cell, which any stranger could then trip for the others",
+            if limits {
+                "refuse or skip calls without the key, or let the limit refuse and not trip"
+            } else {
+                "refuse or skip calls without the key, or let the detector warn and not trip"
+            },
+        );
+    }
+    (spec, source)
+}
+
+/// Whether one of them trips.
+fn trips(detectors: &[DetectorSpec]) -> bool {
+    detectors.iter().any(|detector| detector.on_find == OnFind::Trip)
+}
+
+/// Where a dimension's keys come from.
+fn key_source(key: &mut Section, report: &mut Report<'_>) -> KeySource {
     if !key.has("from") {
         let hint = "say from = \"peer\" or from = { header = \"…\" }";
         report.wrong(key.path_of("from"), "is missing", hint);
@@ -383,174 +402,7 @@ fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource)
     };
     let words = [("refuse", Missing::Refuse), ("share", Missing::Share), ("skip", Missing::Skip)];
     let missing = key.text("missing", report).and_then(|text| word(&text, &words, report));
-    let missing = missing.unwrap_or(Missing::Refuse);
-    spec.missing = match missing {
-        Missing::Skip => breaker_core::Missing::Skip,
-        // What is refused for lack of a key never comes to be judged.
-        Missing::Refuse | Missing::Share => breaker_core::Missing::Share,
-    };
-    if missing == Missing::Share
-        && spec.limits.iter().any(|limit| limit.on_breach == OnBreach::Trip)
-    {
-        report.wrong(
-            key.path_of("missing"),
-            "\"share\" puts all who lack the key into one cell, which any stranger could then trip for the others",
-            "refuse or skip calls without the key, or let the limit refuse and not trip",
-        );
-    }
-    (spec, KeySource { from: from.unwrap_or(KeyFrom::Peer), missing })
-}
-
-fn limits(section: &mut Section, report: &mut Report<'_>) -> Vec<LimitSpec> {
-    let mut limits: Vec<(String, LimitSpec)> = Vec::new();
-    for mut one in section.sections("limit", LIMIT, MAX_LIMITS, report) {
-        if let Some(spec) = limit(&mut one, report) {
-            limits.push((one.path, spec));
-        }
-    }
-    for (index, (path, spec)) in limits.iter().enumerate() {
-        let stricter = limits.iter().enumerate().find(|(other, (_, stricter))| {
-            *other != index
-                && never_reached(spec, stricter)
-                // Of two that are alike the second is the odd one.
-                && (*other < index || !never_reached(stricter, spec))
-        });
-        if let Some((_, (stricter, _))) = stricter {
-            let hint = match spec.on_breach {
-                OnBreach::Refuse => "drop it, or make it the stricter of the two",
-                OnBreach::Trip => "count of = \"offered\", which sees what the other refuses",
-            };
-            report.wrong(path, format!("is never reached, because {stricter} refuses first"), hint);
-        }
-    }
-    limits.into_iter().map(|(_, spec)| spec).collect()
-}
-
-fn limit(section: &mut Section, report: &mut Report<'_>) -> Option<LimitSpec> {
-    let (has_rate, has_window) = (section.has("rate"), section.has("window"));
-    let rate = section.quantity("rate", "100/s", report);
-    let window = section.quantity("window", "100/1s", report);
-    let has_burst = section.has("burst");
-    let burst = section.whole("burst", 1, u64::from(u32::MAX), report);
-    let kind = match (has_rate, has_window) {
-        (true, true) => {
-            let hint = "write two limits, each with its own { }";
-            report.wrong(section.path_of("window"), "there is also a rate", hint);
-            None
-        }
-        (false, false) => {
-            let hint = "say rate = \"100/s\" or window = \"100/1s\"";
-            report.wrong(&section.path, "has neither a rate nor a window", hint);
-            None
-        }
-        (true, false) => {
-            rate.and_then(|text| judged(&text, parse_rate, report)).map(|(count, per)| {
-                LimitKind::Rate {
-                    count,
-                    per,
-                    burst: burst.unwrap_or_else(|| one_second_of(count, per)),
-                }
-            })
-        }
-        (false, true) => {
-            if has_burst {
-                let hint = "a window allows all of its calls at once already; drop the burst";
-                report.wrong(section.path_of("burst"), "belongs to a rate", hint);
-            }
-            window
-                .and_then(|text| judged(&text, parse_window, report))
-                .map(|(count, length)| LimitKind::Window { count, length })
-        }
-    };
-    let of = section.text("of", report).and_then(|text| {
-        let words = [("admitted", Counting::Admitted), ("offered", Counting::Offered)];
-        word(&text, &words, report)
-    });
-    let on_breach = section.text("on_breach", report).and_then(|text| {
-        word(&text, &[("refuse", OnBreach::Refuse), ("trip", OnBreach::Trip)], report)
-    });
-    Some(LimitSpec {
-        of: of.unwrap_or(Counting::Admitted),
-        on_breach: on_breach.unwrap_or(OnBreach::Refuse),
-        ..LimitSpec::new(kind?)
-    })
-}
-
-/// Whether `stricter` refuses every call that would breach `spec`. Only where that is plain: both count what was admitted,
-/// and both are of one kind.
-fn never_reached(spec: &LimitSpec, stricter: &LimitSpec) -> bool {
-    if stricter.on_breach != OnBreach::Refuse
-        || spec.of != Counting::Admitted
-        || stricter.of != Counting::Admitted
-    {
-        return false;
-    }
-    // A trip at the very number at which the other refuses can still be reached: one call breaches both.
-    let strict = spec.on_breach == OnBreach::Trip;
-    let beyond = |loose: u64, tight: u64| if strict { loose > tight } else { loose >= tight };
-    match (spec.kind, stricter.kind) {
-        (
-            LimitKind::Window { count, length },
-            LimitKind::Window { count: less, length: longer },
-        ) => beyond(count, less) && length <= longer,
-        (
-            LimitKind::Rate { count, per, burst },
-            LimitKind::Rate { count: less, per: longer, burst: smaller },
-        ) => {
-            // count/per >= less/longer, without division.
-            let faster = u128::from(count) * u128::from(longer.as_nanos())
-                >= u128::from(less) * u128::from(per.as_nanos());
-            faster && beyond(burst, smaller)
-        }
-        _ => false,
-    }
-}
-
-/// What a rate lets pass in a second, at least one: the burst that nobody has to think about.
-fn one_second_of(count: u64, per: Span) -> u64 {
-    let calls = u128::from(count) * u128::from(Span::from_secs(1).as_nanos())
-        / u128::from(per.as_nanos().max(1));
-    u64::try_from(calls).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX))
-}
-
-fn recover(section: &mut Section, report: &mut Report<'_>) -> Recover {
-    let manual = Recover::Manual { probes: DEFAULT_PROBES };
-    match section.word_or_section("recover", RECOVER, report) {
-        None => manual,
-        Some(WordOrTable::Word(text)) => {
-            word(&text, &[("manual", manual)], report).unwrap_or(manual)
-        }
-        Some(WordOrTable::Table(mut table)) => {
-            let probes = table
-                .whole("probes", 1, u64::from(MAX_PROBES), report)
-                .and_then(|probes| u8::try_from(probes).ok())
-                .unwrap_or(DEFAULT_PROBES);
-            if !table.has("after") {
-                let hint = "say after = \"5s\", or recover = \"manual\"";
-                report.wrong(table.path_of("after"), "is missing", hint);
-            }
-            let mut hold = |key: &str| {
-                let text = table.quantity(key, "5s", report)?;
-                judged(&text, parse_hold, report)
-            };
-            let (after, at_most) = (hold("after"), hold("at_most"));
-            let Some(after) = after else {
-                return manual;
-            };
-            if at_most.is_some_and(|at_most| at_most < after) {
-                let hint =
-                    "each strike doubles the hold from after up to at_most; make it the longer";
-                report.wrong(table.path_of("at_most"), "is shorter than after", hint);
-            }
-            Recover::Probe { probes, after, at_most: at_most.unwrap_or(DEFAULT_AT_MOST.max(after)) }
-        }
-    }
-}
-
-fn mode(section: &mut Section, report: &mut Report<'_>) -> Mode {
-    let words = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow)];
-    let found = section.text("mode", report).and_then(|text| word(&text, &words, report));
-    found.unwrap_or(Mode::Enforce)
+    KeySource { from: from.unwrap_or(KeyFrom::Peer), missing: missing.unwrap_or(Missing::Refuse) }
 }
 
 /// The name of a group, route or dimension; empty where it is wrong and reported.
@@ -586,6 +438,7 @@ struct RouteAt {
     /// Whether `matches` is what the file says, and not a stand-in.
     match_is_valid: bool,
     upstream: Upstream,
+    slow: Option<Span>,
     rules: Rules,
 }
 
@@ -598,7 +451,7 @@ fn groups(sections: Vec<Section>, report: &mut Report<'_>) -> Vec<GroupAt> {
             let problem = format!("{} is taken by another group", quoted(&name));
             report.wrong(section.path_of("name"), problem, "rename one, or put them together");
         }
-        let rules = rules(&mut section, report);
+        let rules = rules(&mut section, Level::Named, report);
         groups.push(GroupAt { name, path: section.path, rules });
     }
     groups
@@ -666,7 +519,10 @@ fn route(
             .text("class", report)
             .and_then(|text| word(&text, &classes, report))
             .unwrap_or(Class::Normal),
-        rules: rules(section, report),
+        slow: section
+            .quantity("slow", "2s", report)
+            .and_then(|text| judged(&text, parse_deadline, report)),
+        rules: rules(section, Level::Named, report),
     }
 }
 
@@ -795,6 +651,42 @@ fn lineages(global: &Rules, groups: &[GroupAt], routes: &[RouteAt], report: &mut
                 );
             }
         }
+    }
+}
+
+/// A detector that looks for slow calls where no route says which calls are slow finds nothing, ever.
+fn slow_calls(global: &Rules, groups: &[GroupAt], routes: &[RouteAt], report: &mut Report<'_>) {
+    let mut check = |path: &str, rules: &Rules, within: &dyn Fn(&RouteAt) -> bool| {
+        if routes.iter().any(|route| within(route) && route.slow.is_some()) {
+            return;
+        }
+        let keys = rules.spec.keys.iter().zip(rules.dimensions());
+        let keys = keys.map(|(key, (_, _, path))| (path.to_owned(), &key.detectors));
+        for (path, detectors) in keys.chain([(path.to_owned(), &rules.spec.detectors)]) {
+            for (index, detector) in detectors.iter().enumerate() {
+                let looks = match &detector.kind {
+                    DetectorKind::Ratio(ratio) => ratio.of != ShareOf::Faults,
+                    DetectorKind::Streak(streak) => streak.or_slow,
+                    _ => false,
+                };
+                if looks {
+                    let name = detector.name.as_ref().map(|name| format!(".{name}"));
+                    let at = name.unwrap_or_else(|| format!("[{index}]"));
+                    report.wrong(
+                        format!("{path}.detect{at}"),
+                        "looks for slow calls, and no route here says which calls are slow",
+                        "give the route slow = \"2s\", or look for faults alone",
+                    );
+                }
+            }
+        }
+    };
+    check("global", global, &|_| true);
+    for group in groups {
+        check(&group.path, &group.rules, &|route| route.group == group.name);
+    }
+    for route in routes {
+        check(&route.path, &route.rules, &|other| std::ptr::eq(other, route));
     }
 }
 

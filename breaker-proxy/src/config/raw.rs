@@ -40,20 +40,25 @@ pub(super) const ROOT: Shape = Shape {
         "routes",
     ],
 };
-pub(super) const LISTEN: Shape = Shape { name: "listen", keys: &["data", "admin", "workers"] };
-pub(super) const STATE: Shape = Shape { name: "state", keys: &["dir", "required"] };
+pub(super) const LISTEN: Shape =
+    Shape { name: "listen", keys: &["data", "admin", "workers", "tls"] };
+pub(super) const TLS: Shape =
+    Shape { name: "tls", keys: &["certificate", "key", "client_ca", "client_certificate"] };
+pub(super) const STATE: Shape = Shape { name: "state", keys: &["dir", "required", "save_every"] };
 pub(super) const ADMIN: Shape = Shape { name: "admin", keys: &["token", "token_file", "expose"] };
 pub(super) const BOUNDS: Shape = Shape {
     name: "bounds",
     keys: &["connections", "head_bytes", "fields", "body_bytes", "streams", "keys"],
 };
 pub(super) const DEADLINES: Shape =
-    Shape { name: "deadlines", keys: &["head", "body_idle", "connect", "answer", "drain"] };
+    Shape { name: "deadlines", keys: &["head", "idle", "body_idle", "connect", "answer", "drain"] };
 pub(super) const WIRE: Shape = Shape { name: "wire", keys: &["rate_limit_fields", "forwarded"] };
 pub(super) const GLOBAL: Shape =
-    Shape { name: "global", keys: &["limit", "recover", "mode", "keys"] };
-pub(super) const GROUP: Shape =
-    Shape { name: "groups", keys: &["name", "limit", "recover", "mode", "keys"] };
+    Shape { name: "global", keys: &["limit", "detect", "recover", "mode", "after_crash", "keys"] };
+pub(super) const GROUP: Shape = Shape {
+    name: "groups",
+    keys: &["name", "limit", "detect", "recover", "mode", "after_crash", "keys"],
+};
 pub(super) const UPSTREAM: Shape = Shape {
     name: "upstreams",
     keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh", "ca"],
@@ -63,21 +68,95 @@ pub(super) const MARK_DOWN: Shape =
     Shape { name: "mark_down", keys: &["after", "hold", "at_most"] };
 pub(super) const ROUTE: Shape = Shape {
     name: "routes",
-    keys: &["name", "group", "match", "upstream", "class", "limit", "recover", "mode", "keys"],
+    keys: &[
+        "name",
+        "group",
+        "match",
+        "upstream",
+        "class",
+        "slow",
+        "limit",
+        "detect",
+        "recover",
+        "mode",
+        "after_crash",
+        "keys",
+    ],
 };
 pub(super) const MATCH: Shape = Shape { name: "match", keys: &["host", "method", "path"] };
-pub(super) const KEY: Shape =
-    Shape { name: "keys", keys: &["name", "from", "missing", "limit", "recover", "mode"] };
+pub(super) const KEY: Shape = Shape {
+    name: "keys",
+    keys: &[
+        "name",
+        "from",
+        "missing",
+        "limit",
+        "overrides",
+        "newcomers",
+        "detect",
+        "recover",
+        "mode",
+        "after_crash",
+    ],
+};
 pub(super) const FROM: Shape = Shape { name: "from", keys: &["header"] };
-pub(super) const LIMIT: Shape =
-    Shape { name: "limit", keys: &["rate", "burst", "window", "of", "on_breach"] };
+pub(super) const OVERRIDE: Shape = Shape { name: "overrides", keys: &["key", "limit"] };
+pub(super) const RATE: Shape = Shape { name: "newcomers", keys: &["rate", "burst"] };
+pub(super) const LIMIT: Shape = Shape {
+    name: "limit",
+    keys: &[
+        "name",
+        "rate",
+        "burst",
+        "window",
+        "budget",
+        "idle",
+        "in_flight",
+        "by",
+        "of",
+        "on_breach",
+        "candidate",
+    ],
+};
+pub(super) const DETECT: Shape = Shape {
+    name: "detect",
+    keys: &[
+        "name",
+        "on_find",
+        "surge",
+        "repeat",
+        "errors",
+        "latency",
+        "silence",
+        "spread",
+        "streak",
+        "novel",
+        "ratio",
+        "above",
+        "active",
+        "after",
+        "at_least",
+        "deviations",
+        "faults",
+        "forget",
+        "growth",
+        "hour_times",
+        "least",
+        "missed",
+        "over",
+        "share",
+        "slow",
+        "smoothing",
+        "times",
+    ],
+};
 pub(super) const RECOVER: Shape = Shape { name: "recover", keys: &["probes", "after", "at_most"] };
 
 /// Every kind of table there is.
 #[cfg(test)]
 pub(super) const SHAPES: &[Shape] = &[
-    ROOT, LISTEN, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE, MARK_DOWN,
-    ROUTE, MATCH, KEY, FROM, LIMIT, RECOVER,
+    ROOT, LISTEN, TLS, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE,
+    MARK_DOWN, ROUTE, MATCH, KEY, FROM, OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
 ];
 
 /// Collects every error of one reading, and knows the environment.
@@ -235,6 +314,34 @@ impl Section {
         None
     }
 
+    /// A number, with or without a fraction.
+    pub(super) fn number(&mut self, key: &str, report: &mut Report<'_>) -> Option<f64> {
+        let (path, value) = self.take(key)?;
+        match value {
+            Value::Float(number) => Some(number),
+            // More digits than a float keeps are more than anything here is counted by.
+            Value::Integer(number) => i32::try_from(number).map(f64::from).ok().or_else(|| {
+                report.wrong(path, format!("{number} is too much"), "use a smaller number");
+                None
+            }),
+            other => {
+                report.wrong_type(path, &other, "a number", "write it without quotes");
+                None
+            }
+        }
+    }
+
+    /// Whether a whole number stands there.
+    pub(super) fn is_whole(&self, key: &str) -> bool {
+        matches!(self.table.get(key), Some(Value::Integer(_)))
+    }
+
+    /// The known keys that were not taken.
+    pub(super) fn left(&self) -> Vec<String> {
+        let known = |key: &&String| self.shape.keys.contains(&key.as_str());
+        self.table.keys().filter(known).cloned().collect()
+    }
+
     /// A whole number within bounds, both of them allowed.
     pub(super) fn whole(
         &mut self,
@@ -327,8 +434,10 @@ impl Section {
         let Some((path, value)) = self.take(key) else {
             return Vec::new();
         };
-        let hint = if shape == LIMIT {
-            "write limit = [{ … }]".to_owned()
+        let hint = if shape == LIMIT || shape == DETECT {
+            format!("write {key} = [{{ … }}]")
+        } else if shape == OVERRIDE {
+            format!("write [[{}]] with two brackets", key_path(&self.path, "keys.overrides"))
         } else {
             format!("write [[{}]] with two brackets", key_path(&self.path, key))
         };

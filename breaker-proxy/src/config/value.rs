@@ -3,7 +3,7 @@
 use super::raw::is_name;
 use super::upstream::Endpoint;
 use crate::path::canonical;
-use breaker_core::Span;
+use breaker_core::{Span, Unit};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -90,7 +90,7 @@ fn nanos_of(unit: &str) -> Option<u64> {
     Some(Span::from_secs(seconds).as_nanos())
 }
 
-fn parse_span(text: &str) -> Result<Span, Flaw> {
+pub(super) fn parse_span(text: &str) -> Result<Span, Flaw> {
     let Some((number, unit)) = number_and_unit(text) else {
         return flaw("is not a length of time", "write a whole number and ms, s, m, h or d: 250ms");
     };
@@ -161,7 +161,7 @@ pub(super) fn parse_body_bytes(text: &str) -> Result<Option<u64>, Flaw> {
 }
 
 /// `100/s`, `1000/10s`: a count and the time it is for.
-fn parse_count_per(text: &str, what: &str, example: &str) -> Result<(u64, Span), Flaw> {
+fn parse_count_per(text: &str, by: Unit, what: &str, example: &str) -> Result<(u64, Span), Flaw> {
     let hint = format!("write it as in {example:?}");
     let Some((count, per)) = text.split_once('/') else {
         return flaw(format!("is not a {what}"), hint);
@@ -189,18 +189,18 @@ fn parse_count_per(text: &str, what: &str, example: &str) -> Result<(u64, Span),
     if per == Span::ZERO {
         return flaw("is for no time at all", hint);
     }
-    if count > u64::from(u32::MAX) {
+    if by == Unit::Calls && count > u64::from(u32::MAX) {
         return flaw("is more than can be counted", format!("use at most {} calls", u32::MAX));
     }
     Ok((count, per))
 }
 
-pub(super) fn parse_rate(text: &str) -> Result<(u64, Span), Flaw> {
-    parse_count_per(text, "rate", "100/s")
+pub(super) fn parse_rate(text: &str, by: Unit) -> Result<(u64, Span), Flaw> {
+    parse_count_per(text, by, "rate", "100/s")
 }
 
-pub(super) fn parse_window(text: &str) -> Result<(u64, Span), Flaw> {
-    parse_count_per(text, "window", "100/1s")
+pub(super) fn parse_window(text: &str, by: Unit) -> Result<(u64, Span), Flaw> {
+    parse_count_per(text, by, "window", "100/1s")
 }
 
 pub(super) fn parse_header(text: &str) -> Result<http::HeaderName, Flaw> {

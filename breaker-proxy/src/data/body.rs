@@ -19,6 +19,18 @@ pub enum Reply {
     Both(Rc<RefCell<Exchange>>),
 }
 
+impl Reply {
+    /// Must it end now, because of a kill?
+    #[must_use]
+    pub fn is_severed(&self) -> bool {
+        match self {
+            Reply::Whole(_) => false,
+            Reply::Flow(exchange) => exchange.is_severed(),
+            Reply::Both(exchange) => exchange.borrow().is_severed(),
+        }
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

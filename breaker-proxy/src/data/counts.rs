@@ -72,6 +72,8 @@ pub struct Shard {
     pub refused_connections: Count,
     /// Connections that ended by a deadline before a whole request had come.
     pub slow_heads: Count,
+    /// TLS handshakes that came to nothing.
+    pub failed_handshakes: Count,
     /// Answers that ended because their client stopped reading.
     pub stalled_clients: Count,
     /// Upstream connections made.
@@ -91,6 +93,7 @@ impl Shard {
             nowhere: Account::default(),
             refused_connections: Count::default(),
             slow_heads: Count::default(),
+            failed_handshakes: Count::default(),
             stalled_clients: Count::default(),
             connects: Count::default(),
             resent: Count::default(),

@@ -6,7 +6,8 @@ use super::endpoint::Upstream;
 use super::lane::Lane;
 use super::peer::Peer;
 use crate::snapshot::Snapshot;
-use breaker_core::{Denial, Mono, Outcome, Pass, Permit, Ticket};
+use breaker_core::{Denial, Held, Mono, Outcome, Pass, Permit, Settlement, Ticket};
+use hyper::StatusCode;
 use slab::Slab;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -73,9 +74,13 @@ pub struct Call {
     /// By whose rules it was admitted, and by whose it ends.
     snapshot: Arc<Snapshot>,
     ticket: Option<Ticket>,
+    /// What it holds until its end, once it was told how it went.
+    held: Option<Held>,
     slot: usize,
     stage: Cell<Stage>,
     arriving: Cell<bool>,
+    /// From when on the upstream's time counts: when the request began to leave, or the last of its body had come.
+    asked_at: Cell<Mono>,
 }
 
 impl Call {
@@ -103,8 +108,18 @@ impl Call {
             severed: false,
         };
         let slot = worker.flights.borrow_mut().slab.insert(flight);
-        let (stage, arriving) = (Cell::new(Stage::Waiting), Cell::new(false));
-        Call { worker, route, pass, snapshot, ticket: Some(ticket), slot, stage, arriving }
+        Call {
+            worker,
+            route,
+            pass,
+            snapshot,
+            ticket: Some(ticket),
+            held: None,
+            slot,
+            stage: Cell::new(Stage::Waiting),
+            arriving: Cell::new(false),
+            asked_at: Cell::new(Mono::ZERO),
+        }
     }
 
     /// What the last look needs.
@@ -136,6 +151,7 @@ impl Call {
     pub fn sent(&self) {
         if self.stage.get() == Stage::Waiting {
             self.stage.set(Stage::Sent);
+            self.asked_at.set(self.worker.plane.clock.mono());
             self.account().in_flight.down();
             self.account().forwarded.up();
         }
@@ -162,6 +178,9 @@ impl Call {
             && let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot)
         {
             flight.arriving = arriving;
+            if !arriving && self.was_sent() {
+                self.asked_at.set(self.worker.plane.clock.mono());
+            }
         }
     }
 
@@ -231,13 +250,37 @@ impl Call {
         None
     }
 
-    /// Reports what became of it to the gates; true: a gate moved.
-    pub fn settle(&mut self, outcome: Outcome) {
-        let plane = self.worker.plane;
-        if let Some(permit) = self.permit()
-            && permit.settle(outcome, plane.clock.mono())
-        {
-            plane.nudge.notify_one();
+    /// The head of the answer came, and whether it is a fault of the upstream. Gates and detectors hear of it at once. What the call holds in
+    /// flight it holds until its end, since its answer may flow for hours.
+    pub fn answered(&mut self, status: StatusCode, fault: bool) {
+        let now = self.worker.plane.clock.mono();
+        let latency = now.since(self.asked_at.get());
+        let slow = self.snapshot.plans.get(self.route).and_then(|plan| plan.slow);
+        let outcome = match slow {
+            _ if fault => Outcome::Fault,
+            Some(slow) if latency > slow => Outcome::Slow,
+            _ => Outcome::Good,
+        };
+        let class = if fault { status.as_u16() } else { 0 };
+        self.tell(Settlement { outcome, weight: None, latency: Some(latency), class }, now);
+    }
+
+    /// There was no answer, by the upstream's fault. `class` is the status that the client is answered with.
+    pub fn failed(&mut self, class: StatusCode) {
+        let now = self.worker.plane.clock.mono();
+        // How long nothing came is a latency only where the whole of it was waited for.
+        let waited = self.was_sent() && class == StatusCode::GATEWAY_TIMEOUT;
+        let latency = waited.then(|| now.since(self.asked_at.get()));
+        let outcome = Outcome::Fault;
+        self.tell(Settlement { outcome, weight: None, latency, class: class.as_u16() }, now);
+    }
+
+    fn tell(&mut self, settlement: Settlement, now: Mono) {
+        let Some(permit) = self.permit() else { return };
+        let (moved, held) = permit.settle_early(settlement, now);
+        self.held = held;
+        if moved {
+            self.worker.plane.nudge.notify_one();
         }
     }
 
@@ -252,8 +295,16 @@ impl Drop for Call {
             self.account().in_flight.down();
             self.account().failed.up();
         }
-        // Unsettled, it gives back what it held.
-        drop(self.permit());
+        let (plane, never_sent) = (self.worker.plane, !self.was_sent());
+        if let Some(held) = self.held.take() {
+            // The policy is the one it was admitted by.
+            let _ = held.end(plane.breaker, &self.snapshot.policy, None, plane.clock.mono());
+        }
+        // Unsettled, it gives back its place in flight; what never left gives back all it was charged.
+        match self.permit() {
+            Some(permit) if never_sent => permit.give_back(plane.clock.mono()),
+            permit => drop(permit),
+        }
         self.worker.shard.calls.down();
         self.worker.flights.borrow_mut().slab.try_remove(self.slot);
     }

@@ -12,38 +12,52 @@ use crate::keys;
 use crate::path;
 use crate::snapshot::{Plan, Snapshot};
 use crate::wire::answer::Head;
+use crate::wire::asked::Asked;
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Verdict};
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderName};
-use hyper::http::request::Parts;
+use hyper::header::HeaderName;
 use hyper::http::uri::Authority;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// What the steps before sending came to. `Ok` sends: the call, the index of its upstream, and the request's head. `Err` answers; the
 /// upstream never hears of the request.
-type Decision = Result<(Call, usize, Vec<u8>), Response<Reply>>;
+pub type Decision = Result<(Call, usize, Vec<u8>), Response<Reply>>;
 
-/// Takes one request to its answer. Every request ends in exactly one place of its route's account.
+/// Takes one HTTP/2 request to its answer. Every request ends in exactly one place of its route's account.
 pub async fn handle(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let (head, body) = request.into_parts();
-    let (to_head, to_get) = (head.method == Method::HEAD, head.method == Method::GET);
-    let body = Upload::new(body, head.version, worker.plane.bounds.body_bytes);
+    let body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
+    let asked = Asked::of(&head);
+    match decide(&worker, &peer, &asked, body.framing()) {
+        Ok(sent) => {
+            let method = asked.method;
+            drop(head);
+            send(&worker, sent, &method, body).await
+        }
+        Err(response) => response,
+    }
+}
+
+/// Sends an admitted call and waits for the head of its answer.
+pub async fn send(
+    worker: &Rc<Worker>,
+    (call, upstream, head): (Call, usize, Vec<u8>),
+    method: &Method,
+    body: Upload,
+) -> Response<Reply> {
     let framing = body.framing();
-    let (call, upstream, head) = match decide(&worker, &peer, head, framing) {
-        Ok(sent) => sent,
-        Err(response) => return response,
-    };
-    let again = to_get && framing == Framing::None;
+    let to_head = *method == Method::HEAD;
+    let again = *method == Method::GET && framing == Framing::None;
     let request = Outgoing { head, body, framing, to_head, again };
-    match forward(&worker, call, upstream, request).await {
+    match forward(worker, call, upstream, request).await {
         Ok((head, exchange)) => answered(head, exchange),
         Err(failure) => {
             let snapshot = worker.plane.current.load();
@@ -53,14 +67,22 @@ pub async fn handle(
 }
 
 /// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
+///
+/// # Errors
+/// The answer to a request that is not sent.
 #[expect(clippy::result_large_err, reason = "an answer is made once and moved once")]
-fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -> Decision {
+pub fn decide(
+    worker: &Rc<Worker>,
+    peer: &Rc<Peer>,
+    head: &Asked<'_>,
+    framing: Framing,
+) -> Decision {
     let plane = worker.plane;
     let current = plane.current.load();
     let snapshot: &Snapshot = &current;
     let nowhere = &worker.shard.nowhere;
 
-    let (host, canonical) = match target(&head, peer) {
+    let (host, canonical) = match target(head, peer) {
         Ok(target) => target,
         Err(why) => {
             nowhere.offered.up();
@@ -85,18 +107,24 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -
         return Err(reply::invalid(&Invalid::TooLarge));
     }
     if snapshot.policy.class(plan.route) == Class::Reducing
-        && OVERRIDES.iter().any(|name| head.headers.contains_key(name))
+        && OVERRIDES.iter().any(|name| head.fields.has(name))
     {
         account.invalid.up();
         return Err(reply::invalid(&Invalid::Override));
     }
     let call = breaker_core::Call::new(plan.route);
-    let call = match keys::read(plane.breaker, &plan.keys, &head.headers, peer.ip, call) {
+    let call = match keys::read(plane.breaker, &plan.keys, head.fields, peer.ip, call) {
         Ok(call) => call,
         Err(error) => {
             account.invalid.up();
             return Err(reply::invalid(&Invalid::Key(error)));
         }
+    };
+    let whole = (framing == Framing::None).then_some(&b""[..]);
+    let method = head.method.as_str().as_bytes();
+    let call = match plan.print(plane.breaker, method, &canonical, head.query, whole) {
+        Some(print) => call.with_fingerprint(print),
+        None => call,
     };
     match plane.breaker.admit(&snapshot.policy, call, plane.clock.mono()) {
         Verdict::Deny(denial) => {
@@ -105,16 +133,21 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -
             } else {
                 account.halted.up();
             }
-            learn(worker, plan, &head, peer, &denial);
+            learn(worker, plan, head, peer, &denial);
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
         Verdict::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
-                learn(worker, plan, &head, peer, &denial);
+                learn(worker, plan, head, peer, &denial);
+            }
+            if plan.learns {
+                keys::each_label(&plan.keys, head.fields, peer.ip, |_, label| {
+                    plane.names.learn(plane.breaker.hash(label), label);
+                });
             }
             // An HTTP/2 connection carries other answers too.
-            let client = (head.version != Version::HTTP_2).then(|| Rc::clone(peer));
+            let client = (!head.http2).then(|| Rc::clone(peer));
             let (pass, ticket) = (permit.pass(), permit.detach());
             let kept = Arc::clone(&current);
             let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client);
@@ -124,10 +157,11 @@ fn decide(worker: &Rc<Worker>, peer: &Rc<Peer>, head: Parts, framing: Framing) -
                 path: &canonical,
                 framing,
                 forwarded: plane.wire.forwarded,
+                secure: peer.secure,
                 peer: peer.ip,
                 peer_text: &peer.text,
             };
-            request::write(&mut out, &head, &ours);
+            request::write(&mut out, head, &ours);
             Ok((call, plan.upstream, out))
         }
     }
@@ -142,9 +176,9 @@ const OVERRIDES: [HeaderName; 3] = [
 ];
 
 /// Remembers the label of the key a denial speaks of, and tells the sweeper if a gate moved.
-fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: &Peer, denial: &Denial) {
+fn learn(worker: &Worker, plan: &Plan, head: &Asked<'_>, peer: &Peer, denial: &Denial) {
     if let Some((dimension, key)) = denial.place.key {
-        keys::each_label(&plan.keys, &head.headers, peer.ip, |index, label| {
+        keys::each_label(&plan.keys, head.fields, peer.ip, |index, label| {
             if index == dimension {
                 worker.plane.names.learn(key, label);
             }
@@ -156,25 +190,21 @@ fn learn(worker: &Worker, plan: &Plan, head: &Parts, peer: &Peer, denial: &Denia
 }
 
 /// The host and the canonical path of a request, or what is wrong with them.
-fn target<'a>(head: &'a Parts, peer: &Peer) -> Result<(Authority, Cow<'a, str>), Invalid> {
+fn target<'a>(head: &Asked<'a>, peer: &Peer) -> Result<(Authority, Cow<'a, str>), Invalid> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Invalid::Method);
     }
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let (named, second) = (hosts.next(), hosts.next());
-    if second.is_some() {
+    let (hosts, named) = head.fields.host();
+    if hosts > 1 {
         return Err(Invalid::Host);
     }
     // The authority of the target replaces Host (RFC 9112, 3.2.2).
-    let host = match (head.uri.authority(), named) {
-        (Some(authority), _) => authority.clone(),
-        (None, Some(named)) => peer.host(named.as_bytes()).ok_or(Invalid::Host)?,
-        (None, None) => return Err(Invalid::Host),
-    };
+    let named = head.authority.map(str::as_bytes).or(named).ok_or(Invalid::Host)?;
+    let host = peer.host(named).ok_or(Invalid::Host)?;
     if host.as_str().contains('@') || host.host().is_empty() || !has_good_port(&host) {
         return Err(Invalid::Host);
     }
-    let path = path::canonical(head.uri.path()).map_err(Invalid::Path)?;
+    let path = path::canonical(head.path).map_err(Invalid::Path)?;
     Ok((host, path))
 }
 

@@ -4,6 +4,7 @@
 //! connections there are of each endpoint; a worker that waits while another keeps one idle rings that one's bell.
 
 use super::Worker;
+use super::alarm::Alarm;
 use super::counts::Count;
 use super::endpoint::{Endpoint, Pick, Tally, Upstream};
 use super::flight::Call;
@@ -18,14 +19,14 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Idle connections kept for one endpoint by one worker.
 const IDLE_MAX: usize = 512;
@@ -114,34 +115,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.rest();
         self.endpoint.places().add_permits(1);
-    }
-}
-
-/// A deadline that moves with every phase but is put into the runtime's timer only when it must be.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-    armed: Instant,
-}
-
-impl Alarm {
-    fn new(at: Instant) -> Alarm {
-        Alarm { sleep: Box::pin(sleep_until(at)), armed: at }
-    }
-
-    fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
-        if deadline < self.armed {
-            self.sleep.as_mut().reset(deadline);
-            self.armed = deadline;
-        }
-        // An alarm armed for an earlier phase rings too soon: then it is set anew, once.
-        while self.sleep.as_mut().poll(cx).is_ready() {
-            if Instant::now() >= deadline {
-                return true;
-            }
-            self.sleep.as_mut().reset(deadline);
-            self.armed = deadline;
-        }
-        false
     }
 }
 

@@ -1,9 +1,9 @@
-//! Bytes of a request on their way to an upstream; it writes none of them.
+//! Bytes of one message on their way into a socket; it writes nothing itself.
 
 use bytes::Bytes;
-use std::io;
+use std::io::{IoSlice, Write as _};
 
-/// Bytes on their way to the upstream: what stands before the data (the head, or a chunk's size), the data, what stands behind.
+/// What stands before the data (a head, or the size of a chunk), the data, and what stands behind.
 #[derive(Default)]
 pub struct Outbox {
     before: Vec<u8>,
@@ -13,7 +13,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// A head, whole.
+    /// A message that begins with this head.
     #[must_use]
     pub fn new(head: Vec<u8>) -> Outbox {
         Outbox { before: head, ..Outbox::default() }
@@ -21,15 +21,15 @@ impl Outbox {
 
     /// What is left, as up to three pieces.
     #[must_use]
-    pub fn pieces(&self) -> ([io::IoSlice<'_>; 3], usize) {
+    pub fn pieces(&self) -> ([IoSlice<'_>; 3], usize) {
         let before = self.before.get(self.written..).unwrap_or(&[]);
-        let mut pieces = [io::IoSlice::new(&[]); 3];
+        let mut pieces = [IoSlice::new(&[]); 3];
         let mut used = 0;
         for piece in [before, &self.data, self.behind] {
             if !piece.is_empty()
                 && let Some(slot) = pieces.get_mut(used)
             {
-                *slot = io::IoSlice::new(piece);
+                *slot = IoSlice::new(piece);
                 used += 1;
             }
         }
@@ -42,6 +42,12 @@ impl Outbox {
         self.pieces().1 == 0
     }
 
+    /// Is there room for a frame of the body? A head that was not written yet goes out with it.
+    #[must_use]
+    pub fn takes_frame(&self) -> bool {
+        self.data.is_empty() && self.behind.is_empty()
+    }
+
     /// The first so many bytes of what was left are gone.
     pub fn advance(&mut self, taken: usize) {
         let before = self.before.len().saturating_sub(self.written).min(taken);
@@ -52,30 +58,87 @@ impl Outbox {
         self.behind = self.behind.get(behind..).unwrap_or(&[]);
     }
 
-    /// A frame of the body.
+    /// A frame of the body, behind what is left.
     pub fn frame(&mut self, data: Bytes, chunked: bool) {
+        debug_assert!(self.takes_frame(), "one frame at a time");
         if chunked {
-            self.before.clear();
-            self.written = 0;
+            self.prune();
             // Writing to a vector does not fail.
-            let _ = io::Write::write_fmt(&mut self.before, format_args!("{:x}\r\n", data.len()));
+            let _ = write!(self.before, "{:x}\r\n", data.len());
             self.behind = b"\r\n";
         }
         self.data = data;
     }
 
-    /// The end of a body in chunks.
-    pub fn last_chunk(&mut self) {
-        self.behind = b"0\r\n\r\n";
+    /// The end of a chunked body.
+    pub fn end_chunks(&mut self) {
+        self.behind = if self.behind.is_empty() { b"0\r\n\r\n" } else { b"\r\n0\r\n\r\n" };
     }
 
-    /// From the start once more: nothing of it has gone out.
+    /// The end of a chunked body with these lines behind it, each with its end.
+    pub fn end_chunks_with(&mut self, trailers: &[u8]) {
+        debug_assert!(self.takes_frame(), "one frame at a time");
+        self.prune();
+        self.before.extend_from_slice(b"0\r\n");
+        self.before.extend_from_slice(trailers);
+        self.behind = b"\r\n";
+    }
+
+    /// Nothing was written: the head goes out once more.
     pub fn rewind(&mut self) {
         self.written = 0;
     }
 
-    /// The memory of its head.
-    pub fn take_head(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.before)
+    /// The memory of its head, for another.
+    #[must_use]
+    pub fn into_spare(self) -> Vec<u8> {
+        self.before
+    }
+
+    fn prune(&mut self) {
+        if self.written >= self.before.len() {
+            self.before.clear();
+            self.written = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that is left, taken `step` bytes at a time.
+    fn drained(out: &mut Outbox, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !out.is_empty() {
+            let (pieces, used) = out.pieces();
+            let here: Vec<u8> = pieces[..used].iter().flat_map(|piece| piece.to_vec()).collect();
+            let taken = step.min(here.len());
+            all.extend_from_slice(&here[..taken]);
+            out.advance(taken);
+        }
+        all
+    }
+
+    /// Goal: head, frames and end leave in order, whole, in whatever pieces a socket takes them.
+    #[test]
+    fn a_message_leaves_in_order() {
+        for step in 1..40 {
+            let mut out = Outbox::new(b"head\r\n\r\n".to_vec());
+            out.frame(Bytes::from_static(b"first"), true);
+            let mut all = drained(&mut out, step);
+            out.frame(Bytes::from_static(b"second!"), true);
+            out.end_chunks();
+            all.extend(drained(&mut out, step));
+            assert_eq!(all, b"head\r\n\r\n5\r\nfirst\r\n7\r\nsecond!\r\n0\r\n\r\n", "{step}");
+            let mut out = Outbox::new(b"head".to_vec());
+            out.end_chunks_with(b"a: b\r\n");
+            assert_eq!(drained(&mut out, step), b"head0\r\na: b\r\n\r\n");
+            let mut out = Outbox::new(b"h".to_vec());
+            out.frame(Bytes::from_static(b"plain"), false);
+            assert_eq!(drained(&mut out, step), b"hplain");
+            out.end_chunks();
+            assert_eq!(drained(&mut out, step), b"0\r\n\r\n");
+        }
     }
 }

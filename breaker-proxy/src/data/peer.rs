@@ -11,6 +11,8 @@ pub struct Peer {
     pub ip: IpAddr,
     /// The same as text.
     pub text: Box<str>,
+    /// It connects by TLS.
+    pub secure: bool,
     /// The worker's second in which the kernel last took bytes for it.
     pub moved: Cell<u64>,
     /// Set once it stopped reading an answer: its connection is to end.
@@ -22,11 +24,11 @@ pub struct Peer {
 impl Peer {
     /// The peer with this address.
     #[must_use]
-    pub fn new(ip: IpAddr) -> Peer {
+    pub fn new(ip: IpAddr, secure: bool) -> Peer {
         let ip = ip.to_canonical();
         let text = ip.to_string().into();
         let (moved, stalled, host) = (Cell::new(0), Cell::new(false), RefCell::new(None));
-        Peer { ip, text, moved, stalled, host }
+        Peer { ip, text, secure, moved, stalled, host }
     }
 
     /// The host that these bytes name, if they name one.

@@ -5,6 +5,7 @@ use super::body::Reply;
 use super::upstream::Failure;
 use crate::keys::KeyError;
 use crate::path::PathError;
+use crate::wire::head::BadHead;
 use breaker_core::{By, Cause, Denial, KillLevel, LimitKind, Policy, Span};
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -34,6 +35,8 @@ struct Problem<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Invalid {
+    /// The head is none, or says nothing that can be believed.
+    Head(BadHead),
     /// `Host` is missing, doubled or malformed.
     Host,
     /// The path has no single meaning.
@@ -93,6 +96,19 @@ pub fn unrouted() -> Response<Reply> {
 pub fn invalid(why: &Invalid) -> Response<Reply> {
     let bad = StatusCode::BAD_REQUEST;
     match why {
+        Invalid::Head(error) => {
+            let (status, title) = match error {
+                BadHead::TooLarge => {
+                    (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request head too large")
+                }
+                BadHead::TargetTooLong => (StatusCode::URI_TOO_LONG, "Request target too long"),
+                BadHead::Expectation => {
+                    (StatusCode::EXPECTATION_FAILED, "Expectation cannot be met")
+                }
+                _ => (bad, "Bad request"),
+            };
+            plain(status, "bad-request", title, &error.to_string())
+        }
         Invalid::Host => plain(
             bad,
             "bad-host",

@@ -1,14 +1,14 @@
 //! A request's body on its way up to the upstream; it is never held whole.
 
+use super::downstream::Downstream;
 use crate::wire::request::Framing;
 use bytes::Bytes;
-use hyper::Version;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming};
 use std::cell::Cell;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 /// What went wrong with a request's body.
@@ -52,41 +52,81 @@ impl Progress {
     }
 }
 
+/// Where a request's body comes from.
+enum Source {
+    /// An HTTP/2 stream.
+    Http2(Incoming),
+    /// An HTTP/1 connection.
+    Http1(Rc<Downstream>),
+}
+
+impl Source {
+    fn framing(&self) -> Framing {
+        match self {
+            Source::Http2(body) => {
+                body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
+            }
+            Source::Http1(client) => client.framing(),
+        }
+    }
+
+    /// Has it come to a good end, of which it was told?
+    fn is_whole(&self) -> bool {
+        match self {
+            // hyper takes a stream that was reset without an error for one that ended, but does not say that it did.
+            Source::Http2(body) => body.is_end_stream(),
+            Source::Http1(client) => client.is_whole(),
+        }
+    }
+
+    /// The next piece of data, which may be empty.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UploadFailure>>> {
+        match self {
+            Source::Http2(body) => Pin::new(body).poll_frame(cx).map(|frame| {
+                // Trailers end with the client's connection.
+                let data = |frame: Frame<Bytes>| frame.into_data().unwrap_or_default();
+                frame.map(|frame| frame.map(data).map_err(|_| UploadFailure::Broken))
+            }),
+            Source::Http1(client) => client
+                .poll_body(cx)
+                .map(|piece| piece.map_err(|_| UploadFailure::Broken).transpose()),
+        }
+    }
+}
+
 /// A request's body on its way to the upstream.
 pub struct Upload {
-    inner: Option<Incoming>,
+    source: Option<Source>,
     left: u64,
     progress: Option<Rc<Progress>>,
-    /// Its end must be told, and not only be the end of what comes.
-    told: bool,
 }
 
 impl Upload {
-    /// The body of a request of this version, of which at most `most` bytes may pass.
+    /// The body of an HTTP/2 stream, of which at most `most` bytes may pass.
     #[must_use]
-    pub fn new(body: Incoming, version: Version, most: Option<u64>) -> Upload {
-        // hyper takes an HTTP/2 stream that was reset without an error for one that ended. Of HTTP/1.1 it says nothing once
-        // a chunked body has ended, but there a body that breaks off is an error.
-        let told = version == Version::HTTP_2;
-        if body.is_end_stream() {
-            return Upload { inner: None, left: 0, progress: None, told };
-        }
-        let progress = Progress { last: Cell::new(Instant::now()), done: Cell::new(false) };
-        Upload {
-            inner: Some(body),
-            left: most.unwrap_or(u64::MAX),
-            progress: Some(Rc::new(progress)),
-            told,
-        }
+    pub fn of_http2(body: Incoming, most: Option<u64>) -> Upload {
+        let comes = !body.is_end_stream();
+        Upload::new(comes.then_some(Source::Http2(body)), most)
+    }
+
+    /// The body that a client's connection brings next, of which at most `most` bytes may pass.
+    #[must_use]
+    pub fn of_http1(client: &Rc<Downstream>, most: Option<u64>) -> Upload {
+        let comes = !client.is_whole();
+        Upload::new(comes.then(|| Source::Http1(Rc::clone(client))), most)
+    }
+
+    fn new(source: Option<Source>, most: Option<u64>) -> Upload {
+        let progress =
+            || Rc::new(Progress { last: Cell::new(Instant::now()), done: Cell::new(false) });
+        let progress = source.is_some().then(progress);
+        Upload { source, left: most.unwrap_or(u64::MAX), progress }
     }
 
     /// How it is framed towards the upstream.
     #[must_use]
     pub fn framing(&self) -> Framing {
-        match &self.inner {
-            None => Framing::None,
-            Some(body) => body.size_hint().exact().map_or(Framing::Chunked, Framing::Length),
-        }
+        self.source.as_ref().map_or(Framing::None, Source::framing)
     }
 
     /// Its progress; `None` for no body at all.
@@ -95,68 +135,50 @@ impl Upload {
         self.progress.clone()
     }
 
-    fn fail(
-        &mut self,
-        failure: UploadFailure,
-    ) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
-        self.inner = None;
+    fn end(&mut self) {
+        self.source = None;
+        if let Some(progress) = &self.progress {
+            progress.last.set(Instant::now());
+            progress.done.set(true);
+        }
+    }
+
+    fn fail(&mut self, failure: UploadFailure) -> Poll<Option<Result<Bytes, UploadFailure>>> {
+        self.source = None;
         if let Some(progress) = &self.progress {
             progress.done.set(true);
         }
         Poll::Ready(Some(Err(failure)))
     }
 
-    fn end(&mut self) {
-        self.inner = None;
-        if let Some(progress) = &self.progress {
-            progress.last.set(Instant::now());
-            progress.done.set(true);
-        }
-    }
-}
-
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = UploadFailure;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+    /// The next piece of data, which may be empty; `None` at the end of the body, once.
+    pub fn poll_data(
+        &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UploadFailure>>> {
-        let Some(body) = &mut self.inner else { return Poll::Ready(None) };
-        match Pin::new(body).poll_frame(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => {
-                if self.told && !self.inner.as_ref().is_some_and(Body::is_end_stream) {
-                    return self.fail(UploadFailure::Broken);
-                }
+    ) -> Poll<Option<Result<Bytes, UploadFailure>>> {
+        let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        let piece = ready!(source.poll_data(cx));
+        let whole = source.is_whole();
+        match piece {
+            None if whole => {
                 self.end();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(_))) => self.fail(UploadFailure::Broken),
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-                    match self.left.checked_sub(length) {
-                        Some(left) => self.left = left,
-                        None => return self.fail(UploadFailure::TooLarge),
-                    }
+            None => self.fail(UploadFailure::Broken),
+            Some(Err(failure)) => self.fail(failure),
+            Some(Ok(data)) => {
+                let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                match self.left.checked_sub(length) {
+                    Some(left) => self.left = left,
+                    None => return self.fail(UploadFailure::TooLarge),
                 }
-                if self.inner.as_ref().is_some_and(Body::is_end_stream) {
+                if whole {
                     self.end();
                 } else if let Some(progress) = &self.progress {
                     progress.last.set(Instant::now());
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(data)))
             }
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

@@ -12,15 +12,14 @@ use crate::voice::say;
 use crate::wire::answer::{self, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
-use breaker_core::{Denial, Outcome, Span};
+use breaker_core::{Denial, Span};
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
-use hyper::body::{Body as _, Frame, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -183,13 +182,10 @@ impl Exchange {
                 }
             }
             let Some(upload) = &mut self.upload else { return Ok(()) };
-            match Pin::new(upload).poll_frame(cx) {
+            match upload.poll_data(cx) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => self.out.frame(data, self.chunked),
-                    // Nothing, or trailers: those end with the client's connection.
-                    _ => {}
-                },
+                Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
+                Poll::Ready(Some(Ok(data))) => self.out.frame(data, self.chunked),
                 Poll::Ready(Some(Err(UploadFailure::TooLarge))) => {
                     return Err(Failure::UploadTooLarge);
                 }
@@ -197,7 +193,7 @@ impl Exchange {
                 Poll::Ready(None) => {
                     self.upload = None;
                     if self.chunked {
-                        self.out.last_chunk();
+                        self.out.end_chunks();
                     }
                 }
             }
@@ -267,7 +263,13 @@ impl Exchange {
             link.lane.disarm();
             self.worker.pools.put(link, self.moved);
         }
-        self.worker.give_spare(self.out.take_head());
+        self.worker.give_spare(std::mem::take(&mut self.out).into_spare());
+    }
+
+    /// Must its call end now?
+    #[must_use]
+    pub fn is_severed(&self) -> bool {
+        self.call.severed().is_some()
     }
 
     /// Whether the whole body has come.
@@ -512,7 +514,7 @@ pub async fn forward(
                 // Nobody asked for another protocol.
                 let fault =
                     head.status.is_server_error() || head.status == StatusCode::SWITCHING_PROTOCOLS;
-                exchange.call.settle(if fault { Outcome::Fault } else { Outcome::Good });
+                exchange.call.answered(head.status, fault);
                 exchange.answered();
                 exchange.moved = Instant::now();
                 return Ok((head, exchange));
@@ -538,7 +540,7 @@ pub async fn forward(
                     }
                     Err(failure) => {
                         if !matches!(failure, Failure::Busy) {
-                            exchange.call.settle(Outcome::Fault);
+                            exchange.call.failed(class_of(&failure));
                         }
                         return Err(failure);
                     }
@@ -649,7 +651,7 @@ fn unreached(mut call: Call, failure: Failure) -> Failure {
         Failure::Halted(_) => call.halted(),
         // What we refuse by a bound of our own is no fault of the upstream.
         Failure::Busy => {}
-        _ => call.settle(Outcome::Fault),
+        _ => call.failed(class_of(&failure)),
     }
     failure
 }
@@ -662,13 +664,21 @@ fn end(mut exchange: Box<Exchange>, failure: Failure) -> Failure {
     match failure {
         Failure::AnswerTimeout | Failure::Closed(_) | Failure::Breach(_) => {
             exchange.call.account().upstream_errors.up();
-            exchange.call.settle(Outcome::Fault);
+            exchange.call.failed(class_of(&failure));
         }
         Failure::Severed(denial) => return exchange.sever(denial),
         // A client's slow or broken upload is no fault of the upstream.
         _ => {}
     }
     failure
+}
+
+/// The kind of a failure, as the status that tells of it.
+fn class_of(failure: &Failure) -> StatusCode {
+    match failure {
+        Failure::ConnectTimeout | Failure::AnswerTimeout => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_GATEWAY,
+    }
 }
 
 /// A span for the runtime's timers.

@@ -2,7 +2,8 @@
 
 use super::Breach;
 use super::chunks::Chunks;
-use super::fields::{Kind, Named, kind};
+use super::fields::{Kind, kind};
+use super::said::Said;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -91,7 +92,8 @@ fn parse(bytes: Bytes, to_head: bool) -> Result<Head, Breach> {
     let code = parsed.code.ok_or(Breach::Head)?;
     let status = StatusCode::from_u16(code).map_err(|_| Breach::Head)?;
     let is_11 = parsed.version == Some(1);
-    let said = Said::of(parsed.headers, is_11)?;
+    let fields_said = parsed.headers.iter().map(|field| (field.name, field.value));
+    let said = Said::of(fields_said, is_11).map_err(|_| Breach::Framing)?;
     let bodiless = to_head
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -111,56 +113,6 @@ fn parse(bytes: Bytes, to_head: bool) -> Result<Head, Breach> {
     Ok(Head { status, fields, framing, lasts })
 }
 
-/// What a head says of framing and of its connection.
-struct Said {
-    length: Option<u64>,
-    chunked: bool,
-    closes: bool,
-    named: Option<Named>,
-}
-
-impl Said {
-    fn of(fields: &[httparse::Header<'_>], is_11: bool) -> Result<Said, Breach> {
-        let (mut length, mut chunked) = (None, false);
-        let mut connection = false;
-        for field in fields {
-            if field.name.eq_ignore_ascii_case("content-length") {
-                // Equal values are one (RFC 9110, 8.6).
-                for value in field.value.split(|&byte| byte == b',') {
-                    let value = number(value.trim_ascii()).ok_or(Breach::Framing)?;
-                    if length.is_some_and(|length| length != value) {
-                        return Err(Breach::Framing);
-                    }
-                    length = Some(value);
-                }
-            } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
-                // A coding that we do not know would hide where the body ends; HTTP/1.0 has none.
-                if chunked || !is_11 || !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                    return Err(Breach::Framing);
-                }
-                chunked = true;
-            } else if field.name.eq_ignore_ascii_case("connection") {
-                connection = true;
-            }
-        }
-        let (mut closes, mut named) = (!is_11, None);
-        if connection {
-            let values = || {
-                let own =
-                    fields.iter().filter(|field| field.name.eq_ignore_ascii_case("connection"));
-                own.map(|field| field.value)
-            };
-            let says = |token: &[u8]| {
-                let mut tokens = values().flat_map(|value| value.split(|&byte| byte == b','));
-                tokens.any(|own| own.trim_ascii().eq_ignore_ascii_case(token))
-            };
-            closes = says(b"close") || (!is_11 && !says(b"keep-alive"));
-            named = Some(Named::of(values()));
-        }
-        Ok(Said { length, chunked, closes, named })
-    }
-}
-
 /// The fields that pass. Their values share the head's memory.
 fn fields(
     parsed: &[httparse::Header<'_>],
@@ -173,7 +125,7 @@ fn fields(
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Breach::Head)?;
         // A server's word of whom it takes the client for is its own affair: only what is of the connection stays behind.
         if matches!(kind(name.as_str()), Kind::Hop | Kind::Connection | Kind::Length)
-            || said.named.as_ref().is_some_and(|named| named.has(&name))
+            || said.named.as_ref().is_some_and(|named| named.has(name.as_str()))
         {
             continue;
         }
@@ -185,17 +137,6 @@ fn fields(
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(fields)
-}
-
-/// A number of digits and nothing else.
-fn number(text: &[u8]) -> Option<u64> {
-    if text.is_empty() {
-        return None;
-    }
-    text.iter().try_fold(0_u64, |number, byte| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
 }
 
 /// Bytes of a head.

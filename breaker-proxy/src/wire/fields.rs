@@ -1,7 +1,7 @@
 //! Which fields of a head pass, and which are ours to write (RFC 9110, 7.6.1; RFC 7239).
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::HashSet;
+use std::str;
 
 /// What a field is to a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,33 +49,34 @@ pub fn kind(name: &str) -> Kind {
 
 /// The fields that `Connection` takes with it: a set, so that a list of thousands costs no more than to be read once.
 #[derive(Debug, Default)]
-pub struct Named(HashSet<HeaderName>);
+pub struct Named(HashSet<Box<str>>);
 
 impl Named {
     /// As the values of `Connection` say; nobody may have a field removed that others rely on.
     pub fn of<'a>(values: impl Iterator<Item = &'a [u8]>) -> Named {
         let tokens = values.flat_map(|value| value.split(|&byte| byte == b','));
-        let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
-        Named(names.filter(|name| !is_protected(name.as_str())).collect())
+        let names = tokens.filter_map(|token| str::from_utf8(token.trim_ascii()).ok());
+        let names = names.map(str::to_ascii_lowercase);
+        Named(names.filter(|name| !stays_anyway(name)).map(String::into_boxed_str).collect())
     }
 
-    /// Whether it is one of them.
+    /// Whether the field with this lower-case name is one of them.
     #[must_use]
-    pub fn has(&self, name: &HeaderName) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.0.contains(name)
     }
 }
 
-/// Fields that may not be removed by naming them in `Connection`.
-fn is_protected(name: &str) -> bool {
-    matches!(name, "host" | "content-length" | "authorization" | "cookie" | "forwarded")
+/// What a name in `Connection` changes nothing about: words of its own, and fields that may not be removed by naming them.
+fn stays_anyway(name: &str) -> bool {
+    matches!(name, "" | "keep-alive" | "close")
+        || matches!(name, "host" | "content-length" | "authorization" | "cookie" | "forwarded")
         || name.starts_with("x-forwarded-")
 }
 
 /// The cookies of a request as one field. HTTP/2 may carry a cookie in pieces; in HTTP/1.1 it is one field (RFC 9113, 8.2.3), and
 /// more than one is read differently by different servers.
-pub fn write_cookies(out: &mut Vec<u8>, headers: &HeaderMap) {
-    let pieces = headers.get_all(hyper::header::COOKIE).iter().map(HeaderValue::as_bytes);
+pub fn write_cookies<'a>(out: &mut Vec<u8>, pieces: impl Iterator<Item = &'a [u8]>) {
     for (index, piece) in pieces.enumerate() {
         out.extend_from_slice(if index == 0 { b"cookie: " } else { b"; " });
         out.extend_from_slice(piece);
@@ -110,8 +111,8 @@ mod tests {
     fn connection_names_fields_but_not_ours() {
         let values: [&[u8]; 3] = [b"close, X-Trace", b" host ,x-forwarded-for,,", b"co\x80okie"];
         let named = Named::of(values.into_iter());
-        let has = |name: &'static str| named.has(&HeaderName::from_static(name));
-        assert!(has("x-trace") && has("close"));
+        let has = |name: &str| named.has(name);
+        assert!(has("x-trace") && !has("close"));
         assert!(!has("host") && !has("x-forwarded-for") && !has("cookie"));
     }
 
@@ -120,9 +121,9 @@ mod tests {
     fn a_long_list_hides_no_name() {
         let list = (0..5_000).map(|number| format!("x-{number}, ")).collect::<String>() + "x-last";
         let named = Named::of([list.as_bytes()].into_iter());
-        assert!(named.has(&HeaderName::from_static("x-last")));
-        assert!(named.has(&HeaderName::from_static("x-0")));
-        assert!(!named.has(&HeaderName::from_static("x-5000")));
+        assert!(named.has("x-last"));
+        assert!(named.has("x-0"));
+        assert!(!named.has("x-5000"));
     }
 
     /// Goal: fields that frame or belong to a connection are known in the spelling of variables, too; others stay what they are.

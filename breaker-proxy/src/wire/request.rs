@@ -1,10 +1,9 @@
 //! The head of a request as we send it: canonical target, our own framing and forwarding fields; nothing of the client's connection.
 
+use super::asked::Asked;
 use super::fields::{Kind, Named, kind, write_cookies};
 use crate::config::Forwarded;
-use hyper::header::{self, HeaderValue};
-use hyper::http::request::Parts;
-use hyper::{Method, Version};
+use hyper::{Method, header};
 use std::io::Write as _;
 use std::net::IpAddr;
 
@@ -30,6 +29,8 @@ pub struct Ours<'a> {
     pub framing: Framing,
     /// Which fields tell of the client.
     pub forwarded: Forwarded,
+    /// The client came by TLS.
+    pub secure: bool,
     /// The client.
     pub peer: IpAddr,
     /// The same as text.
@@ -37,26 +38,20 @@ pub struct Ours<'a> {
 }
 
 /// Appends the whole head.
-pub fn write(out: &mut Vec<u8>, head: &Parts, ours: &Ours<'_>) {
+pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
     push(&[head.method.as_str().as_bytes(), b" ", ours.path.as_bytes()]);
-    if let Some(query) = head.uri.query() {
+    if let Some(query) = head.query {
         push(&[b"?", query.as_bytes()]);
     }
     push(&[b" HTTP/1.1\r\nhost: ", ours.host.as_bytes(), b"\r\n"]);
-    let named = match head.headers.contains_key(header::CONNECTION) {
-        true => {
-            let values = head.headers.get_all(header::CONNECTION).iter();
-            Some(Named::of(values.map(HeaderValue::as_bytes)))
-        }
-        false => None,
-    };
-    let joins = head.version == Version::HTTP_2;
+    let mut values = head.fields.all(&header::CONNECTION).peekable();
+    let named = values.peek().is_some().then(|| Named::of(values));
     let mut cookies = false;
-    for (name, value) in &head.headers {
-        let passes = match kind(name.as_str()) {
+    for (name, value) in head.fields.iter() {
+        let passes = match kind(name) {
             Kind::EndToEnd => named.as_ref().is_none_or(|named| !named.has(name)),
-            Kind::Cookie if joins => {
+            Kind::Cookie if head.http2 => {
                 cookies = true;
                 false
             }
@@ -64,11 +59,11 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, ours: &Ours<'_>) {
             _ => false,
         };
         if passes {
-            push(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            push(&[name.as_bytes(), b": ", value, b"\r\n"]);
         }
     }
     if cookies {
-        write_cookies(out, &head.headers);
+        write_cookies(out, head.fields.all(&header::COOKIE));
     }
     write_forwarding(out, ours);
     // Writing to a vector does not fail.
@@ -82,10 +77,13 @@ pub fn write(out: &mut Vec<u8>, head: &Parts, ours: &Ours<'_>) {
 
 fn write_forwarding(out: &mut Vec<u8>, ours: &Ours<'_>) {
     let Ours { host, peer, peer_text, .. } = ours;
+    let proto = if ours.secure { "https" } else { "http" };
     if matches!(ours.forwarded, Forwarded::XForwarded | Forwarded::Both) {
         out.extend_from_slice(b"x-forwarded-for: ");
         out.extend_from_slice(peer_text.as_bytes());
-        out.extend_from_slice(b"\r\nx-forwarded-proto: http\r\nx-forwarded-host: ");
+        out.extend_from_slice(b"\r\nx-forwarded-proto: ");
+        out.extend_from_slice(proto.as_bytes());
+        out.extend_from_slice(b"\r\nx-forwarded-host: ");
         out.extend_from_slice(host.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
@@ -93,10 +91,10 @@ fn write_forwarding(out: &mut Vec<u8>, ours: &Ours<'_>) {
         // RFC 7239, 6: an IPv6 address stands in brackets and quotes.
         let _ = match peer {
             IpAddr::V4(v4) => {
-                write!(out, "forwarded: for={v4};host=\"{host}\";proto=http\r\n")
+                write!(out, "forwarded: for={v4};host=\"{host}\";proto={proto}\r\n")
             }
             IpAddr::V6(v6) => {
-                write!(out, "forwarded: for=\"[{v6}]\";host=\"{host}\";proto=http\r\n")
+                write!(out, "forwarded: for=\"[{v6}]\";host=\"{host}\";proto={proto}\r\n")
             }
         };
     }
@@ -110,7 +108,7 @@ fn tells_length(method: &Method) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::Request;
+    use hyper::{Request, Version};
     use std::net::Ipv4Addr;
 
     fn sent(request: Request<()>, forwarded: Forwarded, framing: Framing) -> String {
@@ -118,8 +116,9 @@ mod tests {
         let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 9));
         let mut out = Vec::new();
         let (host, path, peer_text) = ("good", head.uri.path(), "10.0.0.9");
-        let ours = Ours { host, path, framing, forwarded, peer, peer_text };
-        write(&mut out, &head, &ours);
+        let secure = false;
+        let ours = Ours { host, path, framing, forwarded, secure, peer, peer_text };
+        write(&mut out, &Asked::of(&head), &ours);
         String::from_utf8(out).unwrap()
     }
 

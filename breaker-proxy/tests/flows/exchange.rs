@@ -314,11 +314,12 @@ fn a_call_that_was_given_up_went_out_after_a_kill() {
     let proxy =
         Setup { deadlines: "body_idle = \"300ms\"", ..Setup::route(upstream.address(), "") }
             .start();
+    let body = vec![b'x'; 100_000_000];
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n");
     let mut frozen = upstream.accept();
     let mut writer = client.writer();
-    let sender = thread::spawn(move || writer.send_bytes(&vec![b'x'; 100_000_000]));
+    let sender = thread::spawn(move || writer.send_bytes(&body));
     assert_eq!(client.answer().status(), 504);
     drop(client);
     sender.join().unwrap();

@@ -25,3 +25,5 @@ mod secure;
 mod support;
 #[cfg(test)]
 mod upstream;
+#[cfg(test)]
+mod vouched;

@@ -383,7 +383,7 @@ fn a_first_byte_wins_no_second_deadline() {
 fn an_idle_connection_is_ended_in_silence() {
     let upstream = Serving::ok();
     let proxy =
-        Setup { deadlines: "head = \"200ms\"", ..Setup::route(upstream.address(), "") }.start();
+        Setup { deadlines: "idle = \"200ms\"", ..Setup::route(upstream.address(), "") }.start();
     for body in ["Content-Length: 4\r\n\r\n", "Content-Length: 0\r\n\r\n"] {
         let mut client = proxy.client();
         client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\n{body}"));

@@ -1,399 +1,282 @@
-//! Upstreams over TLS: who is believed, what an end means, and that a kill reaches what is encrypted, too.
+//! Clients that connect by TLS: the same calls, the same kills, and certificates that change while it runs.
 
-use super::balance::Names;
-use super::support::tls::{Authority, Vault};
-use super::support::upstream::Upstream;
-use super::support::wire::{End, Wire};
-use super::support::{Proxy, Setup, eventually};
-use rustls::{HandshakeKind, ServerConfig};
+use super::support::upstream::{Serving, Upstream};
+use super::support::{LIMIT, Proxy, Setup, eventually, room};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tempfile::TempDir;
 
-const NAME: &str = "inside.example";
+/// An authority, and who it signed: certificate and key as PEM.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
 
-/// An upstream, and who vouches for it.
-struct House {
+impl Authority {
+    fn new() -> Authority {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Authority { pem, issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+/// Files of a server's certificate, and the lines that name them.
+struct Files {
+    dir: TempDir,
     authority: Authority,
-    upstream: Upstream,
-    config: Arc<ServerConfig>,
 }
 
-impl House {
-    fn new() -> House {
-        let authority = Authority::new();
-        let config = authority.server(NAME, None);
-        House { authority, upstream: Upstream::start(), config }
+impl Files {
+    fn new() -> Files {
+        let files = Files { dir: room(), authority: Authority::new() };
+        files.renew();
+        std::fs::write(files.dir.path().join("ca.pem"), &files.authority.pem).unwrap();
+        files
     }
 
-    fn setup(&self, lines: &str) -> Setup {
-        let file = self.authority.file();
-        Setup::new(format!(
-            "[[upstreams]]\nname = \"u\"\nendpoints = \"https://{NAME}\"\nca = {file:?}\n{lines}\n\
-             [[routes]]\nname = \"api\"\nmatch = {{ path = \"/{{*rest}}\" }}\nupstream = \"u\"\n"
-        ))
+    fn renew(&self) {
+        let (certificate, key) = self.authority.sign("localhost");
+        std::fs::write(self.dir.path().join("cert.pem"), certificate).unwrap();
+        std::fs::write(self.dir.path().join("key.pem"), key).unwrap();
     }
 
-    fn start(&self, setup: &Setup) -> Proxy {
-        setup.start_with_names(Names::new(self.upstream.address()))
-    }
-
-    fn accept(&self) -> Vault {
-        Vault::accept(&self.upstream, &self.config)
-    }
-}
-
-fn ask(proxy: &Proxy, path: &str) -> Wire {
-    let mut client = proxy.client();
-    client.send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-    client
-}
-
-/// Goal: a server that proves who it is is called by its name, in HTTP/1.1, over one connection for call after call; session
-/// tickets that come in between are no surplus.
-#[test]
-fn a_server_that_proves_itself_is_called() {
-    let house = House::new();
-    let proxy = house.start(&house.setup(""));
-    let mut client = ask(&proxy, "/0");
-    let mut vault = house.accept();
-    let (name, protocol, _) = vault.facts();
-    assert_eq!((name.as_deref(), protocol.as_slice()), (Some(NAME), b"http/1.1".as_slice()));
-    for number in 0..5 {
-        assert_eq!(vault.head().word(1), format!("/{number}"));
-        vault.reply("ok");
-        assert_eq!(client.answer().text(), "ok");
-        client.send(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", number + 1));
-    }
-    vault.head();
-    vault.reply("last");
-    assert_eq!(client.answer().text(), "last");
-    house.upstream.assert_nobody();
-    assert_eq!(proxy.metric("breaker_endpoint_connects_total"), 1.0);
-    drop(client);
-    assert_eq!(proxy.finish()["forwarded"], 6);
-    assert_eq!(vault.end(), Some(true), "an idle connection says that it ends");
-}
-
-/// Goal: bodies of any length pass whole in both directions, framed either way.
-#[test]
-fn bodies_pass_whole() {
-    let house = House::new();
-    let proxy = house.start(&house.setup(""));
-    let body: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
-    let mut client = proxy.client();
-    let mut vault: Option<Vault> = None;
-    for chunked in [false, true] {
-        let (length, sent) = (body.len(), body.clone());
-        let mut writer = client.writer();
-        let sender = std::thread::spawn(move || {
-            writer.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
-            writer.send_bytes(&sent);
-        });
-        let vault = vault.get_or_insert_with(|| house.accept());
-        vault.head();
-        assert!(vault.exactly(length) == body, "the upload");
-        sender.join().unwrap();
-        if chunked {
-            vault.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
-            for piece in body.chunks(100_000) {
-                vault.send(format!("{:x}\r\n", piece.len()));
-                vault.send(piece);
-                vault.send("\r\n");
-            }
-            vault.send("0\r\n\r\n");
-        } else {
-            vault.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n"));
-            vault.send(&body);
-        }
-        let answer = client.answer();
-        assert!(answer.body == body && answer.end == End::Whole, "the download");
-    }
-    proxy.finish();
-}
-
-/// Goal: a certificate for another name, of an issuer that nobody vouches for, or of last year, and a server that speaks no
-/// TLS, are all refused before a byte of the call is sent; each is told apart from a server that is not there, and counted.
-#[test]
-fn a_server_that_proves_nothing_is_sent_nothing() {
-    let house = House::new();
-    let stranger = Authority::new();
-    let rule = "mark_down = { after = 1000 }";
-    for (what, config) in [
-        ("another name", house.authority.server("outside.example", None)),
-        ("another issuer", stranger.server(NAME, None)),
-        ("expired", house.authority.server(NAME, Some(2001))),
-    ] {
-        let proxy = house.start(&house.setup(rule));
-        let mut client = ask(&proxy, "/secret");
-        let refused = match Vault::try_new(house.upstream.accept_stream(), &config) {
-            Ok(mut vault) => vault.try_head().is_none(),
-            Err(_) => true,
-        };
-        assert!(refused, "{what}: was sent the call");
-        let answer = client.answer();
-        assert_eq!(
-            (answer.status(), answer.code().as_str()),
-            (502, "upstream-untrusted"),
-            "{what}"
+    fn setup(&self, upstream: SocketAddr, more: &str) -> Setup {
+        let at = |name: &str| Path::new(self.dir.path()).join(name).display().to_string();
+        let mut setup = Setup::route(upstream, "");
+        setup.rules = format!(
+            "[listen.tls]\ncertificate = \"{}\"\nkey = \"{}\"\n{}\n{}",
+            at("cert.pem"),
+            at("key.pem"),
+            more.replace("CA", &at("ca.pem")),
+            setup.rules
         );
-        assert_eq!(proxy.metric("breaker_endpoint_handshake_failures_total"), 1.0);
-        assert_eq!(proxy.finish()["failed"], 1);
+        setup
     }
-    let proxy = house.start(&house.setup(rule));
-    let mut client = ask(&proxy, "/secret");
-    let mut plain = house.upstream.accept();
-    plain.send("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
-    let answer = client.answer();
-    assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream-untrusted"));
-    let heard = plain.rest();
-    assert!(!heard.windows(6).any(|window| window == b"secret"), "in clear");
-    proxy.finish();
-}
 
-/// Goal: a handshake that never ends is given up with the connect deadline.
-#[test]
-fn a_handshake_has_an_end() {
-    let house = House::new();
-    let setup = Setup { deadlines: "connect = \"200ms\"", ..house.setup("") };
-    let proxy = house.start(&setup);
-    let mut client = ask(&proxy, "/");
-    let silent = house.upstream.accept();
-    let answer = client.answer();
-    assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream-timeout"));
-    drop(silent);
-    assert_eq!(proxy.finish()["failed"], 1);
-}
-
-/// Goal: an answer that ends with its connection is whole only if that end was said: anybody between could cut it short.
-#[test]
-fn an_end_that_was_not_said_is_none() {
-    for said in [true, false] {
-        let house = House::new();
-        let proxy = house.start(&house.setup(""));
-        let mut client = ask(&proxy, "/");
-        let mut vault = house.accept();
-        vault.head();
-        vault.send("HTTP/1.1 200 OK\r\n\r\nwords");
-        let head = client.head();
-        if said {
-            vault.say_end();
-        } else {
-            drop(vault);
-        }
-        let (body, end) = client.body(&head, true);
-        let expected = if said { End::Whole } else { End::Broken };
-        assert_eq!((body.as_slice(), end), (b"words".as_slice(), expected));
-        assert_eq!(proxy.finish()["upstream_errors"], u64::from(!said));
-    }
-}
-
-/// Goal: a second connection takes up the first one's session.
-#[test]
-fn sessions_are_taken_up_again() {
-    let house = House::new();
-    let proxy = house.start(&house.setup(""));
-    for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
-        let mut client = ask(&proxy, "/");
-        let mut vault = house.accept();
-        vault.head();
-        assert_eq!(vault.facts().2, kind);
-        vault.send("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
-        assert_eq!(client.answer().text(), "ok");
-    }
-    proxy.finish();
-}
-
-/// Goal: bytes beyond an answer poison nobody, encrypted or not: the next call has a connection of its own. Nor does a
-/// connection that said its end carry another.
-#[test]
-fn surplus_and_ends_are_seen_on_idle_connections() {
-    for surplus in [true, false] {
-        let house = House::new();
-        let proxy = house.start(&house.setup(""));
-        let mut client = ask(&proxy, "/first");
-        let mut vault = house.accept();
-        vault.head();
-        vault.reply("first");
-        assert_eq!(client.answer().text(), "first");
-        let held = if surplus {
-            vault.reply("poison");
-            Some(vault)
-        } else {
-            vault.say_end();
-            None
-        };
-        client.send("GET /second HTTP/1.1\r\nHost: a\r\n\r\n");
-        let mut second = house.accept();
-        assert_eq!(second.head().word(1), "/second");
-        second.reply("second");
-        assert_eq!(client.answer().text(), "second");
-        drop(held);
-        assert_eq!(proxy.finish()["upstream_errors"], 0);
-    }
-}
-
-/// Goal: an upload that still arrives is ended by a halt, and what is encrypted of it and waits for the kernel goes nowhere: the upstream
-/// meets a reset and never has it whole.
-/// Method: the upstream reads nothing until the kill is answered, so that every buffer between is full.
-#[test]
-fn a_stuck_upload_is_not_sent_after_the_kill() {
-    for level in ["halt", "cut"] {
-        let house = House::new();
-        let proxy = house.start(&house.setup(""));
-        let mut client = proxy.client();
-        let length = 256 * 1024 * 1024;
-        client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"));
-        let mut vault = house.accept();
-        client.fill(&[b'x'; 64 * 1024]);
-        proxy.rest();
-        let kill = if level == "halt" { proxy.halt("/") } else { proxy.cut("/") };
-        assert_eq!((&kill["silent"], &kill["severed"]), (&true.into(), &1.into()));
-        if vault.try_head().is_some() {
-            assert!(vault.exactly(length).len() < length, "{level}: it has it whole");
-        }
-        assert_eq!(client.try_answer().map(|answer| answer.status()), Some(503));
-        let accounts = proxy.finish();
-        assert_eq!((&accounts["forwarded"], &accounts["severed"]), (&1.into(), &1.into()));
-    }
-}
-
-/// Goal: a small upload that still arrives is broken off by a reset, and not by an end that could be believed.
-#[test]
-fn a_halt_ends_an_upload_by_a_reset() {
-    let house = House::new();
-    let proxy = house.start(&house.setup(""));
-    let mut client = proxy.client();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf");
-    let mut vault = house.accept();
-    vault.head();
-    assert_eq!(vault.exactly(4), b"half");
-    proxy.rest();
-    let kill = proxy.halt("/");
-    assert_eq!((&kill["in_flight"], &kill["severed"]), (&1.into(), &1.into()));
-    client.send("rest");
-    assert_eq!(client.answer().code(), "killed");
-    assert_eq!(vault.end(), None);
-    proxy.finish();
-}
-
-/// Goal: a call whose hands are being shaken while its scope is killed is never sent, lifted in the meantime or not.
-#[test]
-fn a_call_that_waits_for_a_handshake_is_not_sent_after_the_kill() {
-    for lifted in [false, true] {
-        let house = House::new();
-        let proxy = house.start(&Setup { deadlines: "connect = \"9s\"", ..house.setup("") });
-        let mut client = ask(&proxy, "/waiting");
-        let stream = house.upstream.accept_stream();
-        let kill = proxy.halt("/");
-        assert_eq!((&kill["in_flight"], &kill["silent"]), (&1.into(), &true.into()));
-        if lifted {
-            proxy.lift("/");
-        }
-        let mut vault = Vault::try_new(stream, &house.config).unwrap();
-        assert_eq!(client.answer().code(), if lifted { "stale" } else { "killed" });
-        assert_eq!(vault.try_head(), None);
-        let accounts = proxy.finish();
-        assert_eq!((&accounts["halted"], &accounts["forwarded"]), (&1.into(), &0.into()));
-    }
-}
-
-/// Goal: under load, uploads among it, the upstream sees no request begin after a kill was answered.
-/// Method: clients call without pause on both workers; what the upstream reads while the scope is killed and nothing is under way
-/// is late.
-#[test]
-fn nothing_is_sent_after_the_answer_to_a_kill() {
-    let house = House::new();
-    let (killed, late, heard) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
-    let stop = AtomicBool::new(false);
-    let proxy = house.start(&Setup { workers: 2, ..house.setup("") });
-    std::thread::scope(|scope| {
-        let (killed, late, heard, stop) = (&killed, &late, &heard, &stop);
-        let serve = move |mut vault: Vault| {
-            while let Some(head) = vault.try_head() {
-                // ordering: sequentially consistent, it stands beside sockets.
-                if killed.load(Ordering::SeqCst) {
-                    late.store(true, Ordering::SeqCst);
-                }
-                heard.fetch_add(1, Ordering::SeqCst);
-                let length = head.field("content-length").map_or(0, |text| text.parse().unwrap());
-                if vault.exactly(length).len() < length {
-                    return;
-                }
-                vault.reply("ok");
+    fn client(&self, own: Option<(String, String)>, protocols: &[&[u8]]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+                let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(chain, key).unwrap()
             }
         };
-        let (upstream, config) = (house.upstream, &house.config);
-        scope.spawn(move || {
-            while !stop.load(Ordering::SeqCst) {
-                let Some(stream) = upstream.try_accept_stream() else { continue };
-                scope.spawn(move || Vault::try_new(stream, config).map(serve));
-            }
-        });
-        let address = proxy.data();
-        for caller in 0..6 {
-            scope.spawn(move || {
-                let body = vec![b'x'; 100_000];
-                let mut client = Wire::connect(address);
-                while !stop.load(Ordering::SeqCst) {
-                    if caller % 2 == 0 {
-                        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-                    } else {
-                        let length = body.len();
-                        client.send(&format!(
-                            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"
-                        ));
-                        client.send_bytes(&body);
-                    }
-                    match client.try_answer() {
-                        Some(answer) if answer.status() == 200 => {}
-                        // With an upload refused half-way its connection ends.
-                        Some(answer) => {
-                            assert_eq!(answer.status(), 503);
-                            client = Wire::connect(address);
-                        }
-                        None => client = Wire::connect(address),
-                    }
-                }
-            });
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Arc::new(config)
+    }
+
+    fn connect(&self, proxy: &Proxy) -> Secure {
+        Secure::connect(proxy, self.client(None, &[]))
+    }
+}
+
+/// A client's end.
+struct Secure(StreamOwned<ClientConnection, TcpStream>);
+
+impl Secure {
+    fn connect(proxy: &Proxy, config: Arc<ClientConfig>) -> Secure {
+        let socket = TcpStream::connect(proxy.data()).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.set_write_timeout(Some(LIMIT)).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        Secure(StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket))
+    }
+
+    /// One call; status and body, whose length must be told.
+    fn ask(&mut self, request: &[u8]) -> std::io::Result<(u16, Vec<u8>)> {
+        self.0.write_all(request)?;
+        self.0.flush()?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte)?;
+            head.push(byte[0]);
         }
-        for round in 0..10 {
-            let before = heard.load(Ordering::SeqCst);
-            eventually("traffic", || (heard.load(Ordering::SeqCst) > before + 20).then_some(()));
-            let kill = proxy.halt("/default/api");
-            assert_eq!(kill["silent"], true);
-            eventually("everything that was sent answered", || {
-                (proxy.status()["calls_open"] == 0).then_some(())
-            });
-            killed.store(true, Ordering::SeqCst);
-            let refused = proxy.account("halted");
-            eventually("refusals", || (proxy.account("halted") > refused + 50).then_some(()));
-            assert!(!late.load(Ordering::SeqCst), "round {round}: sent after the kill");
-            killed.store(false, Ordering::SeqCst);
-            proxy.lift("/default/api");
-        }
-        stop.store(true, Ordering::SeqCst);
-        // Servers end with their connections, and those with the proxy.
-        proxy.finish();
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let length = head.split("content-length: ").nth(1).unwrap().split('\r').next().unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        self.0.read_exact(&mut body)?;
+        Ok((head.split(' ').nth(1).unwrap().parse().unwrap(), body))
+    }
+
+    fn get(&mut self) -> std::io::Result<(u16, Vec<u8>)> {
+        self.ask(b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n")
+    }
+
+    fn certificate(&self) -> Vec<u8> {
+        self.0.conn.peer_certificates().unwrap()[0].to_vec()
+    }
+}
+
+/// Goal: a call by TLS is a call: one after the other on a connection, with bodies of many records both ways, and the upstream is
+/// told how it came.
+#[test]
+fn calls_pass_by_tls() {
+    let files = Files::new();
+    let upstream = Serving::start(|request| {
+        let body = String::from_utf8(request.body.clone()).unwrap();
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
     });
+    let proxy = files.setup(upstream.address(), "").start();
+    let mut client = files.connect(&proxy);
+    assert_eq!(client.get().unwrap(), (200, Vec::new()));
+    for length in [1, 16_383, 16_384, 16_385, 3_000_000] {
+        let body = "0123456789".repeat(length / 10 + 1)[..length].to_owned();
+        let head = format!("POST /x HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+        let (status, echo) = client.ask((head + &body).as_bytes()).unwrap();
+        assert!(status == 200 && echo == body.as_bytes(), "{length}");
+    }
+    assert_eq!(upstream.heard()[0].head.field("x-forwarded-proto"), Some("https"));
+    assert_eq!(upstream.connections(), 1);
+    drop(client);
+    proxy.finish();
 }
 
-/// Goal: a file of authorities that is not there, or holds none, stops the start and is told by its key.
+/// Goal: ALPN chooses HTTP/2, and its streams are served.
 #[test]
-fn an_authority_that_is_none_stops_the_start() {
-    let house = House::new();
-    let setup = house.setup("");
-    std::fs::write(house.authority.file(), "words").unwrap();
-    let text = setup.rules.clone();
-    let refused = |setup: &Setup| {
-        let room = super::support::room();
-        setup.try_start(&room.path().join("state")).err().unwrap().to_string()
-    };
-    let said = refused(&setup);
-    assert!(
-        said.starts_with("upstreams.u.ca: ") && said.contains("holds no certificate"),
-        "{said}"
-    );
-    let gone = text.replace("ca.pem", "gone.pem");
-    let said = refused(&Setup::new(gone));
-    assert!(said.starts_with("upstreams.u.ca: ") && said.contains("cannot be read"), "{said}");
+fn alpn_chooses_http2() {
+    let files = Files::new();
+    let upstream = Serving::ok();
+    let proxy = files.setup(upstream.address(), "").start();
+    let (address, config) = (proxy.data(), files.client(None, &[b"h2", b"http/1.1"]));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async move {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let driver = tokio::spawn(connection);
+        for _ in 0..3 {
+            let request = Request::get("https://a/x").body(Empty::<Bytes>::new()).unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), 200);
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, "ok");
+        }
+        drop(sender);
+        driver.await.unwrap().unwrap();
+    });
+    proxy.finish();
+    assert_eq!(upstream.heard().len(), 3);
+}
+
+/// Goal: who speaks in clear where TLS is asked for is served nothing, and counted.
+#[test]
+fn nothing_passes_in_clear() {
+    let files = Files::new();
+    let upstream = Serving::ok();
+    let proxy = files.setup(upstream.address(), "").start();
+    let mut client = proxy.client();
+    client.send("GET /x HTTP/1.1\r\nhost: a\r\n\r\n");
+    // An alert of TLS, which is no HTTP.
+    assert!(!client.rest().starts_with(b"HTTP"));
+    assert_eq!(proxy.metric("breaker_tls_handshake_failures_total"), 1.0);
+    let mut client = files.connect(&proxy);
+    assert_eq!(client.get().unwrap().0, 200);
+    drop(client);
+    proxy.finish();
+    assert_eq!(upstream.heard().len(), 1);
+}
+
+/// Goal: with an authority for clients, who shows none of its certificates, or another's, is served nothing; unless none is
+/// required: then one that is shown must still be good.
+#[test]
+fn clients_show_certificates() {
+    for (required, lines) in [
+        (true, "client_ca = \"CA\""),
+        (false, "client_ca = \"CA\"\nclient_certificate = \"optional\""),
+    ] {
+        let files = Files::new();
+        let upstream = Serving::ok();
+        let proxy = files.setup(upstream.address(), lines).start();
+        let served = |own| Secure::connect(&proxy, files.client(own, &[])).get().is_ok();
+        assert!(served(Some(files.authority.sign("desk"))));
+        assert_eq!(served(None), !required);
+        assert!(!served(Some(Authority::new().sign("stranger"))));
+        let refused = if required { 2.0 } else { 1.0 };
+        eventually("the refusals", || {
+            (proxy.metric("breaker_tls_handshake_failures_total") == refused).then_some(())
+        });
+        proxy.finish();
+    }
+}
+
+/// Goal: a renewed certificate is shown to new connections, those that are there serve on, and one that cannot be used changes
+/// nothing but what is told.
+#[test]
+fn renewed_certificates_are_shown() {
+    let files = Files::new();
+    let upstream = Serving::ok();
+    let proxy = files.setup(upstream.address(), "").start();
+    let certificates = proxy.plane().certificates.clone().unwrap();
+    let mut old = files.connect(&proxy);
+    assert_eq!(old.get().unwrap().0, 200);
+    files.renew();
+    assert!(certificates.look_again().unwrap());
+    let mut new = files.connect(&proxy);
+    assert_eq!(new.get().unwrap().0, 200);
+    assert_eq!(old.get().unwrap().0, 200);
+    assert_ne!(old.certificate(), new.certificate());
+    std::fs::write(files.dir.path().join("key.pem"), "nonsense").unwrap();
+    assert!(certificates.look_again().is_err());
+    let mut next = files.connect(&proxy);
+    assert_eq!(next.get().unwrap().0, 200);
+    assert_eq!(next.certificate(), new.certificate());
+    assert_eq!(proxy.metric("breaker_tls_certificate_failing"), 1.0);
+    assert_eq!(proxy.metric("breaker_tls_certificate_renewals_total"), 1.0);
+    drop((old, new, next));
+    proxy.finish();
+}
+
+/// Goal: a cut ends an answer that flows by TLS, without the end that would make it look whole.
+#[test]
+fn a_cut_ends_what_flows_by_tls() {
+    let files = Files::new();
+    let upstream = Upstream::start();
+    let proxy = files.setup(upstream.address(), "").start();
+    let mut client = files.connect(&proxy);
+    client.0.write_all(b"GET /x HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    let mut exchange = upstream.accept();
+    exchange.request();
+    exchange.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf");
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"half") {
+        let mut byte = [0];
+        client.0.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+    proxy.cut("/");
+    let end = client.0.read_to_end(&mut seen);
+    assert!(end.is_err() && seen.ends_with(b"half"), "{end:?}");
+    exchange.assert_ends();
+    proxy.finish();
 }

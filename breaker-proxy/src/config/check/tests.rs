@@ -6,7 +6,10 @@ use crate::config::upstream::{Endpoint, Upstream};
 use crate::config::{
     Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, State, TokenSource, Wire,
 };
-use breaker_core::{Class, Counting, LimitKind, Mode, OnBreach, Recover, Span};
+use breaker_core::{
+    Class, Counting, DetectorKind, Errors, Latency, LimitKind, Mode, Novel, OnBreach, OnFind,
+    Ratio, Recover, Repeat, ShareOf, Silence, Span, Spread, Streak, Surge, Unit,
+};
 use proptest::prelude::{ProptestConfig, any, proptest};
 use proptest::sample::Index;
 use std::path::PathBuf;
@@ -80,7 +83,14 @@ fn one_route_is_enough() {
     assert_eq!(config.listen.data.to_string(), "127.0.0.1:8080");
     assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9090");
     assert_eq!(config.listen.workers, None);
-    assert_eq!(config.state, State { dir: PathBuf::from("breaker-state"), required: false });
+    assert_eq!(
+        config.state,
+        State {
+            dir: PathBuf::from("breaker-state"),
+            required: false,
+            save_every: Span::from_secs(30)
+        }
+    );
     assert_eq!(config.admin.token, TokenSource::Generated);
     assert_eq!(
         config.bounds,
@@ -97,6 +107,7 @@ fn one_route_is_enough() {
         config.deadlines,
         Deadlines {
             head: Span::from_secs(10),
+            idle: Span::from_secs(60),
             body_idle: Span::from_secs(30),
             connect: Span::from_secs(2),
             answer: Span::from_secs(30),
@@ -172,11 +183,13 @@ fn every_key_arrives() {
     assert_eq!(config.listen.workers, Some(2));
     assert!(config.state.required);
     assert_eq!(config.state.dir, PathBuf::from("/var/lib/breaker"));
+    assert_eq!(config.state.save_every, Span::from_secs(5));
     assert_eq!(config.admin.token, TokenSource::Value("correct-horse-battery".to_owned()));
     assert_eq!(config.bounds.connections, 7);
     assert_eq!(config.bounds.head_bytes, 64_000);
     assert_eq!(config.bounds.body_bytes, Some(10 << 20));
     assert_eq!(config.deadlines.head, Span::from_millis(250));
+    assert_eq!(config.deadlines.idle, Span::from_secs(90));
     assert_eq!(config.deadlines.drain, Span::from_secs(3600));
     assert_eq!(config.wire.forwarded, Forwarded::Both);
     assert!(!config.wire.rate_limit_fields);
@@ -219,6 +232,10 @@ fn every_key_arrives() {
     let KeyFrom::Header(header) = &config.routes[0].keys[0].from else { panic!("a header") };
     assert_eq!(header, "x-client");
     assert_eq!(config.routes[0].keys[0].missing, Missing::Skip);
+    assert_eq!(config.routes[0].slow, Some(Span::from_millis(750)));
+    assert_eq!(route.scope.detectors[0].name.as_deref(), Some("late"));
+    assert!(global.spent_after_crash && !route.scope.keys[0].spent_after_crash);
+    assert_eq!(route.scope.keys[0].overrides[0].label, b"acme");
 }
 
 const EVERYTHING: &str = r#"
@@ -230,6 +247,7 @@ workers = 2
 [state]
 dir = "/var/lib/breaker"
 required = true
+save_every = "5s"
 [admin]
 token = "${TOKEN}"
 expose = true
@@ -242,6 +260,7 @@ streams = 10
 keys = 1000
 [deadlines]
 head = "250ms"
+idle = "90s"
 body_idle = "1m"
 connect = "1s"
 answer = "1d"
@@ -251,8 +270,10 @@ rate_limit_fields = false
 forwarded = "both"
 [global]
 limit = [{ rate = "30/m" }]
+detect = [{ spread = 3, over = "1m", on_find = "warn" }]
 recover = "manual"
 mode = "shadow"
+after_crash = "spent"
 [[global.keys]]
 name = "peer"
 from = "peer"
@@ -272,7 +293,9 @@ group = "pay"
 match = { host = "Example.com", method = ["DELETE", "POST"], path = "/orders/{id}" }
 upstream = "http://10.0.0.7:${PORT}"
 class = "reducing"
+slow = "750ms"
 limit = [{ rate = "1000/10s" }]
+detect = [{ name = "late", ratio = "slow", above = 0.2 }]
 recover = { after = "10m" }
 mode = "shadow"
 [[routes.keys]]
@@ -280,8 +303,14 @@ name = "client"
 from = { header = "X-Client" }
 missing = "skip"
 limit = [{ window = "40/10s", on_breach = "trip" }]
+newcomers = { rate = "100/s", burst = 500 }
+detect = [{ repeat = "25/1m", share = 0.1 }]
 recover = { after = "1s" }
 mode = "enforce"
+after_crash = "saved"
+[[routes.keys.overrides]]
+key = "acme"
+limit = [{ window = "80/10s" }]
 [[routes]]
 name = "rest"
 group = "pay"
@@ -308,7 +337,6 @@ fn odd_values_that_are_right() {
         // One narrower, one wider; a trip beyond a refusal, of what is offered.
         "limit = [{ window = \"10/1s\" }, { window = \"100/1m\" }]",
         "limit = [{ rate = \"10/s\", burst = 1 }, { rate = \"5/s\", burst = 100 }]",
-        "limit = [{ window = \"10/1s\" }, { window = \"10/1s\", on_breach = \"trip\" }]",
         "limit = [{ window = \"10/1s\" }, { window = \"99/1s\", of = \"offered\", on_breach = \"trip\" }]",
         // One method each, and both hosts.
         "[[routes]]\nname = \"b\"\nmatch = { method = \"GET\", path = \"/{*other}\" }\nupstream = \"http://h\"",
@@ -381,7 +409,10 @@ fn unknown_keys_are_found_everywhere() {
     one("unroutd = \"deny\"", "unroutd: is not a key here; did you mean \"unrouted\"?");
     one("[listn]\ndata = 1", "listn: is not a key here; did you mean \"listen\"?");
     one("[listen]\nworker = 1", "listen.worker: is not a key here; did you mean \"workers\"?");
-    one("[state]\nfolder = \"x\"", "state.folder: is not a key here; known here: dir, required");
+    one(
+        "[state]\nfolder = \"x\"",
+        "state.folder: is not a key here; known here: dir, required, save_every",
+    );
     one(
         "[admin]\ntoken-file = \"x\"",
         "admin.token-file: is not a key here; did you mean \"token_file\"?",
@@ -390,7 +421,7 @@ fn unknown_keys_are_found_everywhere() {
     one("[global]\nlimits = []", "global.limits: is not a key here; did you mean \"limit\"?");
     one_in_route(
         "shadow = true",
-        "routes.a.shadow: is not a key here; known here: name, group, match, upstream, class, limit, recover, mode, keys",
+        "routes.a.shadow: is not a key here; known here: name, group, match, upstream, class, slow, limit, detect, recover, mode, after_crash, keys",
     );
     one_in_limit(
         "rate = \"1/s\", bursts = 3",
@@ -679,7 +710,7 @@ fn words_are_checked() {
 fn limits_are_checked() {
     one_in_limit(
         "burst = 1",
-        "routes.a.limit[0]: has neither a rate nor a window; say rate = \"100/s\" or window = \"100/1s\"",
+        "routes.a.limit[0]: has neither a rate nor a window, budget or in_flight; say rate = \"100/s\", window = \"100/1s\", budget = 1000 or in_flight = 100",
     );
     one_in_limit(
         "rate = \"1/s\", window = \"1/1s\"",
@@ -733,8 +764,45 @@ fn limits_are_checked() {
         "window = \"9999999999/1s\"",
         "routes.a.limit[0].window: \"9999999999/1s\" is more than can be counted; use at most 4294967295 calls",
     );
-    let five = "limit = [{ window = \"1/1s\" }, { window = \"2/3s\" }, { window = \"3/7s\" }, { window = \"4/13s\" }, { window = \"5/31s\" }]";
-    one_in_route(five, "routes.a.limit: 5 of them are too many; use at most 4");
+    one_in_limit(
+        "budget = 5, idle = \"0s\"",
+        "routes.a.limit[0].idle: \"0s\" is no time at all; use at least 1s, or leave it out",
+    );
+    one_in_limit(
+        "window = \"1/1s\", idle = \"1h\"",
+        "routes.a.limit[0].idle: belongs to a budget; drop it: what time gives back needs no pause to be forgotten",
+    );
+    one_in_limit(
+        "budget = 5, in_flight = 3",
+        "routes.a.limit[0].in_flight: there is also a budget; write two limits, each with its own { }",
+    );
+    one_in_limit(
+        "in_flight = 5, burst = 3",
+        "routes.a.limit[0].burst: belongs to a rate; drop the burst",
+    );
+    one_in_limit(
+        "budget = \"5\"",
+        "routes.a.limit[0].budget: is a string, but a whole number is needed; write it without quotes",
+    );
+    one_in_limit(
+        "window = \"1/1s\", by = \"wieght\"",
+        "routes.a.limit[0].by: \"wieght\" is not known here; did you mean \"weight\"?",
+    );
+    // What the core refuses stands at its place in the file, also behind a limit that has an error of its own.
+    one_in_limit(
+        "in_flight = 5, of = \"offered\"",
+        "routes.a.limit[0]: calls that are refused are never in flight; let it count admitted calls",
+    );
+    let lines = bad(&format!(
+        "{ROUTE}limit = [{{ window = \"x\" }}, {{ name = \"cap\", in_flight = 5, of = \"offered\" }}]\n"
+    ));
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[1].starts_with("routes.a.limit.cap: calls that are refused"), "{lines:?}");
+    let nine = (1..=9).map(|n| format!("{{ window = \"{n}/{}s\" }}", n * n)).collect::<Vec<_>>();
+    one_in_route(
+        &format!("limit = [{}]", nine.join(", ")),
+        "routes.a.limit: 9 of them are too many; use at most 8",
+    );
 }
 
 /// Goal: a limit that another always meets first is told, with that other.
@@ -753,8 +821,205 @@ fn limits_that_never_matter_are_told() {
         "routes.a.limit[1]: is never reached, because routes.a.limit[0] refuses first; drop it, or make it the stricter of the two",
     );
     one_in_route(
+        "limit = [{ window = \"10/1s\" }, { window = \"10/1s\", on_breach = \"trip\" }]",
+        "routes.a.limit[1]: is never reached, because routes.a.limit[0] refuses first; count of = \"offered\", which sees what the other refuses",
+    );
+    one_in_route(
         "limit = [{ window = \"10/1s\" }, { window = \"40/1s\", on_breach = \"trip\" }]",
         "routes.a.limit[1]: is never reached, because routes.a.limit[0] refuses first; count of = \"offered\", which sees what the other refuses",
+    );
+}
+
+/// Goal: every kind of limit arrives with all that is said of it.
+#[test]
+fn every_kind_of_limit_arrives() {
+    let config = good(&format!(
+        "{ROUTE}after_crash = \"spent\"\nlimit = [{{ name = \"day\", budget = 20, idle = \"1h\" }}, {{ in_flight = 3 }}, \
+         {{ rate = \"9000000000/s\", burst = 5000000000, by = \"weight\" }}, \
+         {{ window = \"5000000000/1m\", by = \"weight\", of = \"offered\", on_breach = \"trip\" }}, \
+         {{ window = \"2/1s\", candidate = true }}]\n"
+    ));
+    let scope = &config.policy.routes[0].scope;
+    assert!(scope.spent_after_crash);
+    let idle = Some(Span::from_secs(3_600));
+    assert_eq!(scope.limits[0].kind, LimitKind::Budget { count: 20, idle });
+    assert_eq!(scope.limits[0].name, "day");
+    assert_eq!(scope.limits[1].kind, LimitKind::InFlight { count: 3 });
+    let (count, burst) = (9_000_000_000, 5_000_000_000);
+    let per = Span::from_secs(1);
+    assert_eq!(scope.limits[2].kind, LimitKind::Rate { count, per, burst });
+    assert_eq!(scope.limits[2].by, Unit::Weight);
+    assert_eq!(
+        (scope.limits[3].of, scope.limits[3].on_breach),
+        (Counting::Offered, OnBreach::Trip)
+    );
+    assert_eq!(scope.limits.iter().filter(|limit| limit.candidate).count(), 1);
+}
+
+/// Goal: overrides and the room for newcomers arrive; what is wrong with them is told at its place.
+#[test]
+fn overrides_and_newcomers_are_checked() {
+    const KEY: &str = "[[routes.keys]]\nname = \"k\"\nfrom = { header = \"x\" }\n";
+    let over = "[[routes.keys.overrides]]\n";
+    let config = good(&format!(
+        "{ROUTE}{KEY}limit = [{{ window = \"1/1s\" }}]\nnewcomers = {{ rate = \"100/s\", burst = 7 }}\n\
+         {over}key = \"vip\"\nlimit = [{{ window = \"5/1s\" }}]\n{over}key = \"test\"\n"
+    ));
+    let key = &config.policy.routes[0].scope.keys[0];
+    let newcomers = key.newcomers.unwrap();
+    assert_eq!((newcomers.count, newcomers.burst), (100, 7));
+    assert_eq!(key.overrides[0].label, b"vip");
+    assert_eq!(key.overrides[0].limits.len(), 1);
+    assert!(key.overrides[1].limits.is_empty(), "no limit at all is a choice");
+    for (text, line) in [
+        (
+            format!("{over}limit = []"),
+            "routes.a.keys.k.overrides[0].key: is missing; name the key that has limits of its own, as in key = \"acme\"",
+        ),
+        (
+            format!("{over}key = \"a\"\n{over}key = \"a\""),
+            "routes.a.keys.k.overrides[1].key: \"a\" has an override already; give each key one",
+        ),
+        (
+            format!("{over}key = \"a\"\nlimit = [{{ in_flight = 1, of = \"offered\" }}]"),
+            "routes.a.keys.k.overrides[0].limit[0]: calls that are refused are never in flight; let it count admitted calls",
+        ),
+        (
+            "newcomers = { burst = 3 }".to_owned(),
+            "routes.a.keys.k.newcomers.rate: is missing; say how many new keys may come, as in newcomers = { rate = \"100/s\" }",
+        ),
+    ] {
+        one_in_route(&format!("{KEY}{text}"), line);
+    }
+}
+
+/// Goal: every kind of detector arrives as the core knows it, and its own key is the bound that needs no learning.
+#[test]
+fn every_kind_of_detector_arrives() {
+    let detectors = |text: &str| {
+        let config = good(&format!("{ROUTE}slow = \"1s\"\ndetect = [{text}]\n"));
+        config.policy.routes[0].scope.detectors.clone()
+    };
+    let one = |text: &str| detectors(&format!("{{ {text} }}")).remove(0).kind;
+    let second = Span::from_secs(1);
+    assert_eq!(one("surge = \"600/1m\""), DetectorKind::Surge(Surge::of_route(600)));
+    let DetectorKind::Surge(surge) =
+        one("surge = [\"9/1s\", \"90/1m\"], times = 4.0, least = 7, growth = 1, after = \"1h\"")
+    else {
+        panic!("a surge")
+    };
+    let windows =
+        surge.windows.map(|window| window.map(|one| (one.factor, one.floor, one.ceiling)));
+    assert_eq!(windows, [Some((None, 1, 9)), None, Some((Some(4.0), 7, 90)), None]);
+    assert_eq!(surge.start_after, Span::from_secs(3_600));
+    let repeat = Repeat { count: 30, share: 0.2, window: Span::from_secs(10) };
+    assert_eq!(one("repeat = \"30/10s\", share = 0.2"), DetectorKind::Repeat(repeat));
+    let errors = Errors {
+        ceiling: 0.4,
+        windows: [second, Span::from_secs(60)],
+        minimum: 20,
+        faults: 3,
+        least: 0.1,
+        times: 3.0,
+        ..Errors::default()
+    };
+    assert_eq!(
+        one(
+            "errors = 0.4, over = [\"1s\", \"1m\"], at_least = 20, faults = 3, least = 0.1, times = 3"
+        ),
+        DetectorKind::Errors(errors)
+    );
+    let latency = Latency { ceiling: second, times: 3.0, minimum: 50, ..Latency::default() };
+    assert_eq!(one("latency = \"1s\", times = 3.0, at_least = 50"), DetectorKind::Latency(latency));
+    let ceiling = Span::from_secs(600);
+    assert_eq!(
+        one("silence = \"10m\""),
+        DetectorKind::Silence(Silence { ceiling, ..Silence::default() })
+    );
+    assert_eq!(
+        one("spread = 0.3, at_least = 2, over = \"10s\""),
+        DetectorKind::Spread(Spread {
+            children: None,
+            share: Some(0.3),
+            minimum: 2,
+            within: Span::from_secs(10)
+        })
+    );
+    let spread = Spread { children: Some(4), share: None, ..Spread::default() };
+    assert_eq!(one("spread = 4"), DetectorKind::Spread(spread));
+    assert_eq!(
+        one("streak = 4, slow = true"),
+        DetectorKind::Streak(Streak { count: 4, or_slow: true })
+    );
+    let start_after = Span::from_secs(3_600);
+    assert_eq!(one("novel = \"1h\""), DetectorKind::Novel(Novel { start_after }));
+    let ratio = Ratio { of: ShareOf::Either, share: 0.3, minimum: 50, window: Span::from_secs(10) };
+    assert_eq!(
+        one("ratio = \"either\", above = 0.3, at_least = 50, over = \"10s\""),
+        DetectorKind::Ratio(ratio)
+    );
+    let found =
+        detectors("{ name = \"bad\", streak = 9, on_find = \"warn\" }, { silence = \"1h\" }");
+    assert_eq!((found[0].name.as_deref(), found[0].on_find), (Some("bad"), OnFind::Warn));
+    assert_eq!(
+        found[1].on_find,
+        OnFind::Warn,
+        "what cannot trip warns unless it is told otherwise"
+    );
+}
+
+/// Goal: detectors that are none, that mix kinds, or that could find nothing are told, at their place.
+#[test]
+fn detectors_are_checked() {
+    for (text, line) in [
+        (
+            "on_find = \"trip\"",
+            "routes.a.detect[0]: is none of surge, repeat, errors, latency, silence, spread, streak, novel, ratio; say what to look for, as in { errors = 0.5 }",
+        ),
+        (
+            "errors = 0.5, streak = 5",
+            "routes.a.detect[0].streak: there is also errors; write two detectors, each with its own { }",
+        ),
+        (
+            "streak = 5, above = 0.3",
+            "routes.a.detect[0].above: does not belong to streak; docs/CONFIG.md says which keys go with streak; drop it",
+        ),
+        (
+            "surge = \"60/2m\"",
+            "routes.a.detect[0].surge: \"60/2m\" is of none of the windows; surges are judged in 1s, 10s, 1m and 5m: \"600/1m\"",
+        ),
+        ("errors = 1.5", "routes.a.detect[0]: ceiling is 1.5; use 0.001 to 1"),
+        (
+            "errors = \"half\"",
+            "routes.a.detect[0].errors: is a string, but a number is needed; write it without quotes",
+        ),
+        (
+            "silence = \"10m\", on_find = \"trip\"",
+            "routes.a.detect[0]: `silence` cannot trip: a trip would not mend it; let it warn",
+        ),
+        (
+            "ratio = \"slow\"",
+            "routes.a.detect[0]: looks for slow calls, and no route here says which calls are slow; give the route slow = \"2s\", or look for faults alone",
+        ),
+        (
+            "name = \"late\", streak = 3, slow = true",
+            "routes.a.detect.late: looks for slow calls, and no route here says which calls are slow; give the route slow = \"2s\", or look for faults alone",
+        ),
+    ] {
+        one_in_route(&format!("detect = [{{ {text} }}]"), line);
+    }
+    let key = "[[routes.keys]]\nname = \"k\"\nfrom = { header = \"x\" }\n";
+    one_in_route(
+        &format!("{key}detect = [{{ latency = \"1s\" }}]"),
+        "routes.a.keys.k.detect[0]: `latency` does not fit keys; put it on the route, the group or `/`",
+    );
+    one_in_route(
+        &format!("{key}missing = \"share\"\ndetect = [{{ streak = 5 }}]"),
+        "routes.a.keys.k.missing: \"share\" puts all who lack the key into one cell, which any stranger could then trip for the others; refuse or skip calls without the key, or let the detector warn and not trip",
+    );
+    one_in_route(
+        "detect = [5]",
+        "routes.a.detect[0]: is a whole number, but a table is needed; write detect = [{ … }]",
     );
 }
 

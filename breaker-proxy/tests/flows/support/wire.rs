@@ -137,7 +137,7 @@ impl Wire {
         }
     }
 
-    /// Writes `chunk` again and again until the connection takes no more: how much it took.
+    /// Writes `chunk` again and again until the connection takes no more, or has ended: how much it took.
     pub(crate) fn fill(&mut self, chunk: &[u8]) -> usize {
         self.stream.set_write_timeout(Some(FULL_AFTER)).unwrap();
         let mut sent = 0;
@@ -149,7 +149,10 @@ impl Wire {
                 {
                     break;
                 }
-                Err(error) => panic!("{error}"),
+                Err(error) => {
+                    ended(&error);
+                    break;
+                }
             }
         }
         self.stream.set_write_timeout(Some(LIMIT)).unwrap();

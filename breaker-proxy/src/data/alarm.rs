@@ -1,0 +1,36 @@
+//! A deadline of a connection; it ends nothing itself.
+
+use std::pin::Pin;
+use std::task::Context;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// A deadline that moves with every phase but is put into the runtime's timer only when it must be.
+pub struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    armed: Instant,
+}
+
+impl Alarm {
+    /// Set for this time.
+    #[must_use]
+    pub fn new(at: Instant) -> Alarm {
+        Alarm { sleep: Box::pin(sleep_until(at)), armed: at }
+    }
+
+    /// Has `deadline` passed? Wakes the task when it does.
+    pub fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
+        if deadline < self.armed {
+            self.sleep.as_mut().reset(deadline);
+            self.armed = deadline;
+        }
+        // An alarm armed for an earlier phase rings too soon: then it is set anew, once.
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            self.sleep.as_mut().reset(deadline);
+            self.armed = deadline;
+        }
+        false
+    }
+}

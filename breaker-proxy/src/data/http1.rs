@@ -1,0 +1,361 @@
+//! An HTTP/1 client connection: one request after the other, each to its answer; it decides nothing about them.
+//!
+//! While a connection is idle it holds no memory for what may come: heads are read where the worker reads everything, and only
+//! half a head, or what stands behind a request, is kept.
+
+use super::Worker;
+use super::alarm::Alarm;
+use super::body::Reply;
+use super::channel::Channel;
+use super::download::{BrokeOff, Download};
+use super::downstream::Downstream;
+use super::front::Seat;
+use super::handle::{self, Decision};
+use super::peer::Peer;
+use super::reply::{self, Invalid};
+use super::upload::Upload;
+use super::upstream::duration;
+use crate::wire::head::{BadHead, Head, Room, Says};
+use crate::wire::response::{self, After, Coding};
+use bytes::Buf as _;
+use hyper::body::Body as _;
+use hyper::{Method, Response, StatusCode, header};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What a client is told whose head did not come in time.
+const TOO_SLOW: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// How long a client may go on sending what nobody wants after its last answer, so that the answer is not lost to it: a close
+/// with bytes unread is a reset, which may overtake the answer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes of it.
+const LINGER_MAX: usize = 1024 * 1024;
+
+/// Serves a connection to its end. The first head must have come by `first`.
+pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>, first: Instant) {
+    let worker = &seat.worker;
+    let bounds = &worker.plane.bounds;
+    let mut connection = Connection {
+        seat,
+        client: Downstream::new(worker, &peer, channel),
+        peer,
+        room: Room {
+            bytes: usize::try_from(bounds.head_bytes).unwrap_or(usize::MAX),
+            fields: usize::from(bounds.fields),
+        },
+        alarm: Alarm::new(first),
+        wait: Wait::First(first),
+    };
+    while let Some(next) = poll_fn(|cx| connection.poll_next(cx)).await {
+        if !connection.serve(next).await {
+            return;
+        }
+    }
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    /// Its first head, until then.
+    First(Instant),
+    /// Another request, which may never come, until then.
+    Idle(Instant),
+    /// The rest of a head, until then.
+    Head(Instant),
+}
+
+/// A client connection.
+struct Connection<'s> {
+    seat: &'s Seat,
+    client: Rc<Downstream>,
+    peer: Rc<Peer>,
+    room: Room,
+    alarm: Alarm,
+    wait: Wait,
+}
+
+/// A request that has come, and what the decision says.
+struct Next {
+    method: Method,
+    says: Says,
+    decision: Decision,
+}
+
+impl Connection<'_> {
+    fn worker(&self) -> &Rc<Worker> {
+        &self.seat.worker
+    }
+
+    /// The next request; `None` if the connection is to end.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
+        let worker = Rc::clone(self.worker());
+        let mut unread = true;
+        loop {
+            if unread && let Some(next) = self.take_kept() {
+                return Poll::Ready(Some(next));
+            }
+            let kept = !self.client.input().borrow().is_empty();
+            if !kept && self.seat.ending(cx) {
+                return Poll::Ready(None);
+            }
+            let mut scratch = worker.scratch.borrow_mut();
+            let read = match self.client.poll_read_into(cx, &mut scratch) {
+                Poll::Pending => {
+                    drop(scratch);
+                    return self.poll_late(cx, kept);
+                }
+                Poll::Ready(Ok(read @ 1..)) => scratch.get_mut(..read).unwrap_or_default(),
+                Poll::Ready(_) => return Poll::Ready(None),
+            };
+            if kept {
+                self.client.input().borrow_mut().extend_from_slice(read);
+                unread = true;
+                continue;
+            }
+            // Mostly a head comes whole, and is read where it lies.
+            let (next, taken) = self.take_head(read);
+            let rest = read.get(taken..).unwrap_or(&[]);
+            if !rest.is_empty() {
+                self.client.input().borrow_mut().extend_from_slice(rest);
+            }
+            if next.is_some() {
+                return Poll::Ready(next);
+            }
+            unread = false;
+            self.begun();
+        }
+    }
+
+    /// A request from what was kept.
+    fn take_kept(&mut self) -> Option<Next> {
+        let client = Rc::clone(&self.client);
+        let mut input = client.input().borrow_mut();
+        if input.is_empty() {
+            return None;
+        }
+        let (next, taken) = self.take_head(&mut input);
+        input.advance(taken);
+        if input.is_empty() {
+            // An idle connection keeps no memory.
+            *input = bytes::BytesMut::new();
+        } else if next.is_none() {
+            self.begun();
+        }
+        next
+    }
+
+    /// Some of a head has come: from now on it must come whole in time.
+    fn begun(&mut self) {
+        match self.wait {
+            Wait::First(until) => self.wait = Wait::Head(until),
+            Wait::Idle(_) => {
+                let head = duration(self.worker().plane.deadlines.head);
+                self.wait = Wait::Head(Instant::now() + head);
+            }
+            Wait::Head(_) => {}
+        }
+    }
+
+    /// The request at the beginning of these bytes, if it is whole, and how many of the bytes are taken.
+    fn take_head(&mut self, text: &mut [u8]) -> (Option<Next>, usize) {
+        // An empty line before a request belongs to nobody (RFC 9112, 2.2).
+        let blank = text.chunks_exact(2).take_while(|line| line == b"\r\n").count() * 2;
+        let Some(text) = text.get_mut(blank..).filter(|text| !text.is_empty()) else {
+            return (None, blank);
+        };
+        let worker = self.worker();
+        let mut lines = worker.lines.borrow_mut();
+        match Head::read(text, &mut lines, self.room) {
+            Ok(None) => (None, blank),
+            Ok(Some(head)) => {
+                let asked = head.asked(text, &lines);
+                let decision = handle::decide(worker, &self.peer, &asked, head.says.framing);
+                let next = Next { method: asked.method, says: head.says, decision };
+                (Some(next), blank.saturating_add(head.says.length))
+            }
+            Err(bad) => (Some(self.refuse(bad)), blank.saturating_add(text.len())),
+        }
+    }
+
+    /// What is no request is answered, and ends the connection: nothing behind it is believed.
+    fn refuse(&self, bad: BadHead) -> Next {
+        let nowhere = &self.worker().shard.nowhere;
+        nowhere.offered.up();
+        nowhere.invalid.up();
+        let decision = Err(reply::invalid(&Invalid::Head(bad)));
+        Next { method: Method::GET, says: Says::unbelieved(), decision }
+    }
+
+    /// Ends the wait for a head if it has lasted too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>, kept: bool) -> Poll<Option<Next>> {
+        let (Wait::First(until) | Wait::Idle(until) | Wait::Head(until)) = self.wait;
+        if !self.alarm.passed(until, cx) {
+            return Poll::Pending;
+        }
+        let shard = self.worker().shard;
+        if !matches!(self.wait, Wait::Idle(_)) {
+            shard.slow_heads.up();
+        }
+        if kept {
+            shard.nowhere.offered.up();
+            shard.nowhere.invalid.up();
+            self.client.say_at_once(TOO_SLOW);
+        }
+        Poll::Ready(None)
+    }
+
+    /// Takes a request to its answer; true: the connection serves on.
+    async fn serve(&mut self, next: Next) -> bool {
+        let Next { method, says, decision } = next;
+        self.client.begin_body(says.framing, says.expects);
+        let response = match decision {
+            Err(response) => {
+                self.client.drain();
+                response
+            }
+            Ok(sent) => {
+                let most = self.worker().plane.bounds.body_bytes;
+                let body = Upload::of_http1(&self.client, most);
+                let answer = handle::send(self.worker(), sent, &method, body);
+                match self.unless_gone(answer).await {
+                    Some(response) => response,
+                    None => return false,
+                }
+            }
+        };
+        self.answer(response, &says, method == Method::HEAD).await
+    }
+
+    /// What the future comes to, unless the client leaves before.
+    async fn unless_gone<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Pending => self.client.poll_gone(cx).map(|()| None),
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+        })
+        .await
+    }
+
+    /// Sends an answer; true: the connection serves on.
+    async fn answer(&mut self, response: Response<Reply>, says: &Says, to_head: bool) -> bool {
+        let whole = self.client.is_whole() || matches!(response.body(), Reply::Both(_));
+        let lasts = !says.closes && whole && !self.worker().open.is_ending();
+        let (mut download, coding) = self.download(response, says, to_head, lasts);
+        let sent = self.send(&mut download).await;
+        self.worker().give_spare(download.into_spare());
+        if sent.is_err() {
+            if coding == Coding::Close {
+                // A plain end would make it look whole.
+                self.client.break_off();
+            }
+            return false;
+        }
+        if lasts && coding != Coding::Close && self.client.is_whole() {
+            let idle = duration(self.worker().plane.deadlines.idle);
+            self.wait = Wait::Idle(Instant::now() + idle);
+            return true;
+        }
+        self.client.end_writing();
+        // Who said that it closes and sent nothing more loses nothing.
+        if !says.closes || !self.client.is_whole() || !self.client.input().borrow().is_empty() {
+            self.linger().await;
+        }
+        false
+    }
+
+    /// The answer with its head written, and how its body is framed.
+    fn download(
+        &self,
+        response: Response<Reply>,
+        says: &Says,
+        to_head: bool,
+        lasts: bool,
+    ) -> (Download, Coding) {
+        let (head, body) = response.into_parts();
+        let (status, fields) = (head.status, &head.headers);
+        let never = status.is_informational() || status == StatusCode::NO_CONTENT;
+        let bodiless = to_head || never || status == StatusCode::NOT_MODIFIED;
+        let told =
+            fields.get(header::CONTENT_LENGTH).and_then(|told| told.to_str().ok()?.parse().ok());
+        let coding = match body.size_hint().exact() {
+            _ if never || (bodiless && !to_head) => Coding::None,
+            _ if to_head && told.is_some() => told.map_or(Coding::None, Coding::Length),
+            // Whoever answers a HEAD without a length does not know it.
+            Some(0) if to_head => Coding::None,
+            Some(length) => Coding::Length(length),
+            None if to_head => Coding::None,
+            None if says.is_11 => Coding::Chunked,
+            None => Coding::Close,
+        };
+        let after = match (lasts && coding != Coding::Close, says.is_11) {
+            (true, true) => After::AsUsual,
+            (true, false) => After::KeepAlive,
+            (false, _) => After::Close,
+        };
+        let worker = self.worker();
+        let mut out = worker.take_spare();
+        out.extend_from_slice(self.client.end_leave());
+        let given = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        worker.dated(|date| {
+            response::write(&mut out, status, given, &response::Ours { coding, after, date });
+        });
+        let body = (!bodiless).then_some(body);
+        (Download::new(out, body, coding, says.trailers), coding)
+    }
+
+    /// Sends it to its end, as long as the client takes it.
+    async fn send(&mut self, download: &mut Download) -> Result<(), BrokeOff> {
+        let body_idle = duration(self.worker().plane.deadlines.body_idle);
+        let mut stuck: Option<(u64, Instant)> = None;
+        poll_fn(|cx| {
+            if let Poll::Ready(sent) = download.poll_send(cx, &self.client) {
+                return Poll::Ready(sent);
+            }
+            // Its call was ended, since it stopped reading.
+            if self.peer.stalled.get() {
+                return Poll::Ready(Err(BrokeOff));
+            }
+            let (sent, owes) = download.progress();
+            stuck = match stuck {
+                _ if !owes => None,
+                Some((before, since)) if before == sent => Some((sent, since)),
+                _ => Some((sent, Instant::now())),
+            };
+            if let Some((_, since)) = stuck
+                && self.alarm.passed(since + body_idle, cx)
+            {
+                self.seat.worker.shard.stalled_clients.up();
+                return Poll::Ready(Err(BrokeOff));
+            }
+            self.client.poll_gone(cx).map(|()| Err(BrokeOff))
+        })
+        .await
+    }
+
+    /// Reads what still comes of a request that was answered, until the client has seen its answer and ends, for a while.
+    async fn linger(&mut self) {
+        let until = Instant::now() + LINGER;
+        let worker = Rc::clone(self.worker());
+        let mut budget = LINGER_MAX;
+        poll_fn(|cx| {
+            loop {
+                if self.seat.ending(cx) || self.alarm.passed(until, cx) {
+                    return Poll::Ready(());
+                }
+                let mut scratch = worker.scratch.borrow_mut();
+                match ready!(self.client.poll_read_into(cx, &mut scratch)) {
+                    Ok(read @ 1..) if read <= budget => budget -= read,
+                    _ => return Poll::Ready(()),
+                }
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,115 @@
+//! The head of an answer as we send it to an HTTP/1 client: our own framing and connection, everything else as it is given.
+
+use hyper::StatusCode;
+use std::io::Write as _;
+
+/// How the body of an answer is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// There is none, and its length is not told.
+    None,
+    /// So many bytes; to a HEAD they are told and do not come.
+    Length(u64),
+    /// Chunks.
+    Chunked,
+    /// Up to the end of the connection, which HTTP/1.0 does not tell from its breaking off.
+    Close,
+}
+
+/// What becomes of the connection, where it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// What the version says.
+    AsUsual,
+    /// It ends.
+    Close,
+    /// It stays, which HTTP/1.0 must be told.
+    KeepAlive,
+}
+
+/// What the head says that is not the given fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Ours<'a> {
+    /// The body.
+    pub coding: Coding,
+    /// The connection.
+    pub after: After,
+    /// The time in the words of HTTP, for an answer that does not tell it (RFC 9110, 6.6.1).
+    pub date: &'a str,
+}
+
+/// Appends the whole head. Of the fields, `content-length` is ours.
+pub fn write<'a>(
+    out: &mut Vec<u8>,
+    status: StatusCode,
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ours: &Ours<'_>,
+) {
+    let reason = status.canonical_reason().unwrap_or("");
+    let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
+    push(&[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    let mut dated = false;
+    for (name, value) in fields {
+        match name {
+            "content-length" => continue,
+            "date" => dated = true,
+            _ => {}
+        }
+        push(&[name.as_bytes(), b": ", value, b"\r\n"]);
+    }
+    if !dated {
+        push(&[b"date: ", ours.date.as_bytes(), b"\r\n"]);
+    }
+    match ours.after {
+        After::AsUsual => {}
+        After::Close => push(&[b"connection: close\r\n"]),
+        After::KeepAlive => push(&[b"connection: keep-alive\r\n"]),
+    }
+    // Writing to a vector does not fail.
+    let _ = match ours.coding {
+        Coding::None | Coding::Close => out.write_all(b"\r\n"),
+        Coding::Length(length) => write!(out, "content-length: {length}\r\n\r\n"),
+        Coding::Chunked => out.write_all(b"transfer-encoding: chunked\r\n\r\n"),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(coding: Coding, after: After, fields: &[(&str, &str)]) -> String {
+        let mut out = Vec::new();
+        let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
+        write(&mut out, StatusCode::OK, fields, &Ours { coding, after, date: "now" });
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Goal: the framing is ours and told once, the date is told once, and HTTP/1.0 learns what becomes of its connection.
+    #[test]
+    fn the_framing_is_told_once() {
+        let fields = [("server", "x"), ("content-length", "9"), ("date", "then")];
+        assert_eq!(
+            head(Coding::Length(5), After::AsUsual, &fields),
+            "HTTP/1.1 200 OK\r\nserver: x\r\ndate: then\r\ncontent-length: 5\r\n\r\n"
+        );
+        assert_eq!(
+            head(Coding::Chunked, After::Close, &[]),
+            "HTTP/1.1 200 OK\r\ndate: now\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        for coding in [Coding::None, Coding::Close] {
+            assert_eq!(
+                head(coding, After::KeepAlive, &[]),
+                "HTTP/1.1 200 OK\r\ndate: now\r\nconnection: keep-alive\r\n\r\n"
+            );
+        }
+    }
+
+    /// Goal: a status without a name of its own has the blank behind it all the same (RFC 9112, 4).
+    #[test]
+    fn an_unnamed_status_is_whole() {
+        let mut out = Vec::new();
+        let ours = Ours { coding: Coding::None, after: After::AsUsual, date: "now" };
+        write(&mut out, StatusCode::from_u16(299).unwrap(), [].into_iter(), &ours);
+        assert_eq!(out, b"HTTP/1.1 299 \r\ndate: now\r\n\r\n");
+    }
+}
