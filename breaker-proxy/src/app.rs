@@ -12,7 +12,7 @@ use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
 use crate::data::names::Names;
-use crate::data::{Plane, Worker, front, link, resolve};
+use crate::data::{Plane, Worker, front, health, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
 use crate::ports::{Clock, Ports, SystemClock, SystemResolver};
@@ -575,6 +575,7 @@ fn start_worker(
                         worker.tick();
                         if index == 0 {
                             resolve::refresh(&worker);
+                            health::check(&worker);
                         }
                     }
                     _ = stopping.changed() => break,
