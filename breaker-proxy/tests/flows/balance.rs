@@ -208,6 +208,37 @@ fn an_idle_connection_of_one_worker_makes_room_for_another() {
     proxy.finish();
 }
 
+/// Goal: with far more calls than connections, on two workers, every call has its turn, and no more run at once than may.
+#[test]
+fn a_crowd_has_its_turn() {
+    let (now, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (count, record) = (Arc::clone(&now), Arc::clone(&most));
+    let upstream = Serving::start(move |_| {
+        // ordering: sequentially consistent, it stands beside sockets.
+        let at_once = count.fetch_add(1, Ordering::SeqCst) + 1;
+        record.fetch_max(at_once, Ordering::SeqCst);
+        std::thread::yield_now();
+        count.fetch_sub(1, Ordering::SeqCst);
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned()
+    });
+    let lines = "connections = 2\nqueue = { wait = \"9s\" }";
+    let proxy = Setup { workers: 2, ..to(&[upstream.address()], lines) }.start();
+    let mut clients: Vec<Wire> = (0..12).map(|_| proxy.client()).collect();
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                    assert_eq!(client.answer().status(), 200);
+                }
+            });
+        }
+    });
+    let most = most.load(Ordering::SeqCst);
+    assert!(most <= 2, "{most} at once");
+    assert_eq!(proxy.finish()["forwarded"], 2400);
+}
+
 /// Goal: a kill answers calls that wait for a connection at once, and none of them is ever sent.
 #[test]
 fn a_kill_empties_the_queue() {
