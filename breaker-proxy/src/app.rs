@@ -6,21 +6,22 @@
 use crate::admin::{self, Admin, auth::Token};
 use crate::certificates::{CertificateError, Certificates, Watch};
 use crate::config::Config;
-use crate::control::ledger::{Kill, Ledger, Replay, Restored};
+use crate::control::ledger::{Kill, Ledger, Replay};
 use crate::control::record::Record;
+use crate::control::save::{Saver, Source};
+use crate::control::sweep::SharedSweeper;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
-use crate::data::names::Names;
 use crate::data::{Plane, Worker, front, health, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
-use crate::ports::{Clock, Ports, SystemClock, SystemResolver};
-use crate::snapshot::{Current, Snapshot};
+use crate::ports::{Ports, SystemClock, SystemResolver};
+use crate::restore::{House, Standings, house};
+use crate::snapshot::Current;
 use crate::state::{StateDir, StateError};
-use breaker_core::{
-    Breaker, Capacity, KillLevel, OrderError, PolicyError, Scope, Seed, Senders, Stamp,
-};
+use breaker_core::{KillLevel, PolicyError, Scope, Senders};
+use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use std::fmt;
 use std::io;
@@ -178,6 +179,8 @@ pub struct Facts {
     pub tripped: Vec<String>,
     /// A torn last line was cut off the journal.
     pub torn: bool,
+    /// How limits and what was learned came back.
+    pub standings: Standings,
 }
 
 /// How a stop went.
@@ -208,14 +211,11 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
     let mut replay = Replay::default();
     let (mut journal, torn) = Journal::open(state.path(), |entry| replay.take(entry))?;
     let (mut ledger, restored) = replay.end();
-    let (breaker, snapshot, names, stamps) = roomy(&config, &restored, clock)?;
-    let started = Record::Started {
-        boot: restored.boot,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        torn,
-    };
-    let path = state.path().join("journal");
-    journal.append(&[(clock.wall(), started)]).map_err(|error| JournalError::Io(path, error))?;
+    let House { breaker, snapshot, names, stamps, sweeper, seed, standings } =
+        house(&config, state.path(), &restored, clock, workers(&config))?;
+    if restored.boot > 1 {
+        crate::voice::say(&standings.to_string());
+    }
     for (scope, stamp) in stamps {
         ledger.restamped(&scope, stamp);
     }
@@ -226,6 +226,7 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         kills: restored.kills,
         tripped: restored.tripped,
         torn,
+        standings,
     };
     let certificates = config.listen.tls.as_ref().map(Certificates::load).transpose()?;
     let tls = certificates.as_ref().map(Certificates::server).transpose()?;
@@ -267,15 +268,31 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         .ok_or_else(|| io::Error::other("no data listener"))
         .and_then(local)
         .map_err(StartError::System)?;
+    // From here on something may be admitted. A start that came to nothing has left no trace: the stop before it still was orderly.
+    let started =
+        Record::Started { boot: facts.boot, version: env!("CARGO_PKG_VERSION").to_owned(), torn };
+    let path = state.path().join("journal");
+    journal.append(&[(clock.wall(), started)]).map_err(|error| JournalError::Io(path, error))?;
     let (pen, journal) = journal::start(journal).map_err(StartError::System)?;
     let (stop, stopping) = watch::channel(false);
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..facts.workers).map(|_| mpsc::channel::<CensusRequest>(64)).unzip();
     let (control_stop, control_stopping) = oneshot::channel();
+    let sweeper: SharedSweeper = Arc::new(Mutex::new(sweeper));
+    let saver = Saver::start(Source {
+        plane,
+        sweeper: Arc::clone(&sweeper),
+        dir: state.path().to_owned(),
+        boot: facts.boot,
+        seed,
+        every: config.state.save_every,
+    })
+    .map_err(StartError::System)?;
     let control = start_control(ControlParts {
         plane,
         ledger,
         pen,
+        sweeping: (sweeper, saver),
         workers: senders,
         token: Token::new(&token),
         listener: admin_listener,
@@ -319,98 +336,6 @@ fn workers(config: &Config) -> usize {
     config.listen.workers.map_or_else(cores, usize::from).clamp(1, WORKERS_MAX)
 }
 
-fn seed() -> io::Result<Seed> {
-    let mut bytes = [0u8; 16];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-    let [a, b] = [0, 8].map(|at| {
-        bytes.get(at..at + 8).and_then(|half| half.try_into().ok()).map_or(0, u64::from_le_bytes)
-    });
-    Ok(Seed([a, b]))
-}
-
-/// What the gates of killed scopes were stamped with.
-type Stamps = Vec<(String, Stamp)>;
-
-/// A breaker with everything back in force that the state blocks. Which keys share a bucket is drawn anew at each start, so
-/// tables that were full may not take them all: then larger ones do. Strangers can trip keys, and must not keep us from starting.
-fn roomy(
-    config: &Config,
-    restored: &Restored,
-    clock: &dyn Clock,
-) -> Result<(&'static Breaker, Snapshot, Names, Stamps), StartError> {
-    let mut crowded = None;
-    for doubling in 0..=DOUBLINGS {
-        let keys = config.bounds.keys.saturating_mul(1 << doubling);
-        let seed = seed().map_err(StartError::System)?;
-        let breaker: &'static Breaker =
-            Box::leak(Box::new(Breaker::new(Capacity { scopes: SCOPES, keys }, seed)));
-        let snapshot = match Snapshot::build(config, breaker, 1, workers(config), &[]) {
-            Ok(snapshot) => snapshot,
-            // The tables would be too large: what was wrong with the smaller ones is what to tell.
-            Err(errors) => return Err(crowded.unwrap_or(StartError::Policy(errors))),
-        };
-        let labels = usize::try_from(keys).unwrap_or(usize::MAX).saturating_mul(2);
-        let names = Names::new(restored.boot, labels);
-        match restore(breaker, &snapshot, &names, restored, clock) {
-            Ok(stamps) => return Ok((breaker, snapshot, names, stamps)),
-            Err(error @ StartError::Crowded { .. }) => crowded = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    Err(crowded.unwrap_or_else(|| StartError::System(io::Error::other("no tables"))))
-}
-
-/// How often the tables of keys may double at a start.
-const DOUBLINGS: u32 = 3;
-
-/// Puts every live kill and every trip back in force.
-fn restore(
-    breaker: &Breaker,
-    snapshot: &Snapshot,
-    names: &Names,
-    restored: &Restored,
-    clock: &dyn Clock,
-) -> Result<Stamps, StartError> {
-    let now = clock.mono();
-    let orphan = |what: &str, scope: &str| StartError::Orphan {
-        what: what.to_owned(),
-        scope: scope.to_owned(),
-    };
-    let failed = |error: OrderError, what: &str, path: &str| match error {
-        OrderError::NoRoom => StartError::Crowded { what: what.to_owned(), scope: path.to_owned() },
-        _ => orphan(what, path),
-    };
-    let learn = |scope: &Scope, stamp: &Stamp| {
-        if let (Some((_, key)), Some((_, label))) = (stamp.place.key, scope.key_parts()) {
-            names.learn(key, &label);
-        }
-    };
-    for path in &restored.tripped {
-        let what = "a trip";
-        let scope = Scope::parse(path).map_err(|_| orphan(what, path))?;
-        let stamp = breaker
-            .trip(&snapshot.policy, &scope, now)
-            .map_err(|error| failed(error, what, path))?;
-        learn(&scope, &stamp);
-    }
-    let mut stamps = Vec::new();
-    let mut kills: Vec<&Kill> = restored.kills.iter().collect();
-    // The highest last, so that refusals name the one the gate shows.
-    kills.sort_by_key(|kill| kill.level);
-    for kill in kills {
-        let what = format!("kill {}", kill.id);
-        let scope = Scope::parse(&kill.scope).map_err(|_| orphan(&what, &kill.scope))?;
-        let level: KillLevel = kill.level.into();
-        let stamp = breaker
-            .kill(&snapshot.policy, &scope, level, now)
-            .map_err(|error| failed(error, &what, &kill.scope))?;
-        learn(&scope, &stamp);
-        names.killed(stamp.place, &kill.id);
-        stamps.push((kill.scope.clone(), stamp));
-    }
-    Ok(stamps)
-}
-
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -452,6 +377,7 @@ struct ControlParts {
     plane: &'static Plane,
     ledger: Ledger,
     pen: Pen,
+    sweeping: (SharedSweeper, Saver),
     workers: Vec<mpsc::Sender<CensusRequest>>,
     token: Token,
     listener: TcpListener,
@@ -501,8 +427,13 @@ fn start_control(parts: ControlParts) -> io::Result<JoinHandle<bool>> {
                     return false;
                 }
             };
-            let control =
-                Rc::new(Control::new(parts.plane, parts.ledger, parts.pen, parts.workers));
+            let control = Rc::new(Control::new(
+                parts.plane,
+                parts.ledger,
+                parts.pen,
+                parts.workers,
+                parts.sweeping,
+            ));
             let admin = Rc::new(Admin { control: Rc::clone(&control), token: parts.token });
             let _ = ready.send(Ok(()));
             tokio::select! {

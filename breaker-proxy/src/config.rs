@@ -140,6 +140,8 @@ pub struct Deadlines {
     pub connect: Span,
     /// From the last byte of the request to the head of the upstream's answer.
     pub answer: Span,
+    /// Without a byte in either direction of a WebSocket.
+    pub tunnel: Span,
     /// To finish what is in flight when stopping.
     pub drain: Span,
 }
@@ -182,6 +184,8 @@ pub struct Route {
     pub upstream: Upstream,
     /// An answer whose head takes longer is slow; `None`: none is.
     pub slow: Option<Span>,
+    /// A request that asks for it may go on as a WebSocket.
+    pub websocket: bool,
     /// Sources of the route's keys, in the order of its spec.
     pub keys: Vec<KeySource>,
 }

@@ -3,4 +3,6 @@
 pub mod ledger;
 pub mod orders;
 pub mod record;
+pub mod save;
+pub mod sweep;
 pub mod task;

@@ -24,6 +24,7 @@ pub mod resolve;
 pub mod session;
 pub mod socket;
 pub mod trust;
+pub mod tunnel;
 pub mod upload;
 pub mod upstream;
 

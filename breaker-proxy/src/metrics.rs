@@ -1,10 +1,14 @@
 //! The metrics page: reads the counters when it is asked and owns every metric name; nothing is decided from it.
 
+use crate::control::sweep::{self, Whose};
 use crate::control::task::{Control, shown};
 use crate::data::counts::Account;
 use crate::data::endpoint::Tally;
 use crate::snapshot::Snapshot;
-use ::metrics::{Recorder, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
+use ::metrics::{
+    Label, Recorder, counter, describe_counter, describe_gauge, gauge, with_local_recorder,
+};
+use breaker_core::{DetectorSpec, LimitKind, LimitSpec, Mode, Scope, ScopeCounts};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 /// The page, in the text format of Prometheus.
@@ -53,17 +57,11 @@ fn fill(control: &Control) {
         counter!("breaker_shadow_refusals_total", "scope" => scope.clone())
             .absolute(sum(&|account| account.shadowed.get()));
     }
-    for (scope, standing) in control.standings() {
-        // Keys are no labels: there may be tens of thousands.
-        if standing.place.key.is_some() {
-            continue;
-        }
-        let state = shown(&standing);
-        for candidate in ["armed", "tripped", "half-open", "killed", "shadow"] {
-            gauge!("breaker_state", "scope" => scope.as_str().to_owned(), "state" => candidate)
-                .set(if candidate == state { 1.0 } else { 0.0 });
-        }
-    }
+    states(control);
+    limits(control, &snapshot);
+    keys(control);
+    detectors(control, &snapshot);
+    saves(control);
     let total = |read: fn(&crate::data::counts::Shard) -> u64| plane.shards.iter().map(read).sum();
     gauge!("breaker_calls_open").set(as_gauge(total(|shard| shard.calls.get())));
     counter!("breaker_connections_refused_total")
@@ -71,16 +69,12 @@ fn fill(control: &Control) {
     counter!("breaker_stalled_clients_total").absolute(total(|shard| shard.stalled_clients.get()));
     counter!("breaker_tls_handshake_failures_total")
         .absolute(total(|shard| shard.failed_handshakes.get()));
-    if let Some(certificates) = &plane.certificates {
-        let (renewed, failures) = certificates.counts();
-        counter!("breaker_tls_certificate_renewals_total").absolute(renewed);
-        counter!("breaker_tls_certificate_failures_total").absolute(failures);
-        gauge!("breaker_tls_certificate_failing").set(if certificates.is_failing() {
-            1.0
-        } else {
-            0.0
-        });
-    }
+    let certificates = plane.certificates.as_ref();
+    let (renewed, failures) = certificates.map_or((0, 0), |certificates| certificates.counts());
+    counter!("breaker_tls_certificate_renewals_total").absolute(renewed);
+    counter!("breaker_tls_certificate_failures_total").absolute(failures);
+    let failing = certificates.is_some_and(|certificates| certificates.is_failing());
+    gauge!("breaker_tls_certificate_failing").set(if failing { 1.0 } else { 0.0 });
     counter!("breaker_slow_heads_total").absolute(total(|shard| shard.slow_heads.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
@@ -96,10 +90,6 @@ fn fill(control: &Control) {
     counter!("breaker_moves_unwritten_total").absolute(acts.unwritten.get());
     gauge!("breaker_kills_live").set(as_gauge(u64::try_from(control.kills().len()).unwrap_or(0)));
     gauge!("breaker_journal_up").set(if control.journal_lost() { 0.0 } else { 1.0 });
-    let usage = plane.breaker.key_usage();
-    gauge!("breaker_key_cells", "kind" => "held").set(as_gauge(usage.held));
-    gauge!("breaker_key_cells", "kind" => "total").set(as_gauge(usage.cells));
-    counter!("breaker_key_overflow_total").absolute(usage.overflowed);
     gauge!("breaker_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
@@ -141,6 +131,152 @@ fn endpoints(snapshot: &Snapshot) {
             });
         }
     }
+}
+
+/// One 0/1 gauge for each named scope and state, and how often gates came to each.
+fn states(control: &Control) {
+    for (scope, standing) in control.standings() {
+        // Keys are no labels: there may be tens of thousands.
+        if standing.place.key.is_some() {
+            continue;
+        }
+        let state = shown(&standing);
+        for candidate in ["armed", "tripped", "half-open", "killed", "shadow"] {
+            gauge!("breaker_state", "scope" => scope.as_str().to_owned(), "state" => candidate)
+                .set(if candidate == state { 1.0 } else { 0.0 });
+        }
+    }
+    for ((whose, to), moves) in &control.tallies().moves {
+        let labels = labels(whose, &[("to", to)]);
+        counter!("breaker_moves_total", labels).absolute(*moves);
+    }
+}
+
+/// How far each limit of the named scopes is used, and what limits refused, or would have.
+fn limits(control: &Control, snapshot: &Snapshot) {
+    let plane = control.plane();
+    let (breaker, policy, now) = (plane.breaker, &snapshot.policy, plane.clock.mono());
+    for (path, rules) in snapshot.scopes() {
+        let Ok(scope) = Scope::parse(&path) else { continue };
+        let whose = Whose { scope: path, dimension: None };
+        let usage = breaker.usage(policy, &scope, now).unwrap_or_default();
+        for ((index, limit), usage) in (0u8..).zip(&rules.limits).zip(usage) {
+            let labels = || labels(&whose, &[("limit", &limit_name(limit, index))]);
+            gauge!("breaker_limit_bound", labels()).set(as_gauge(usage.bound));
+            gauge!("breaker_limit_used", labels()).set(as_gauge(usage.used));
+            let left = usage.bound.saturating_sub(usage.used);
+            gauge!("breaker_limit_headroom", labels()).set(as_gauge(left));
+        }
+        refusals(&whose, &rules.limits, rules.mode, breaker.counts(policy, &scope));
+        for key in &rules.keys {
+            let counts = breaker.key_counts(policy, &scope, &key.name);
+            let whose = Whose { dimension: Some(key.name.clone()), ..whose.clone() };
+            refusals(&whose, &key.limits, key.mode, counts);
+        }
+    }
+}
+
+/// Enforced and detected told apart. Which of the detected are a candidate's the rule says; the rest are those of shadow mode.
+fn refusals(whose: &Whose, limits: &[LimitSpec], mode: Mode, counts: Option<ScopeCounts>) {
+    let Some(counts) = counts else { return };
+    for (index, limit) in (0u8..).zip(limits) {
+        let at = usize::from(index);
+        let count = |counts: &[u64]| counts.get(at).copied().unwrap_or_default();
+        let name = limit_name(limit, index);
+        let detected = if limit.candidate { "candidate" } else { "shadow" };
+        let results = [("enforced", count(&counts.enforced)), (detected, count(&counts.detected))];
+        for (result, times) in results {
+            // What cannot happen by the rules and never did is no line.
+            let possible = match result {
+                "enforced" => !limit.candidate,
+                "shadow" => mode == Mode::Shadow,
+                _ => true,
+            };
+            if possible || times > 0 {
+                let labels = labels(whose, &[("limit", &name), ("result", result)]);
+                counter!("breaker_limit_refusals_total", labels).absolute(times);
+            }
+        }
+    }
+}
+
+/// How full the table of each dimension was at the look that the page before this one asked for.
+fn keys(control: &Control) {
+    for (whose, usage) in control.tables() {
+        for (kind, cells) in [("busy", usage.busy), ("held", usage.held), ("total", usage.cells)] {
+            gauge!("breaker_key_cells", labels(&whose, &[("kind", kind)])).set(as_gauge(cells));
+        }
+        let counter = |name: &'static str, times| {
+            counter!(name, labels(&whose, &[])).absolute(times);
+        };
+        counter("breaker_key_overflow_total", usage.overflowed);
+        counter("breaker_key_evictions_total", usage.evicted);
+        counter("breaker_key_turned_away_total", usage.turned_away);
+    }
+}
+
+/// What detectors found, enforced and only told apart. Every detector has its lines from the start.
+fn detectors(control: &Control, snapshot: &Snapshot) {
+    let tallies = control.tallies();
+    let tell = |whose: &Whose, rules: &[DetectorSpec]| {
+        for (index, rule) in (0u8..).zip(rules) {
+            let counts = tallies.findings.get(&(whose.clone(), index)).copied().unwrap_or_default();
+            let name = sweep::named(rule, index);
+            for (result, times) in [
+                ("enforced", counts.enforced),
+                ("shadow", counts.shadowed),
+                ("warned", counts.warned),
+                ("capped", counts.capped),
+            ] {
+                let labels = labels(whose, &[("detector", &name), ("result", result)]);
+                counter!("breaker_findings_total", labels).absolute(times);
+            }
+        }
+    };
+    for (scope, rules) in snapshot.scopes() {
+        let whose = Whose { scope, dimension: None };
+        tell(&whose, &rules.detectors);
+        for key in &rules.keys {
+            let whose = Whose { dimension: Some(key.name.clone()), ..whose.clone() };
+            tell(&whose, &key.detectors);
+        }
+    }
+    counter!("breaker_findings_unwritten_total").absolute(tallies.unwritten);
+    counter!("breaker_sweeps_total").absolute(tallies.sweeps);
+    counter!("breaker_findings_missed_total").absolute(tallies.missed);
+}
+
+fn saves(control: &Control) {
+    let saves = control.saves();
+    counter!("breaker_saves_total", "result" => "ok").absolute(saves.good());
+    counter!("breaker_saves_total", "result" => "failed").absolute(saves.failed());
+    gauge!("breaker_save_bytes").set(as_gauge(saves.bytes()));
+    let now = control.plane().clock.mono();
+    // Since the start, where there was none: an age that grows is what an alarm looks at.
+    let age = saves.age(now).unwrap_or_else(|| now.since(control.started()));
+    gauge!("breaker_save_age_seconds").set(as_gauge(age.as_nanos()) / 1.0e9);
+}
+
+fn labels(whose: &Whose, more: &[(&'static str, &str)]) -> Vec<Label> {
+    let mut labels = vec![Label::new("scope", whose.scope.clone())];
+    labels.extend(whose.dimension.clone().map(|dimension| Label::new("dimension", dimension)));
+    labels.extend(more.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())));
+    labels
+}
+
+/// What people call a limit: its name, or its kind and index.
+#[must_use]
+pub fn limit_name(limit: &LimitSpec, index: u8) -> String {
+    if !limit.name.is_empty() {
+        return limit.name.clone();
+    }
+    let kind = match limit.kind {
+        LimitKind::Rate { .. } => "rate",
+        LimitKind::Window { .. } => "window",
+        LimitKind::Budget { .. } => "budget",
+        LimitKind::InFlight { .. } => "in_flight",
+    };
+    format!("{kind}[{index}]")
 }
 
 #[expect(
@@ -238,10 +374,45 @@ fn describe() {
     );
     describe_gauge!("breaker_kills_live", "kills that are not lifted");
     describe_gauge!("breaker_journal_up", "0: the journal failed, nothing is durable");
-    describe_gauge!("breaker_key_cells", "key cells held and in all");
+    describe_counter!("breaker_moves_total", "moves of gates, by the state they came to");
+    describe_gauge!("breaker_limit_bound", "the most that can be used of a limit, in its own unit");
+    describe_gauge!("breaker_limit_used", "how much of a limit is used now");
+    describe_gauge!("breaker_limit_headroom", "what is left of a limit now");
+    describe_counter!(
+        "breaker_limit_refusals_total",
+        "how often a limit said no: enforced, or not obeyed because of shadow mode or because it is a candidate"
+    );
+    describe_counter!(
+        "breaker_findings_total",
+        "what detectors found: tripped and enforced, tripped in shadow mode, warned, or capped to a warning"
+    );
+    describe_counter!(
+        "breaker_findings_unwritten_total",
+        "findings that came too fast to be written to the journal"
+    );
+    describe_counter!(
+        "breaker_findings_missed_total",
+        "findings that were only counted, for there were too many at once"
+    );
+    describe_counter!("breaker_sweeps_total", "sweeps: some fifty a second while all is well");
+    describe_counter!("breaker_saves_total", "saves of the standings, by how they went");
+    describe_gauge!("breaker_save_bytes", "size of the last save of the standings");
+    describe_gauge!("breaker_save_age_seconds", "since the last good save of the standings");
+    describe_gauge!(
+        "breaker_key_cells",
+        "key cells of a dimension: busy with something to lose, held by a key, and in all"
+    );
     describe_counter!(
         "breaker_key_overflow_total",
-        "calls of new keys that shared an overflow cell because the table was full"
+        "calls of keys that shared the overflow cell because the table was full"
+    );
+    describe_counter!(
+        "breaker_key_evictions_total",
+        "busy keys that lost their cell to the kill or trip of another"
+    );
+    describe_counter!(
+        "breaker_key_turned_away_total",
+        "first sights of keys beyond what newcomers allow"
     );
     describe_gauge!("breaker_build_info", "1, labelled with the version");
 }

@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub router: Router,
     /// The compiled rules.
     pub policy: Policy,
+    /// The same as written: for the names and kinds that status and metrics tell.
+    pub spec: PolicySpec,
     /// What the data plane does for each route, in the order of the policy's routes.
     pub plans: Vec<Plan>,
     /// Distinct upstreams; plans point into it.
@@ -38,6 +40,8 @@ pub struct Plan {
     pub keys: Vec<KeyPlan>,
     /// An answer whose head takes longer is slow.
     pub slow: Option<Span>,
+    /// A request that asks for it may go on as a WebSocket.
+    pub websocket: bool,
     /// A detector of its lineage looks for repetition.
     pub prints: bool,
     /// A detector may trip one of its keys at any time, not only at a call: their labels must be known by then.
@@ -122,6 +126,31 @@ impl Snapshot {
         parent.key(dimension, &label).ok()
     }
 
+    /// Every named scope with its rules as written: `/`, the groups, the routes.
+    pub fn scopes(&self) -> impl Iterator<Item = (String, &ScopeSpec)> {
+        let groups = self.spec.groups.iter();
+        let routes = self.spec.routes.iter();
+        std::iter::once(("/".to_owned(), &self.spec.global))
+            .chain(groups.map(|group| (format!("/{}", group.name), &group.scope)))
+            .chain(routes.map(|route| (format!("/{}/{}", route.group, route.name), &route.scope)))
+    }
+
+    /// The detector with this index of a scope, or of the keys of its dimension.
+    #[must_use]
+    pub fn detector(
+        &self,
+        scope: &str,
+        dimension: Option<&str>,
+        index: u8,
+    ) -> Option<&DetectorSpec> {
+        let (_, rules) = self.scopes().find(|(path, _)| path == scope)?;
+        let detectors = match dimension {
+            None => &rules.detectors,
+            Some(name) => &rules.keys.iter().find(|key| key.name == name)?.detectors,
+        };
+        detectors.get(usize::from(index))
+    }
+
     /// Compiles a configuration into rules and routes, for so many workers. Of the upstreams that are `known`, those that are configured
     /// alike go on as they are, with their connections and marks.
     ///
@@ -182,6 +211,7 @@ impl Snapshot {
                 upstream,
                 keys,
                 slow: configured.slow,
+                websocket: configured.websocket,
                 prints: judged
                     .all()
                     .any(|detector| matches!(detector.kind, DetectorKind::Repeat(_))),
@@ -204,7 +234,8 @@ impl Snapshot {
                 hint: "give each route a match of its own".to_owned(),
             }]
         })?;
-        Ok(Snapshot { serial, router, policy, plans, upstreams })
+        let spec = config.policy.clone();
+        Ok(Snapshot { serial, router, policy, spec, plans, upstreams })
     }
 }
 

@@ -96,8 +96,13 @@ impl Silence {
         if f64::from(active) < self.active * MINUTES || idle <= seconds(self.least) {
             return None;
         }
-        let (bound, learned) = self.bound(hour, memory);
+        let (mut bound, mut learned) = self.bound(hour, memory);
         let missed = f64::from(memory.rate) * idle;
+        // Beyond the ceiling it is found however few calls were to be expected.
+        let ceiling = seconds(self.ceiling);
+        if idle > ceiling && missed <= self.missed {
+            (bound, learned) = (ceiling, false);
+        }
         (idle > bound && (missed > self.missed || !learned)).then(|| {
             memory.lasting = true;
             Sighting {
@@ -197,7 +202,7 @@ const DAY: f64 = 86_400.0;
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::{Pulse, Silence, SilenceMemory};
-    use crate::time::Mono;
+    use crate::time::{Mono, Span};
     use proptest::prelude::*;
 
     fn at(second: u64) -> Mono {
@@ -267,6 +272,27 @@ mod tests {
         let rule = Silence::default();
         let mut memory = SilenceMemory::default();
         assert!(life(&rule, 1, 60_000, &mut memory, |second| second % 600 == 0).is_empty());
+    }
+
+    /// Goal: the ceiling needs no learning, nor many calls that should have come: a route with a call a minute that died was told only by its
+    /// believed gaps, and then never.
+    #[test]
+    fn a_silence_beyond_the_ceiling_was_not_found_where_few_calls_were_missed() {
+        let rule = Silence { ceiling: Span::from_secs(300), ..Silence::default() };
+        let mut memory = SilenceMemory::default();
+        let judge = |second: u64, last: u64, memory: &mut SilenceMemory| {
+            let pulse = Pulse { last: Some(at(last)), rate: 1.0 / 60.0, elapsed: 1.0 };
+            rule.judge(&pulse, hour(second), at(second), memory)
+        };
+        for second in 1..25_000 {
+            if second % 900 == 0 {
+                memory.turn(900.0, hour(second));
+            }
+            assert_eq!(judge(second, second / 60 * 60, &mut memory), None, "{second}");
+        }
+        let last = 24_960;
+        let found = (25_000..26_000).find_map(|second| judge(second, last, &mut memory)).unwrap();
+        assert_eq!((found.value, found.bound, found.learned), (301.0, 300.0, false));
     }
 
     proptest! {

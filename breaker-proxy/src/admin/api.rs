@@ -3,10 +3,11 @@
 use crate::control::ledger::Kill;
 use crate::control::orders::{OrderBody, Person, REASON_MAX, Refusal};
 use crate::control::record::{Level, LiftTo};
+use crate::control::sweep::{self, Whose};
 use crate::control::task::{Control, shown};
 use crate::data::counts::Totals;
 use crate::metrics;
-use breaker_core::{By, Cause, KillLevel, Mode, Scope, State};
+use breaker_core::{By, Cause, DetectorSpec, KillLevel, Mode, Mono, Scope, Span, State};
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
@@ -207,8 +208,56 @@ struct StatusView {
     balanced: bool,
     calls_open: u64,
     keys: KeysView,
+    saves: SavesView,
     kills: Vec<Kill>,
     scopes: Vec<ScopeView>,
+    limits: Vec<LimitView>,
+    detectors: Vec<DetectorView>,
+}
+
+#[derive(Serialize)]
+struct SavesView {
+    good: u64,
+    failed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ms: Option<u64>,
+}
+
+/// How far one limit of a named scope is used.
+#[derive(Serialize)]
+struct LimitView {
+    scope: String,
+    limit: String,
+    bound: u64,
+    used: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    candidate: bool,
+}
+
+/// What one detector has found since the start.
+#[derive(Serialize)]
+struct DetectorView {
+    scope: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dimension: Option<String>,
+    detector: String,
+    enforced: u64,
+    shadow: u64,
+    warned: u64,
+    capped: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<FoundView>,
+}
+
+/// The newest finding of a detector.
+#[derive(Serialize)]
+struct FoundView {
+    ago_ms: u64,
+    value: f64,
+    bound: f64,
+    learned: bool,
+    count: u64,
+    of: u64,
 }
 
 #[derive(Serialize)]
@@ -229,6 +278,8 @@ struct ScopeView {
     id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detector: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     back_in_ms: Option<u64>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -275,9 +326,11 @@ pub fn status(control: &Control) -> Reply {
                     Some(Cause::Tripped(By::Limit(limit))) => Some(limit),
                     _ => None,
                 },
-                back_in_ms: standing
-                    .until
-                    .map(|until| until.since(now).as_nanos().div_ceil(1_000_000)),
+                detector: match standing.cause {
+                    Some(Cause::Tripped(By::Detector(detector))) => Some(detector),
+                    _ => None,
+                },
+                back_in_ms: standing.until.map(|until| millis(until.since(now))),
                 strikes: standing.strikes,
                 mode: match standing.mode {
                     Mode::Enforce => "enforce",
@@ -295,10 +348,78 @@ pub fn status(control: &Control) -> Reply {
         accounts,
         calls_open: plane.shards.iter().map(|shard| shard.calls.get()).sum(),
         keys: KeysView { held: usage.held, cells: usage.cells, overflowed: usage.overflowed },
+        saves: SavesView {
+            good: control.saves().good(),
+            failed: control.saves().failed(),
+            age_ms: control.saves().age(now).map(millis),
+        },
         kills,
         scopes,
+        limits: limits(control, now),
+        detectors: detectors(control, now),
     };
     Reply::json(StatusCode::OK, &view)
+}
+
+fn millis(span: Span) -> u64 {
+    span.as_nanos().div_ceil(1_000_000)
+}
+
+fn limits(control: &Control, now: Mono) -> Vec<LimitView> {
+    let plane = control.plane();
+    let snapshot = plane.current.load();
+    let mut all = Vec::new();
+    for (path, rules) in snapshot.scopes() {
+        let Ok(scope) = Scope::parse(&path) else { continue };
+        let usage = plane.breaker.usage(&snapshot.policy, &scope, now).unwrap_or_default();
+        for ((index, limit), usage) in (0u8..).zip(&rules.limits).zip(usage) {
+            all.push(LimitView {
+                scope: path.clone(),
+                limit: metrics::limit_name(limit, index),
+                bound: usage.bound,
+                used: usage.used,
+                candidate: limit.candidate,
+            });
+        }
+    }
+    all
+}
+
+fn detectors(control: &Control, now: Mono) -> Vec<DetectorView> {
+    let snapshot = control.plane().current.load();
+    let tallies = control.tallies();
+    let mut all = Vec::new();
+    let mut tell = |scope: &str, dimension: Option<&str>, rules: &[DetectorSpec]| {
+        for (index, rule) in (0u8..).zip(rules) {
+            let dimension = dimension.map(ToOwned::to_owned);
+            let whose = Whose { scope: scope.to_owned(), dimension: dimension.clone() };
+            let counts = tallies.findings.get(&(whose, index)).copied().unwrap_or_default();
+            all.push(DetectorView {
+                scope: scope.to_owned(),
+                dimension,
+                detector: sweep::named(rule, index),
+                enforced: counts.enforced,
+                shadow: counts.shadowed,
+                warned: counts.warned,
+                capped: counts.capped,
+                last: counts.last.map(|(at, found)| FoundView {
+                    ago_ms: millis(now.since(at)),
+                    value: found.value,
+                    bound: found.bound,
+                    learned: found.learned,
+                    count: found.count,
+                    of: found.of,
+                }),
+            });
+        }
+    };
+    for (scope, rules) in snapshot.scopes() {
+        tell(&scope, None, &rules.detectors);
+        for key in &rules.keys {
+            tell(&scope, Some(&key.name), &key.detectors);
+        }
+    }
+    all
 }
 
 /// `GET /metrics`.

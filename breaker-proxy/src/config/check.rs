@@ -135,6 +135,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
             matches: route.matches,
             upstream: route.upstream,
             slow: route.slow,
+            websocket: route.websocket,
             keys: route.rules.sources,
         });
     }
@@ -306,6 +307,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
         body_idle: Span::from_secs(30),
         connect: Span::from_secs(2),
         answer: Span::from_secs(30),
+        tunnel: Span::from_secs(3600),
         drain: Span::from_secs(10),
     };
     let Some(mut section) = section else {
@@ -317,6 +319,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
         ("body_idle", &mut deadlines.body_idle),
         ("connect", &mut deadlines.connect),
         ("answer", &mut deadlines.answer),
+        ("tunnel", &mut deadlines.tunnel),
         ("drain", &mut deadlines.drain),
     ] {
         let found = section
@@ -439,6 +442,7 @@ struct RouteAt {
     match_is_valid: bool,
     upstream: Upstream,
     slow: Option<Span>,
+    websocket: bool,
     rules: Rules,
 }
 
@@ -519,6 +523,7 @@ fn route(
             .text("class", report)
             .and_then(|text| word(&text, &classes, report))
             .unwrap_or(Class::Normal),
+        websocket: section.flag("websocket", report).unwrap_or(false),
         slow: section
             .quantity("slow", "2s", report)
             .and_then(|text| judged(&text, parse_deadline, report)),

@@ -50,8 +50,10 @@ pub(super) const BOUNDS: Shape = Shape {
     name: "bounds",
     keys: &["connections", "head_bytes", "fields", "body_bytes", "streams", "keys"],
 };
-pub(super) const DEADLINES: Shape =
-    Shape { name: "deadlines", keys: &["head", "idle", "body_idle", "connect", "answer", "drain"] };
+pub(super) const DEADLINES: Shape = Shape {
+    name: "deadlines",
+    keys: &["head", "idle", "body_idle", "connect", "answer", "tunnel", "drain"],
+};
 pub(super) const WIRE: Shape = Shape { name: "wire", keys: &["rate_limit_fields", "forwarded"] };
 pub(super) const GLOBAL: Shape =
     Shape { name: "global", keys: &["limit", "detect", "recover", "mode", "after_crash", "keys"] };
@@ -86,6 +88,7 @@ pub(super) const ROUTE: Shape = Shape {
         "upstream",
         "class",
         "slow",
+        "websocket",
         "limit",
         "detect",
         "recover",

@@ -43,6 +43,8 @@ pub struct Replay {
     blocked: BTreeSet<String>,
     /// Lifts and resets of the start being read that are not known to be carried out.
     pending: BTreeMap<u64, Record>,
+    /// The last record says that the process stopped in an orderly way.
+    orderly: bool,
 }
 
 /// What a lift takes away and what it leaves.
@@ -73,12 +75,15 @@ pub struct Restored {
     pub tripped: Vec<String>,
     /// The number of this start.
     pub boot: u64,
+    /// The start before it ended in an orderly way.
+    pub orderly: bool,
 }
 
 impl Replay {
     /// Takes the next record.
     pub fn take(&mut self, entry: &Entry) {
         let kills = &mut self.ledger.kills;
+        self.orderly = matches!(entry.record, Record::Stopped {});
         match &entry.record {
             Record::Started { boot, .. } => {
                 self.ledger.boot = *boot;
@@ -114,7 +119,7 @@ impl Replay {
             Record::Moved { scope, to, .. } => {
                 self.set_blocked(scope, to == "tripped" || to == "half-open");
             }
-            Record::MovedMany { .. } | Record::Stopped {} => {}
+            Record::Found { .. } | Record::MovedMany { .. } | Record::Stopped {} => {}
         }
     }
 
@@ -134,6 +139,7 @@ impl Replay {
             kills: self.ledger.kills.values().cloned().collect(),
             tripped: self.blocked.into_iter().collect(),
             boot: self.ledger.boot,
+            orderly: self.orderly,
         };
         (self.ledger, restored)
     }
@@ -266,6 +272,7 @@ mod tests {
             to: to.into(),
             id: None,
             limit: None,
+            detector: None,
             skipped: 0,
         }
     }

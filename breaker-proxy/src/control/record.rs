@@ -4,10 +4,13 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The version of the format. A reader refuses a version it does not know.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+
+/// The oldest version that is still read. The first had no detectors: no `found`, and moves without `detector`.
+const OLDEST: u16 = 1;
 
 /// One line of the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// The version of the format.
@@ -21,7 +24,7 @@ pub struct Entry {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub enum Record {
     /// A process started on this state; the number makes ids unique.
@@ -99,8 +102,32 @@ pub enum Record {
         id: Option<String>,
         /// The limit that was exceeded, by its index in the scope.
         limit: Option<u8>,
+        /// The detector that tripped it, by its index in the scope.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detector: Option<u8>,
         /// Moves between the two that nobody saw.
         skipped: u16,
+    },
+    /// A detector found something. If it tripped, the move stands beside it.
+    Found {
+        /// The scope; of a key whose label is not known that of its dimension.
+        scope: String,
+        /// The detector, by its index in the scope.
+        detector: u8,
+        /// Its kind.
+        kind: String,
+        /// Whether it was to trip, and not only to warn.
+        trips: bool,
+        /// What was seen, in the unit of the bound.
+        value: f64,
+        /// What it was held against.
+        bound: f64,
+        /// Calls, faults or children counted …
+        count: u64,
+        /// … of so many.
+        of: u64,
+        /// Whether the bound was learned.
+        learned: bool,
     },
     /// More gates moved within a second than are written one by one.
     MovedMany {
@@ -196,9 +223,9 @@ impl Entry {
         }
         let entry: Entry =
             serde_json::from_str(json).map_err(|error| BadLine::Format(error.to_string()))?;
-        if entry.v != VERSION {
+        if !(OLDEST..=VERSION).contains(&entry.v) {
             return Err(BadLine::Format(format!(
-                "format version {} is not the one this program knows ({VERSION})",
+                "format version {} is none that this program knows ({OLDEST} to {VERSION})",
                 entry.v
             )));
         }

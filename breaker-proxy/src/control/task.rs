@@ -3,56 +3,40 @@
 use super::ledger::{Kill, Ledger, LiftError};
 use super::orders::{KillAnswer, LiftAnswer, MoveAnswer, Person, Refusal};
 use super::record::{Level, LiftTo, Record};
+use super::save::{Saver, Saves};
+use super::sweep::{SharedSweeper, Sweep, Tallies, Whose};
 use crate::data::Plane;
 use crate::data::flight::Census;
 use crate::journal::Pen;
 use crate::voice::say;
-use breaker_core::{
-    By, Cause, KillLevel, Mode, Mono, OrderError, Scope, ScopeOrKey, Span, Standing, State,
-    Sweeper, Transition,
-};
+use breaker_core::{DimensionUsage, KillLevel, Mode, Mono, OrderError, Scope, Standing, State};
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::time::Duration;
-use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a kill's answer waits for the workers and for the disk.
-const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long a lift or a reset waits for the disk: nobody is in danger while it does.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
-
-/// Between two sweeps without a nudge.
-const SWEEP_EVERY: Duration = Duration::from_millis(20);
-
-/// Moves of keys written down one by one in a second; the rest is one count.
-const MOVES_PER_SECOND: u32 = 1_000;
 
 /// Asks a worker what it has in flight and to wake what must end.
 pub type CensusRequest = oneshot::Sender<Census>;
 
 /// Everything the control thread knows.
 pub struct Control {
-    plane: &'static Plane,
-    ledger: RefCell<Ledger>,
-    pen: Pen,
+    pub(super) plane: &'static Plane,
+    pub(super) ledger: RefCell<Ledger>,
+    pub(super) pen: Pen,
     workers: Vec<mpsc::Sender<CensusRequest>>,
     /// Kills that were answered before the disk was done with them.
-    late: RefCell<Vec<(String, oneshot::Receiver<bool>)>>,
-    acts: Acts,
-    sweep: RefCell<Sweep>,
-}
-
-/// The sweeper, and how much of what it found was written down.
-struct Sweep {
-    sweeper: Sweeper,
-    moved: Vec<Transition>,
-    /// The second that `written` counts in.
-    second: Mono,
-    written: u32,
-    unwritten: u64,
+    pub(super) late: RefCell<Vec<(String, oneshot::Receiver<bool>)>>,
+    pub(super) acts: Acts,
+    pub(super) sweep: RefCell<Sweep>,
+    pub(super) tallies: RefCell<Tallies>,
+    pub(super) saver: Saver,
+    started: Mono,
 }
 
 /// How often each act was carried out.
@@ -70,7 +54,7 @@ pub struct Acts {
     pub unwritten: Cell<u64>,
 }
 
-fn up(cell: &Cell<u64>) {
+pub(super) fn up(cell: &Cell<u64>) {
     cell.set(cell.get().wrapping_add(1));
 }
 
@@ -107,6 +91,7 @@ impl Control {
         ledger: Ledger,
         pen: Pen,
         workers: Vec<mpsc::Sender<CensusRequest>>,
+        (sweeper, saver): (SharedSweeper, Saver),
     ) -> Control {
         Control {
             plane,
@@ -115,13 +100,10 @@ impl Control {
             workers,
             late: RefCell::default(),
             acts: Acts::default(),
-            sweep: RefCell::new(Sweep {
-                sweeper: Sweeper::new(),
-                moved: Vec::new(),
-                second: plane.clock.mono(),
-                written: 0,
-                unwritten: 0,
-            }),
+            sweep: RefCell::new(Sweep::new(sweeper, plane.clock.mono())),
+            tallies: RefCell::default(),
+            saver,
+            started: plane.clock.mono(),
         }
     }
 
@@ -137,6 +119,30 @@ impl Control {
         &self.acts
     }
 
+    /// What detectors found and how gates moved.
+    pub fn tallies(&self) -> std::cell::Ref<'_, Tallies> {
+        self.tallies.borrow()
+    }
+
+    /// When it began, by the decisions' clock.
+    #[must_use]
+    pub fn started(&self) -> Mono {
+        self.started
+    }
+
+    /// How the saves of the standings go.
+    #[must_use]
+    pub fn saves(&self) -> &Saves {
+        self.saver.saves()
+    }
+
+    /// How full the tables of keys were at the last look; asks for another.
+    #[must_use]
+    pub fn tables(&self) -> Vec<(Whose, DimensionUsage)> {
+        self.saver.look();
+        self.saver.saves().tables()
+    }
+
     /// Did the journal fail? Then nothing that was answered since is durable, and nothing is lifted.
     #[must_use]
     pub fn journal_lost(&self) -> bool {
@@ -150,7 +156,7 @@ impl Control {
     }
 
     /// Writes a record and waits for the disk; true: durable.
-    async fn write(&self, record: Record, until: Instant) -> bool {
+    pub(super) async fn write(&self, record: Record, until: Instant) -> bool {
         let durable = self.pen.write(self.plane.clock.wall(), record);
         self.wait_durable(durable, until).await
     }
@@ -482,125 +488,6 @@ impl Control {
             .into_iter()
             .map(|standing| (plane.names.scope(&snapshot.policy, standing.place), standing))
             .collect()
-    }
-
-    /// Sweeps for ever: timers run out, and what moved is written down.
-    pub async fn sweep(&self) {
-        let mut tick = interval(SWEEP_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = self.plane.nudge.notified() => {}
-            }
-            self.sweep_once();
-        }
-    }
-
-    fn sweep_once(&self) {
-        let plane = self.plane;
-        let sweep = &mut *self.sweep.borrow_mut();
-        let now = plane.clock.mono();
-        {
-            let snapshot = plane.current.load();
-            sweep.sweeper.sweep(plane.breaker, &snapshot.policy, now, &mut sweep.moved);
-        }
-        if now.since(sweep.second) >= Span::from_secs(1) {
-            sweep.second = now;
-            sweep.written = 0;
-            if sweep.unwritten > 0 {
-                let record = Record::MovedMany { count: std::mem::take(&mut sweep.unwritten) };
-                drop(self.pen.write(plane.clock.wall(), record));
-            }
-        }
-        self.late.borrow_mut().retain_mut(|(id, durable)| match durable.try_recv() {
-            Ok(true) => {
-                self.ledger.borrow_mut().durable(id);
-                false
-            }
-            Ok(false) | Err(TryRecvError::Closed) => false,
-            Err(TryRecvError::Empty) => true,
-        });
-        for transition in sweep.moved.drain(..) {
-            self.count(&transition);
-            // Strangers can make keys move as often as they like, and must not crowd out a route's trip.
-            let key = transition.place.key.is_some();
-            if !key || (sweep.written < MOVES_PER_SECOND && self.pen.has_room()) {
-                if self.note(&transition) {
-                    sweep.written += 1;
-                }
-            } else {
-                sweep.unwritten += 1;
-                up(&self.acts.unwritten);
-            }
-        }
-        if plane.names.crowded() {
-            let keep: HashSet<_> = self
-                .standings()
-                .into_iter()
-                .filter_map(|(_, standing)| match standing.scope {
-                    ScopeOrKey::Key { hash, .. } => Some(hash),
-                    ScopeOrKey::Named(_) => None,
-                })
-                .collect();
-            plane.names.prune(|key| keep.contains(&key));
-        }
-    }
-
-    fn count(&self, transition: &Transition) {
-        match transition.to {
-            State::Tripped => up(&self.acts.trips),
-            State::Armed if transition.from != State::Armed => up(&self.acts.recoveries),
-            _ => {}
-        }
-    }
-
-    /// Writes down a move that no person ordered; true: it was written. Kills and lifts have records of their own; but where
-    /// more than the lift happened since the last sweep, such as a whole probation, the rest stands nowhere else.
-    fn note(&self, transition: &Transition) -> bool {
-        let killed = |state| matches!(state, State::Killed(_));
-        if killed(transition.to) || killed(transition.from) && transition.skipped == 0 {
-            return false;
-        }
-        let plane = self.plane;
-        if !plane.names.knows(transition.place) {
-            // There was no room for its label. Under another name a restart would trip somebody else.
-            up(&self.acts.unwritten);
-            return false;
-        }
-        let scope = {
-            let snapshot = plane.current.load();
-            plane.names.scope(&snapshot.policy, transition.place)
-        };
-        let id = (transition.to == State::Tripped)
-            .then(|| plane.names.trip_id(transition.place, transition.epoch));
-        let limit = match transition.cause {
-            Some(Cause::Tripped(By::Limit(limit)) | Cause::Limit(limit)) => Some(limit),
-            _ => None,
-        };
-        say(&format!(
-            "{} {scope} (was {}){}{}",
-            state_name(transition.to).to_uppercase(),
-            state_name(transition.from),
-            limit.map(|limit| format!(" by limit[{limit}]")).unwrap_or_default(),
-            id.as_ref().map(|id| format!(" id={id}")).unwrap_or_default(),
-        ));
-        let record = Record::Moved {
-            scope: scope.as_str().to_owned(),
-            from: state_name(transition.from).to_owned(),
-            to: state_name(transition.to).to_owned(),
-            id,
-            limit,
-            skipped: transition.skipped,
-        };
-        drop(self.pen.write(plane.clock.wall(), record));
-        true
-    }
-
-    /// The last records of an orderly stop: what moved since the last sweep, and the stop; true: durable.
-    pub async fn stopped(&self) -> bool {
-        self.sweep_once();
-        self.write(Record::Stopped {}, Instant::now() + ANSWER_WITHIN).await
     }
 }
 

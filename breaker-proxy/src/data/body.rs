@@ -17,6 +17,8 @@ pub enum Reply {
     Flow(Box<Exchange>),
     /// The same, while the request is still being sent by a task of its own.
     Both(Rc<RefCell<Exchange>>),
+    /// None: what comes is a WebSocket.
+    Switched(Box<Exchange>),
 }
 
 impl Reply {
@@ -25,7 +27,7 @@ impl Reply {
     pub fn is_severed(&self) -> bool {
         match self {
             Reply::Whole(_) => false,
-            Reply::Flow(exchange) => exchange.is_severed(),
+            Reply::Flow(exchange) | Reply::Switched(exchange) => exchange.is_severed(),
             Reply::Both(exchange) => exchange.borrow().is_severed(),
         }
     }
@@ -53,6 +55,7 @@ impl Body for Reply {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
             Reply::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Reply::Switched(_) => Poll::Ready(None),
             Reply::Flow(exchange) => {
                 exchange.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(Broken)))
             }
@@ -66,6 +69,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Reply::Whole(bytes) => bytes.is_none(),
+            Reply::Switched(_) => true,
             Reply::Flow(exchange) => exchange.is_at_end(),
             Reply::Both(exchange) => exchange.borrow().is_at_end(),
         }
@@ -77,6 +81,7 @@ impl Body for Reply {
                 let length = bytes.as_ref().map_or(0, Bytes::len);
                 SizeHint::with_exact(u64::try_from(length).unwrap_or(u64::MAX))
             }
+            Reply::Switched(_) => SizeHint::with_exact(0),
             Reply::Flow(exchange) => exchange.size_hint(),
             Reply::Both(exchange) => exchange.borrow().size_hint(),
         }

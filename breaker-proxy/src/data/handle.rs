@@ -23,9 +23,19 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// What the steps before sending came to. `Ok` sends: the call, the index of its upstream, and the request's head. `Err` answers; the
-/// upstream never hears of the request.
-pub type Decision = Result<(Call, usize, Vec<u8>), Response<Reply>>;
+/// What the steps before sending came to. `Ok` sends. `Err` answers; the upstream never hears of the request.
+pub type Decision = Result<Admitted, Response<Reply>>;
+
+/// A call that may be sent.
+pub struct Admitted {
+    call: Call,
+    /// The index of its upstream.
+    upstream: usize,
+    /// The request's head.
+    head: Vec<u8>,
+    /// It asks to go on as a WebSocket, and may.
+    switches: bool,
+}
 
 /// Takes one HTTP/2 request to its answer. Every request ends in exactly one place of its route's account.
 pub async fn handle(
@@ -49,16 +59,17 @@ pub async fn handle(
 /// Sends an admitted call and waits for the head of its answer.
 pub async fn send(
     worker: &Rc<Worker>,
-    (call, upstream, head): (Call, usize, Vec<u8>),
+    admitted: Admitted,
     method: &Method,
     body: Upload,
 ) -> Response<Reply> {
+    let Admitted { call, upstream, head, switches } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
-    let request = Outgoing { head, body, framing, to_head, again };
+    let request = Outgoing { head, body, framing, to_head, again, switches };
     match forward(worker, call, upstream, request).await {
-        Ok((head, exchange)) => answered(head, exchange),
+        Ok((head, exchange)) => answered(head, exchange, switches),
         Err(failure) => {
             let snapshot = worker.plane.current.load();
             reply::failed(worker.plane, &snapshot.policy, &failure)
@@ -151,18 +162,20 @@ pub fn decide(
             let (pass, ticket) = (permit.pass(), permit.detach());
             let kept = Arc::clone(&current);
             let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client);
+            let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
             let mut out = worker.take_spare();
             let ours = Ours {
                 host: host.as_str(),
                 path: &canonical,
                 framing,
+                switches,
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
                 peer: peer.ip,
                 peer_text: &peer.text,
             };
             request::write(&mut out, head, &ours);
-            Ok((call, plan.upstream, out))
+            Ok(Admitted { call, upstream: plan.upstream, head: out, switches })
         }
     }
 }
@@ -215,13 +228,16 @@ fn has_good_port(host: &Authority) -> bool {
 }
 
 /// The upstream's answer as ours.
-fn answered(head: Head, mut exchange: Box<Exchange>) -> Response<Reply> {
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody asked for another protocol: the field that asks is never forwarded.
+fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool) -> Response<Reply> {
+    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if switched && !(switches && head.is_websocket) {
+        // Nobody asked for that protocol.
         exchange.unusable();
         return reply::unasked_switch();
     }
-    let body = if exchange.is_at_end() {
+    let body = if switched {
+        Reply::Switched(exchange)
+    } else if exchange.is_at_end() {
         // Nobody polls a body that is at its end.
         exchange.finish();
         Reply::Whole(None)

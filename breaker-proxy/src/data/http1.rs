@@ -13,6 +13,7 @@ use super::front::Seat;
 use super::handle::{self, Decision};
 use super::peer::Peer;
 use super::reply::{self, Invalid};
+use super::tunnel;
 use super::upload::Upload;
 use super::upstream::duration;
 use crate::wire::head::{BadHead, Head, Room, Says};
@@ -177,7 +178,10 @@ impl Connection<'_> {
             Ok(Some(head)) => {
                 let asked = head.asked(text, &lines);
                 let decision = handle::decide(worker, &self.peer, &asked, head.says.framing);
-                let next = Next { method: asked.method, says: head.says, decision };
+                let mut says = head.says;
+                // What was sent on the strength of a switch that is refused is no request (RFC 9931).
+                says.closes |= asked.wants_websocket();
+                let next = Next { method: asked.method, says, decision };
                 (Some(next), blank.saturating_add(head.says.length))
             }
             Err(bad) => (Some(self.refuse(bad)), blank.saturating_add(text.len())),
@@ -230,7 +234,30 @@ impl Connection<'_> {
                 }
             }
         };
+        if matches!(response.body(), Reply::Switched(_)) {
+            self.tunnel(response).await;
+            return false;
+        }
         self.answer(response, &says, method == Method::HEAD).await
+    }
+
+    /// Lets the connection go on as a WebSocket, to its end.
+    async fn tunnel(&mut self, response: Response<Reply>) {
+        let (head, body) = response.into_parts();
+        let Reply::Switched(mut exchange) = body else { return };
+        let worker = Rc::clone(self.worker());
+        let mut out = worker.take_spare();
+        let given = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let (coding, after) = (Coding::None, After::WebSocket);
+        worker.dated(|date| {
+            let ours = response::Ours { coding, after, date };
+            response::write(&mut out, head.status, given, &ours);
+        });
+        let mut download = Download::new(out, None, coding, false);
+        if self.send(&mut download).await.is_ok() {
+            let idle = duration(worker.plane.deadlines.tunnel);
+            tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
+        }
     }
 
     /// What the future comes to, unless the client leaves before.

@@ -90,6 +90,8 @@ pub struct Outgoing {
     pub to_head: bool,
     /// May be sent again if nothing of it was.
     pub again: bool,
+    /// It asks to go on as a WebSocket.
+    pub switches: bool,
 }
 
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
@@ -264,6 +266,47 @@ impl Exchange {
             self.worker.pools.put(link, self.moved);
         }
         self.worker.give_spare(std::mem::take(&mut self.out).into_spare());
+    }
+
+    /// From now on both directions carry what is no HTTP. A halt severs it, as it severs an upload.
+    pub fn switch(&mut self) {
+        self.call.set_arriving(true);
+    }
+
+    /// Has a kill ended it, or must one end it now? The task is woken when one does.
+    pub fn poll_severed(&mut self, cx: &Context<'_>) -> bool {
+        self.call.wake_by(cx);
+        if let Some(denial) = self.call.severed().or_else(|| self.refused()) {
+            self.sever(denial);
+        }
+        self.link.as_ref().is_none_or(|link| link.lane.is_gone())
+    }
+
+    /// Sends bytes that are no HTTP, if the gates allow it: how many the system took.
+    ///
+    /// # Errors
+    /// The socket's own, or a refusal.
+    pub fn poll_pass_on(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &self.link {
+            Some(link) => link.lane.poll_write(cx, &[io::IoSlice::new(bytes)]),
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Reads bytes that are no HTTP; 0 at the end.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub fn poll_hear(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match &self.link {
+            Some(link) => link.lane.poll_read(cx, &mut self.input),
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// What has come from the upstream and was not taken yet.
+    pub fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
     }
 
     /// Must its call end now?
@@ -475,7 +518,7 @@ pub async fn forward(
     upstream: usize,
     request: Outgoing,
 ) -> Result<Answer, Failure> {
-    let Outgoing { head, body, framing, to_head, again } = request;
+    let Outgoing { head, body, framing, to_head, again, switches } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
     let mut fresh = false;
@@ -511,9 +554,9 @@ pub async fn forward(
             Ok(head) => {
                 exchange.framing = head.framing;
                 exchange.lasts = head.lasts;
-                // Nobody asked for another protocol.
-                let fault =
-                    head.status.is_server_error() || head.status == StatusCode::SWITCHING_PROTOCOLS;
+                let unasked = head.status == StatusCode::SWITCHING_PROTOCOLS
+                    && !(switches && head.is_websocket);
+                let fault = head.status.is_server_error() || unasked;
                 exchange.call.answered(head.status, fault);
                 exchange.answered();
                 exchange.moved = Instant::now();

@@ -33,6 +33,8 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the connection may carry another exchange after it.
     pub lasts: bool,
+    /// It switches to WebSocket, and to nothing else.
+    pub is_websocket: bool,
 }
 
 /// What came of an answer before its final head was whole.
@@ -110,7 +112,11 @@ fn parse(bytes: Bytes, to_head: bool) -> Result<Head, Breach> {
         status == StatusCode::NO_CONTENT && (said.chunked || said.length.is_some_and(|n| n > 0));
     let lasts = !said.closes && !twice && !impossible && framing != Framing::Close;
     let fields = fields(parsed.headers, &bytes, &said, status)?;
-    Ok(Head { status, fields, framing, lasts })
+    let mut upgrades = parsed.headers.iter().filter(|f| f.name.eq_ignore_ascii_case("upgrade"));
+    let is_websocket = status == StatusCode::SWITCHING_PROTOCOLS
+        && upgrades.next().is_some_and(|f| f.value.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+        && upgrades.next().is_none();
+    Ok(Head { status, fields, framing, lasts, is_websocket })
 }
 
 /// The fields that pass. Their values share the head's memory.

@@ -23,6 +23,19 @@ pub struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
+    /// Does it ask to go on as a WebSocket (RFC 6455, 4.1)?
+    #[must_use]
+    pub fn wants_websocket(&self) -> bool {
+        let has = |name: &HeaderName, token: &[u8]| {
+            let mut tokens = self.fields.all(name).flat_map(|value| value.split(|&b| b == b','));
+            tokens.any(|own| own.trim_ascii().eq_ignore_ascii_case(token))
+        };
+        !self.http2
+            && self.method == Method::GET
+            && has(&header::UPGRADE, b"websocket")
+            && has(&header::CONNECTION, b"upgrade")
+    }
+
     /// A head that was read into a map.
     #[must_use]
     pub fn of(head: &'a Parts) -> Asked<'a> {

@@ -27,6 +27,8 @@ pub struct Ours<'a> {
     pub path: &'a str,
     /// The body.
     pub framing: Framing,
+    /// It asks to go on as a WebSocket.
+    pub switches: bool,
     /// Which fields tell of the client.
     pub forwarded: Forwarded,
     /// The client came by TLS.
@@ -66,6 +68,9 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
         write_cookies(out, head.fields.all(&header::COOKIE));
     }
     write_forwarding(out, ours);
+    if ours.switches {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    }
     // Writing to a vector does not fail.
     let _ = match ours.framing {
         Framing::None if tells_length(&head.method) => out.write_all(b"content-length: 0\r\n\r\n"),
@@ -116,8 +121,8 @@ mod tests {
         let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 9));
         let mut out = Vec::new();
         let (host, path, peer_text) = ("good", head.uri.path(), "10.0.0.9");
-        let secure = false;
-        let ours = Ours { host, path, framing, forwarded, secure, peer, peer_text };
+        let (secure, switches) = (false, false);
+        let ours = Ours { host, path, framing, switches, forwarded, secure, peer, peer_text };
         write(&mut out, &Asked::of(&head), &ours);
         String::from_utf8(out).unwrap()
     }

@@ -25,6 +25,8 @@ pub enum After {
     Close,
     /// It stays, which HTTP/1.0 must be told.
     KeepAlive,
+    /// It goes on as a WebSocket.
+    WebSocket,
 }
 
 /// What the head says that is not the given fields.
@@ -64,6 +66,7 @@ pub fn write<'a>(
         After::AsUsual => {}
         After::Close => push(&[b"connection: close\r\n"]),
         After::KeepAlive => push(&[b"connection: keep-alive\r\n"]),
+        After::WebSocket => push(&[b"connection: upgrade\r\nupgrade: websocket\r\n"]),
     }
     // Writing to a vector does not fail.
     let _ = match ours.coding {

@@ -377,3 +377,47 @@ fn metrics_can_be_read_and_balance() {
     assert!(!answer.text().contains("client=a"), "keys are no labels: there may be very many");
     proxy.finish();
 }
+
+/// Goal: every metric that the documentation names is on the page, with the labels it names, a type and a help text; and the page has none that
+/// the documentation does not name.
+#[test]
+fn documentation_and_metrics_page_agree() {
+    let upstream = Serving::ok();
+    let rules = "limit = [{ window = \"1/1h\", of = \"offered\", on_breach = \"trip\" }]\ndetect = [{ errors = 0.5 }]\n\
+        [[routes.keys]]\nname = \"client\"\nfrom = { header = \"x-client\" }\nlimit = [{ window = \"9/1h\" }]\n\
+        detect = [{ streak = 5 }]";
+    let proxy = Setup::route(upstream.address(), rules).start();
+    for _ in 0..2 {
+        proxy.get("x-client: a\r\n");
+    }
+    proxy.order("trip", "/default/api/client=b", r#"{"reason":"a move of a key"}"#);
+    eventually("moves of the route and of a key", || {
+        (proxy.metric("breaker_moves_total") >= 2.0).then_some(())
+    });
+    eventually("a look at the tables", || (proxy.metric("breaker_key_cells") > 0.0).then_some(()));
+    let page = proxy.admin("GET", "/metrics", "").text();
+    let (types, samples) = parse(&page);
+    let on_page: BTreeSet<&str> = types.keys().map(String::as_str).collect();
+    let documented = include_str!("../../docs/API.md")
+        .split_once("### Metrics")
+        .map(|(_, rest)| rest.split("\nKeys are never labels").next().unwrap())
+        .unwrap();
+    let mut named = BTreeSet::new();
+    for word in documented.split('`').filter(|word| word.starts_with("breaker_")) {
+        let (name, labels) = word.split_once('{').unwrap_or((word, "}"));
+        named.insert(name);
+        let labels: BTreeSet<&str> =
+            labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).collect();
+        let found: BTreeSet<&str> = samples
+            .iter()
+            .filter(|sample| sample.name == name)
+            .flat_map(|sample| sample.labels.keys().map(String::as_str))
+            .collect();
+        assert_eq!(labels, found, "{name}");
+        let help = format!("# HELP {name} ");
+        let text = page.lines().find_map(|line| line.strip_prefix(&help));
+        assert!(text.is_some_and(|text| text.len() > 10), "{name} has no help text");
+    }
+    assert_eq!(named, on_page);
+    proxy.finish();
+}

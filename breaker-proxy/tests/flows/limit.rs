@@ -467,3 +467,153 @@ fn a_slow_upload_held_the_probe_for_ever() {
     drop(slow);
     proxy.finish();
 }
+
+/// Goal: a budget lets its number pass in all, tells nobody to come again, forgets after its pause without a call, and begins anew after
+/// a reset.
+#[test]
+fn a_budget_ends_until_it_is_reset_or_idle() {
+    let upstream = Serving::ok();
+    let rules = "[[routes.keys]]\nname = \"parent\"\nfrom = { header = \"x-parent\" }\n\
+                 limit = [{ budget = 3, idle = \"1h\" }]";
+    let proxy = Setup::route(upstream.address(), rules).start_clocked();
+    let (a, b) = ("x-parent: a\r\n", "x-parent: b\r\n");
+    assert_eq!(statuses(&proxy, 3, a), [200; 3]);
+    proxy.advance(Span::from_secs(3_599));
+    let answer = proxy.get(a);
+    let document = refusal(&answer, 429, "limited", "/default/api/parent=a");
+    assert_eq!(answer.head.field("ratelimit"), None, "no time refills it but a pause");
+    assert_eq!(document["wait_ms"], 1_000, "what was refused is no call");
+    assert_eq!(statuses(&proxy, 1, b), [200]);
+    proxy.advance(Span::from_secs(1));
+    assert_eq!(statuses(&proxy, 4, a), [200, 200, 200, 429], "forgotten after the pause");
+    proxy.order("reset", "/default/api/parent=a", r#"{"reason":"another order"}"#);
+    assert_eq!(statuses(&proxy, 4, a), [200, 200, 200, 429]);
+    proxy.finish();
+}
+
+/// Goal: a call is in flight until its whole answer has come, not only its head; who breaks off gives its place back, and so does one
+/// whose upstream cannot be reached.
+#[test]
+fn a_call_is_in_flight_until_its_answer_has_ended() {
+    let upstream = Upstream::start();
+    let rules = "limit = [{ name = \"cap\", in_flight = 2 }, { name = \"all\", budget = 100 }]";
+    let proxy = Setup::route(upstream.address(), rules).start_clocked();
+    let used = |name: &str| {
+        let status = proxy.status();
+        let limits = status["limits"].as_array().unwrap().clone();
+        limits.into_iter().find(|limit| limit["limit"] == name).unwrap()["used"].as_u64().unwrap()
+    };
+    let begin = || {
+        let mut client = proxy.client();
+        client.send("GET /x HTTP/1.1\r\nhost: a\r\n\r\n");
+        let mut exchange = upstream.accept();
+        exchange.request();
+        exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf");
+        client.head();
+        assert_eq!(client.exactly(4), Ok(b"half".to_vec()));
+        (client, exchange)
+    };
+    let (mut first, mut flowing) = begin();
+    let (second, other) = begin();
+    assert_eq!(used("cap"), 2);
+    let answer = proxy.get("");
+    let document = refusal(&answer, 429, "limited", "/default/api");
+    assert!(document.get("wait_ms").is_none(), "nobody knows when an answer ends: {document}");
+    flowing.send("rest");
+    assert_eq!(first.exactly(4), Ok(b"rest".to_vec()));
+    eventually("the place back", || (used("cap") == 1).then_some(()));
+    drop(second);
+    eventually("the other place back", || (used("cap") == 0).then_some(()));
+    drop(other);
+    let labels = [r#"limit="cap""#, r#"result="enforced""#];
+    assert_eq!(proxy.line("breaker_limit_refusals_total", &labels), 1.0);
+    assert_eq!(proxy.line("breaker_limit_headroom", &[r#"limit="cap""#]), 2.0);
+    assert_eq!(proxy.line("breaker_limit_bound", &[r#"limit="cap""#]), 2.0);
+    assert_eq!(used("all"), 2, "the refused one cost nothing");
+    proxy.finish();
+}
+
+/// Goal: a client that leaves before anything of its call was sent has cost nothing.
+#[test]
+fn what_never_left_costs_no_budget() {
+    let full = super::support::upstream::FullQueue::new();
+    let rules = "limit = [{ budget = 5 }, { in_flight = 5 }]";
+    let proxy = Setup { deadlines: "connect = \"1m\"", ..Setup::route(full.address, rules) }
+        .start_clocked();
+    let used = || -> Vec<u64> {
+        let status = proxy.status();
+        let limits = status["limits"].as_array().unwrap();
+        limits.iter().map(|limit| limit["used"].as_u64().unwrap()).collect()
+    };
+    let mut client = proxy.client();
+    client.send("GET /x HTTP/1.1\r\nhost: a\r\n\r\n");
+    eventually("the call admitted", || (used() == [1, 1]).then_some(()));
+    drop(client);
+    eventually("all of it back", || (used() == [0, 0]).then_some(()));
+    assert_eq!(proxy.account("failed"), 1);
+    proxy.finish();
+}
+
+/// Goal: a candidate denies nothing and is counted as one, beside the limit that is enforced; in shadow mode what would have been refused is
+/// counted apart from both.
+#[test]
+fn candidates_and_shadow_are_told_apart_from_what_is_enforced() {
+    let upstream = Serving::ok();
+    let rules = "limit = [{ name = \"live\", window = \"4/10s\" }, \
+                 { name = \"tried\", window = \"2/10s\", on_breach = \"trip\", candidate = true }]";
+    let proxy = Setup::route(upstream.address(), rules).start_clocked();
+    assert_eq!(statuses(&proxy, 5, ""), [200, 200, 200, 200, 429]);
+    assert_eq!(proxy.state_of("/default/api"), "armed", "a candidate trips nothing");
+    let count = |proxy: &Proxy, limit: &str, result: &str| {
+        let labels = [format!("limit=\"{limit}\""), format!("result=\"{result}\"")];
+        proxy.line("breaker_limit_refusals_total", &labels.each_ref().map(String::as_str))
+    };
+    assert_eq!(count(&proxy, "live", "enforced"), 1.0);
+    assert_eq!(
+        (count(&proxy, "tried", "candidate"), count(&proxy, "tried", "enforced")),
+        (2.0, 0.0)
+    );
+    proxy.finish();
+
+    let shadow = "mode = \"shadow\"\nlimit = [{ name = \"live\", window = \"2/10s\" }]";
+    let proxy = Setup::route(upstream.address(), shadow).start_clocked();
+    assert_eq!(statuses(&proxy, 5, ""), [200; 5]);
+    assert_eq!((count(&proxy, "live", "shadow"), count(&proxy, "live", "enforced")), (3.0, 0.0));
+    proxy.finish();
+}
+
+/// Goal: a value with limits of its own has those instead of the dimension's, and one with none has none; all others are as they were.
+#[test]
+fn a_value_may_have_limits_of_its_own() {
+    let upstream = Serving::ok();
+    let rules = "[[routes.keys]]\nname = \"client\"\nfrom = { header = \"x-client\" }\n\
+        limit = [{ window = \"2/10s\" }]\n\
+        [[routes.keys.overrides]]\nkey = \"big one\"\nlimit = [{ window = \"4/10s\" }]\n\
+        [[routes.keys.overrides]]\nkey = \"42\"\n";
+    let proxy = Setup::route(upstream.address(), rules).start_clocked();
+    assert_eq!(statuses(&proxy, 5, "x-client: big one\r\n"), [200, 200, 200, 200, 429]);
+    assert_eq!(statuses(&proxy, 9, "x-client: 42\r\n"), [200; 9]);
+    assert_eq!(statuses(&proxy, 3, "x-client: other\r\n"), [200, 200, 429]);
+    proxy.finish();
+}
+
+/// Goal: values beyond what newcomers allow share one cell, so that made-up names get no limit each; who was known before keeps its own.
+#[test]
+fn made_up_names_share_one_cell() {
+    let upstream = Serving::ok();
+    let rules = "[[routes.keys]]\nname = \"client\"\nfrom = { header = \"x-client\" }\n\
+        newcomers = { rate = \"1/h\", burst = 2 }\nlimit = [{ window = \"3/10s\" }]";
+    let proxy = Setup::route(upstream.address(), rules).start_clocked();
+    assert_eq!(statuses(&proxy, 1, "x-client: known\r\n"), [200]);
+    let strangers: Vec<u16> = (0..20)
+        .map(|number| proxy.get(&format!("x-client: made-up-{number}\r\n")).status())
+        .collect();
+    let passed = strangers.iter().filter(|status| **status == 200).count();
+    assert_eq!(passed, 4, "one of its own, three shared: {strangers:?}");
+    assert_eq!(statuses(&proxy, 3, "x-client: known\r\n"), [200, 200, 429]);
+    let dimension = [r#"scope="/default/api""#, r#"dimension="client""#];
+    eventually("the count of those turned away", || {
+        (proxy.line("breaker_key_turned_away_total", &dimension) >= 18.0).then_some(())
+    });
+    proxy.finish();
+}

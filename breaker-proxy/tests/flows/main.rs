@@ -8,6 +8,8 @@ mod admin;
 mod balance;
 #[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod detect;
 mod exchange;
 #[cfg(test)]
 mod kill;
@@ -22,8 +24,14 @@ mod restart;
 #[cfg(test)]
 mod secure;
 #[cfg(test)]
+mod secure_upstream;
+#[cfg(test)]
+mod standings;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod upstream;
 #[cfg(test)]
 mod vouched;
+#[cfg(test)]
+mod websocket;

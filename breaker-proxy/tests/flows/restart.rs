@@ -125,8 +125,11 @@ fn a_trip_outlives_the_process() {
     assert_eq!(proxy.get("x-client: other\r\n").status(), 200);
     proxy.order("reset", "/default/api/client=mad%20dog", r#"{"reason":"test"}"#);
     let proxy = proxy.restart(&setup);
-    assert_eq!(proxy.get("x-client: mad dog\r\n").status(), 200);
+    let shown = |name: &str| proxy.state_of(&format!("/default/api/client={name}"));
+    assert_eq!((shown("mad%20dog"), shown("odd")), ("armed".into(), "tripped".into()));
     assert_eq!(proxy.get("x-client: odd\r\n").status(), 503, "nobody reset that one");
+    assert_eq!(proxy.get("x-client: fine\r\n").status(), 200);
+    assert_eq!(proxy.get("x-client: mad dog\r\n").status(), 503, "its window is as full as it was");
     proxy.finish();
 }
 

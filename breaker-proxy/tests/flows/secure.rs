@@ -199,7 +199,9 @@ fn nothing_passes_in_clear() {
     client.send("GET /x HTTP/1.1\r\nhost: a\r\n\r\n");
     // An alert of TLS, which is no HTTP.
     assert!(!client.rest().starts_with(b"HTTP"));
-    assert_eq!(proxy.metric("breaker_tls_handshake_failures_total"), 1.0);
+    eventually("its count", || {
+        (proxy.metric("breaker_tls_handshake_failures_total") == 1.0).then_some(())
+    });
     let mut client = files.connect(&proxy);
     assert_eq!(client.get().unwrap().0, 200);
     drop(client);

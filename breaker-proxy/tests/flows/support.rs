@@ -132,6 +132,16 @@ impl Setup {
         Proxy::new(running, None, Some(root), state)
     }
 
+    /// Starts on a state that is there, with a clock of its own that only the test moves.
+    pub(crate) fn start_on_clocked(&self, state: &Path) -> Proxy {
+        count_panics();
+        let clock: &'static ManualClock = Box::leak(Box::new(ManualClock::new()));
+        let running =
+            app::start_with(self.config(state), Ports { clock, resolver: &SystemResolver })
+                .unwrap();
+        Proxy::new(running, Some(clock), None, state.to_owned())
+    }
+
     /// Starts on a state that is there, or says why not.
     pub(crate) fn try_start(&self, state: &Path) -> Result<Running, StartError> {
         count_panics();
@@ -295,6 +305,55 @@ impl Proxy {
     pub(crate) fn stop_now(mut self) -> Option<TempDir> {
         self.stop();
         self.root.take()
+    }
+
+    /// What a crash would leave of its state at this moment: a copy, since the process itself goes on.
+    pub(crate) fn crashed(&self) -> TempDir {
+        let copy = room();
+        for entry in std::fs::read_dir(&self.state).unwrap() {
+            let path = entry.unwrap().path();
+            // A draft may go while we copy.
+            let _ = std::fs::copy(&path, copy.path().join(path.file_name().unwrap()));
+        }
+        copy
+    }
+
+    /// Waits until so many saves of the standings are on the disk.
+    pub(crate) fn saved(&self, times: u64) {
+        eventually("a save", || {
+            (self.status()["saves"]["good"].as_u64().unwrap() >= times).then_some(())
+        });
+    }
+
+    /// Waits until a whole sweep has begun and ended, by what the clock shows now.
+    pub(crate) fn swept(&self) {
+        let sweeps = || self.metric("breaker_sweeps_total");
+        let before = sweeps();
+        eventually("two sweeps", || (sweeps() >= before + 2.0).then_some(()));
+    }
+
+    /// What its start said of limits and what was learned.
+    pub(crate) fn standings(&self) -> String {
+        self.running().facts().standings.to_string()
+    }
+
+    /// One line of the metrics page, by its labels; 0 if it is not there.
+    pub(crate) fn line(&self, name: &str, labels: &[&str]) -> f64 {
+        let text = self.admin("GET", "/metrics", "").text();
+        let found = text.lines().find(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))
+                && labels.iter().all(|label| line.contains(label))
+        });
+        found.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Stops it, and starts it again on the same state, with a clock of its own that only the test moves.
+    pub(crate) fn restart_clocked(mut self, setup: &Setup) -> Proxy {
+        self.settled();
+        self.stop();
+        let mut next = setup.start_on_clocked(&self.state);
+        next.root = self.root.take();
+        next
     }
 
     /// Stops it, and starts it again on the same state.

@@ -102,7 +102,6 @@ impl Rival {
     /// Why it cannot be measured over TLS, if so.
     pub(crate) fn without_tls(self) -> Option<&'static str> {
         match self {
-            Rival::Breaker => Some("not built"),
             Rival::Pingora => Some("our program on it has no TLS"),
             _ => None,
         }
@@ -159,9 +158,16 @@ impl Rival {
         match self {
             Rival::Breaker => {
                 ports.http2 = plain;
+                // It listens in clear or by TLS.
+                ports.tls = plain;
                 let plane = free_port()?;
                 let state = dir.path().join("state");
-                let path = write("breaker.toml", &breaker(plain, plane, &state, upstream))?;
+                let mut text = breaker(plain, plane, &state, upstream);
+                if let Some(certificate) = certificate {
+                    let (chain, key) = (certificate.file("cert"), certificate.file("key"));
+                    text += &format!("\n[listen.tls]\ncertificate = {chain:?}\nkey = {key:?}\n");
+                }
+                let path = write("breaker.toml", &text)?;
                 command.args(["run", "--config"]).arg(path);
                 admin = Some((plane, state.join("admin.token")));
             }
@@ -328,8 +334,8 @@ fn readable_dir() -> Result<TempDir, LoadError> {
     Ok(dir)
 }
 
-/// Two limits, one key with a limit, and a limit on offered calls that trips: the detector that there is. None is ever
-/// reached. 10,000 idle connections need a higher bound than the default, and longer than 10 s.
+/// Two rates, a limit on offered calls that trips, one key with a rate, and a detector of faults on the route, which hears how every
+/// call ended and how long it took. None ever acts. 10,000 idle connections need a higher bound than the default, and longer than 10 s.
 fn breaker(data: SocketAddr, admin: SocketAddr, state: &Path, upstream: SocketAddr) -> String {
     let state = state.display().to_string();
     format!(
@@ -357,6 +363,7 @@ group = "g"
 match = {{ path = "/{{*rest}}" }}
 upstream = "http://{upstream}"
 limit = [{{ rate = "500000/s", burst = 50000 }}, {{ window = "100000/100ms", of = "offered", on_breach = "trip" }}]
+detect = [{{ errors = 0.5 }}]
 
 [[routes.keys]]
 name = "client"
@@ -594,7 +601,9 @@ mod tests {
         let other = SocketAddr::from(([127, 0, 0, 1], 4_712));
         let upstream = SocketAddr::from(([127, 0, 0, 1], 4_713));
         let text = breaker(any, other, Path::new("/tmp/state"), upstream);
-        breaker_proxy::config::check::load(&text, "rivals", &|_| None).unwrap();
+        let config = breaker_proxy::config::check::load(&text, "rivals", &|_| None).unwrap();
+        let route = &config.policy.routes[0].scope;
+        assert_eq!((route.limits.len(), route.keys.len(), route.detectors.len()), (2, 1, 1));
     }
 
     /// Goal: only what has TLS gets a listener for it, and only the HAProxy with limits counts.

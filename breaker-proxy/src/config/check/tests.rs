@@ -111,6 +111,7 @@ fn one_route_is_enough() {
             body_idle: Span::from_secs(30),
             connect: Span::from_secs(2),
             answer: Span::from_secs(30),
+            tunnel: Span::from_secs(3600),
             drain: Span::from_secs(10),
         }
     );
