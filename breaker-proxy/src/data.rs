@@ -1,6 +1,7 @@
 //! The data plane: all that a request may see; it knows neither ledger, journal, config file nor admin.
 
 pub mod alarm;
+pub mod answer;
 pub mod body;
 pub mod channel;
 pub mod counts;

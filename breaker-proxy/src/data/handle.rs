@@ -1,6 +1,7 @@
 //! The life of a request, top to bottom: read, route, key, decide, send, answer; it parses no bytes and opens no socket.
 
 use super::Worker;
+use super::answer::Answer;
 use super::body::Reply;
 use super::flight::Call;
 use super::peer::Peer;
@@ -50,29 +51,30 @@ pub async fn handle(
         Ok(sent) => {
             let method = asked.method;
             drop(head);
-            send(&worker, sent, &method, body).await
+            send(&worker, sent, &method, body, false).await.into()
         }
         Err(response) => response,
     }
 }
 
-/// Sends an admitted call and waits for the head of its answer.
+/// Sends an admitted call and waits for the head of its answer, which is wanted `as_lines` or as a map.
 pub async fn send(
     worker: &Rc<Worker>,
     admitted: Admitted,
     method: &Method,
     body: Upload,
-) -> Response<Reply> {
+    as_lines: bool,
+) -> Answer {
     let Admitted { call, upstream, head, switches } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
-    let request = Outgoing { head, body, framing, to_head, again, switches };
+    let request = Outgoing { head, body, framing, to_head, again, switches, as_lines };
     match forward(worker, call, upstream, request).await {
         Ok((head, exchange)) => answered(head, exchange, switches),
         Err(failure) => {
             let snapshot = worker.plane.current.load();
-            reply::failed(worker.plane, &snapshot.policy, &failure)
+            reply::failed(worker.plane, &snapshot.policy, &failure).into()
         }
     }
 }
@@ -228,12 +230,12 @@ fn has_good_port(host: &Authority) -> bool {
 }
 
 /// The upstream's answer as ours.
-fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool) -> Response<Reply> {
+fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool) -> Answer {
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !(switches && head.is_websocket) {
         // Nobody asked for that protocol.
         exchange.unusable();
-        return reply::unasked_switch();
+        return reply::unasked_switch().into();
     }
     let body = if switched {
         Reply::Switched(exchange)
@@ -246,8 +248,5 @@ fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool) -> Response
     } else {
         Reply::Flow(exchange)
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.fields;
-    response
+    Answer { status: head.status, fields: head.fields, told: head.told, body }
 }

@@ -8,7 +8,7 @@ use super::link::open;
 use super::upstream::duration;
 use crate::config::upstream::{self as config, Health};
 use crate::voice::say;
-use crate::wire::answer::{self, Seen};
+use crate::wire::answer::{self, Form, Seen};
 use bytes::BytesMut;
 use std::fmt::Write as _;
 use std::io;
@@ -119,7 +119,7 @@ async fn ask(
         if socket.hear(&mut input).await.map_err(broken)? == 0 {
             return Err("the connection ended before an answer".to_owned());
         }
-        match answer::take(&mut input, false, &mut seen) {
+        match answer::take(&mut input, false, &mut seen, Form::Map) {
             Ok(None) => {}
             Ok(Some(head)) if head.status.as_u16() < 400 => return Ok(()),
             Ok(Some(head)) => return Err(format!("status {}", head.status.as_u16())),

@@ -5,10 +5,13 @@ use bytes::BytesMut;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+
+/// Bytes of an answer to ourselves that are read at once.
+const HEARD: usize = 4096;
 
 /// An upstream's socket.
 pub enum Socket {
@@ -41,7 +44,7 @@ impl Socket {
         }
     }
 
-    /// Reads into memory of its own; a plain one at most as much as `into` has room for; 0 at the end.
+    /// Reads into memory of its own, for which there is `room` once something has come; 0 at the end.
     ///
     /// # Errors
     /// As above.
@@ -49,10 +52,16 @@ impl Socket {
         &mut self,
         cx: &mut Context<'_>,
         into: &mut BytesMut,
+        room: usize,
     ) -> Poll<io::Result<usize>> {
         match self {
-            // What is read is in `into` when this returns, so the future need not live on.
-            Socket::Plain(io) => pin!(io.read_buf(into)).poll(cx),
+            Socket::Plain(io) => {
+                // While nothing comes no memory waits for it.
+                ready!(io.poll_read_ready(cx))?;
+                into.reserve(room);
+                // What is read is in `into` when this returns, so the future need not live on.
+                pin!(io.read_buf(into)).poll(cx)
+            }
             Socket::Tls(session) => session.poll_read(cx, into),
         }
     }
@@ -83,7 +92,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::poll_read`].
     pub async fn hear(&mut self, into: &mut BytesMut) -> io::Result<usize> {
-        poll_fn(|cx| self.poll_read_large(cx, into)).await
+        poll_fn(|cx| self.poll_read_large(cx, into, HEARD)).await
     }
 
     /// Whether it is as an idle connection should be: there, and silent.

@@ -32,6 +32,4 @@ mod support;
 #[cfg(test)]
 mod upstream;
 #[cfg(test)]
-mod vouched;
-#[cfg(test)]
 mod websocket;

@@ -422,7 +422,7 @@ fn unknown_keys_are_found_everywhere() {
     one("[global]\nlimits = []", "global.limits: is not a key here; did you mean \"limit\"?");
     one_in_route(
         "shadow = true",
-        "routes.a.shadow: is not a key here; known here: name, group, match, upstream, class, slow, limit, detect, recover, mode, after_crash, keys",
+        "routes.a.shadow: is not a key here; known here: name, group, match, upstream, class, slow, websocket, limit, detect, recover, mode, after_crash, keys",
     );
     one_in_limit(
         "rate = \"1/s\", bursts = 3",
