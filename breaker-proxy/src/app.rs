@@ -13,7 +13,7 @@ use crate::control::sweep::SharedSweeper;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
-use crate::data::{Plane, Worker, front, link, resolve};
+use crate::data::{Plane, Worker, front, health, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
 use crate::ports::{Ports, SystemClock, SystemResolver};
@@ -507,6 +507,7 @@ fn start_worker(
                         worker.tick();
                         if index == 0 {
                             resolve::refresh(&worker);
+                            health::check(&worker);
                         }
                     }
                     _ = stopping.changed() => break,

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod flight;
 pub mod front;
 pub mod handle;
+pub mod health;
 pub mod http1;
 pub mod http2;
 pub mod inspect;

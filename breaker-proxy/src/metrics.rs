@@ -123,9 +123,11 @@ fn endpoints(snapshot: &Snapshot) {
             let addresses = endpoint.addresses();
             counter!("breaker_endpoint_lookup_failures_total", &labels)
                 .absolute(addresses.failures());
+            counter!("breaker_endpoint_checks_failed_total", &labels)
+                .absolute(endpoint.findings().failed());
             gauge!("breaker_endpoint_addresses", &labels)
                 .set(as_gauge(u64::try_from(addresses.count()).unwrap_or(0)));
-            gauge!("breaker_endpoint_up", &labels).set(if endpoint.is_marked_down() {
+            gauge!("breaker_endpoint_up", &labels).set(if endpoint.is_left_alone() {
                 0.0
             } else {
                 1.0
@@ -367,7 +369,11 @@ fn describe() {
     );
     describe_gauge!("breaker_endpoint_addresses", "addresses that an endpoint's name leads to");
     describe_gauge!("breaker_endpoint_in_flight", "calls that each endpoint has");
-    describe_gauge!("breaker_endpoint_up", "0: marked down");
+    describe_counter!(
+        "breaker_endpoint_checks_failed_total",
+        "health checks of each endpoint that failed"
+    );
+    describe_gauge!("breaker_endpoint_up", "0: marked down, or sick as health checks say");
     describe_gauge!("breaker_connections", "client connections");
     describe_counter!("breaker_kills_total", "kills put in force since the start");
     describe_counter!("breaker_lifts_total", "lifts since the start");

@@ -179,9 +179,7 @@ impl Snapshot {
                     let built = Upstream::build(&configured.upstream, workers, known, &mut roots);
                     match built {
                         Ok(built) => upstreams.push(built),
-                        Err(flaw) => {
-                            errors.push(no_trust(&configured.upstream, last_name(scope), flaw))
-                        }
+                        Err(flaw) => errors.push(no_trust(&configured.upstream, &spec.name, flaw)),
                     }
                     upstreams.len().saturating_sub(1)
                 }
@@ -242,11 +240,6 @@ impl Snapshot {
         let looks_into_bodies = plans.iter().any(|plan| plan.keys.looks_into_body());
         Ok(Snapshot { serial, router, policy, spec, looks_into_bodies, plans, upstreams })
     }
-}
-
-/// The name of a route as the configuration has it.
-fn last_name(scope: &Scope) -> &str {
-    scope.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 /// Whom an upstream over TLS should believe cannot be known.

@@ -73,9 +73,20 @@ pub(super) const GROUP: Shape = Shape {
 };
 pub(super) const UPSTREAM: Shape = Shape {
     name: "upstreams",
-    keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh", "ca"],
+    keys: &[
+        "name",
+        "endpoints",
+        "connections",
+        "queue",
+        "mark_down",
+        "dns_refresh",
+        "ca",
+        "health",
+    ],
 };
 pub(super) const QUEUE: Shape = Shape { name: "queue", keys: &["calls", "wait"] };
+pub(super) const HEALTH: Shape =
+    Shape { name: "health", keys: &["path", "every", "within", "fail", "pass"] };
 pub(super) const MARK_DOWN: Shape =
     Shape { name: "mark_down", keys: &["after", "hold", "at_most"] };
 pub(super) const ROUTE: Shape = Shape {
@@ -178,7 +189,7 @@ pub(super) const RECOVER: Shape = Shape { name: "recover", keys: &["probes", "af
 #[cfg(test)]
 pub(super) const SHAPES: &[Shape] = &[
     ROOT, LISTEN, TLS, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE,
-    MARK_DOWN, ROUTE, MATCH, KEY, FROM, WEIGHT, OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
+    HEALTH, MARK_DOWN, ROUTE, MATCH, KEY, FROM, WEIGHT, OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
 ];
 
 /// Collects every error of one reading, and knows the environment.

@@ -387,6 +387,21 @@ fn nothing_is_sent_after_the_answer_to_a_kill() {
     });
 }
 
+/// Goal: health checks speak TLS, too.
+#[test]
+fn checks_speak_tls() {
+    let house = House::new();
+    let rule = "health = { path = \"/healthz\", every = \"1s\", fail = 1, pass = 1 }";
+    let proxy = house.start(&house.setup(rule));
+    for (status, up) in [("500 Ill", 0.0), ("200 Well", 1.0)] {
+        let mut vault = house.accept();
+        assert_eq!(vault.head().word(1), "/healthz");
+        vault.send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"));
+        eventually("the finding", || (proxy.metric("breaker_endpoint_up") == up).then_some(()));
+    }
+    proxy.finish();
+}
+
 /// Goal: a file of authorities that is not there, or holds none, stops the start and is told by its key.
 #[test]
 fn an_authority_that_is_none_stops_the_start() {
