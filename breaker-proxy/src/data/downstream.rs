@@ -57,6 +57,8 @@ pub struct Downstream {
 
 /// The body broke off, or is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    /// Some of what it was told may still wait for the kernel.
+    unflushed: Cell<bool>,
 pub struct Broken;
 
 impl Downstream {
@@ -74,6 +76,7 @@ impl Downstream {
     }
 
     /// What has come and was not taken yet.
+            unflushed: Cell::new(false),
     #[must_use]
     pub fn input(&self) -> &RefCell<BytesMut> {
         &self.input
@@ -114,16 +117,18 @@ impl Downstream {
                 Ok(Piece::More) => {}
                 Err(Broken) => return Poll::Ready(Err(Broken)),
             }
-            let mut asked = false;
             while let leave @ [_, ..] = self.leave.get() {
                 match ready!(Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, leave)) {
                     Ok(told) => self.leave.set(leave.get(told..).unwrap_or(&[])),
                     Err(_) => return Poll::Ready(Err(self.broke())),
                 }
-                asked = true;
+                self.unflushed.set(true);
             }
-            if asked && ready!(self.poll_flush(cx)).is_err() {
-                return Poll::Ready(Err(self.broke()));
+            if self.unflushed.get() {
+                if ready!(self.poll_flush(cx)).is_err() {
+                    return Poll::Ready(Err(self.broke()));
+                }
+                self.unflushed.set(false);
             }
             if !matches!(ready!(self.poll_read(cx)), Ok(1..)) {
                 return Poll::Ready(Err(self.broke()));
@@ -289,7 +294,19 @@ impl Downstream {
     /// # Errors
     /// The socket's own.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
+        let mut io = self.io.borrow_mut();
+        let before = io.taken();
+        let flushed = Pin::new(&mut *io).poll_flush(cx);
+        if io.taken() != before {
+            self.peer.moved.set(self.worker.second.get());
+        }
+        flushed
+    }
+
+    /// A number that grows whenever the kernel takes bytes that were written before.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.io.borrow().taken()
     }
 
     /// Says one last thing, if the kernel takes it at once: if it does not, the client does not learn why.

@@ -278,8 +278,8 @@ impl Connection<'_> {
         let sent = self.send(&mut download).await;
         self.worker().give_spare(download.into_spare());
         if sent.is_err() {
-            if coding == Coding::Close {
-                // A plain end would make it look whole.
+            // A plain end would make it look whole, or wait for a client that does not read.
+            if coding == Coding::Close || self.peer.stalled.get() {
                 self.client.break_off();
             }
             return false;
@@ -349,7 +349,7 @@ impl Connection<'_> {
             if self.peer.stalled.get() {
                 return Poll::Ready(Err(BrokeOff));
             }
-            let (sent, owes) = download.progress();
+            let (sent, owes) = download.progress(&self.client);
             stuck = match stuck {
                 _ if !owes => None,
                 Some((before, since)) if before == sent => Some((sent, since)),
@@ -386,3 +386,4 @@ impl Connection<'_> {
         .await;
     }
 }
+                self.peer.stalled.set(true);
