@@ -256,7 +256,12 @@ impl Connection<'_> {
         let mut download = Download::new(out, None, coding, false);
         if self.send(&mut download).await.is_ok() {
             let idle = duration(worker.plane.deadlines.tunnel);
-            tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
+            let told = tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
+            drop(exchange);
+            if told {
+                self.client.end_writing();
+                self.linger().await;
+            }
         }
     }
 
