@@ -173,7 +173,9 @@ async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
         }
     };
     match opened {
-        Ok(Some(Some((channel, true)))) => Box::pin(http2::serve(&seat, channel, peer)).await,
+        Ok(Some(Some((channel, true)))) => {
+            Box::pin(http2::serve(&seat, channel, peer, deadline)).await;
+        }
         Ok(Some(Some((channel, false)))) => http1::serve(&seat, channel, peer, deadline).await,
         Ok(Some(None) | None) => {}
         Err(_) => worker.shard.slow_heads.up(),
