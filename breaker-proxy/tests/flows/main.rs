@@ -12,6 +12,8 @@ mod cli;
 mod detect;
 mod exchange;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod kill;
 #[cfg(test)]
 mod limit;
