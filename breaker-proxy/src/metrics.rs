@@ -56,6 +56,8 @@ fn fill(control: &Control) {
             .absolute(sum(&|account| account.severed.get()));
         counter!("breaker_shadow_refusals_total", "scope" => scope.clone())
             .absolute(sum(&|account| account.shadowed.get()));
+        counter!("breaker_unread_keys_total", "scope" => scope.clone())
+            .absolute(sum(&|account| account.unread.get()));
     }
     states(control);
     limits(control, &snapshot);
@@ -76,6 +78,7 @@ fn fill(control: &Control) {
     let failing = certificates.is_some_and(|certificates| certificates.is_failing());
     gauge!("breaker_tls_certificate_failing").set(if failing { 1.0 } else { 0.0 });
     counter!("breaker_slow_heads_total").absolute(total(|shard| shard.slow_heads.get()));
+    counter!("breaker_slow_bodies_total").absolute(total(|shard| shard.slow_bodies.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
     endpoints(&snapshot);
@@ -300,6 +303,14 @@ fn describe() {
     );
     describe_counter!("breaker_severed_total", "forwarded requests that a kill ended in flight");
     describe_counter!("breaker_shadow_refusals_total", "refusals that shadow mode let through");
+    describe_counter!(
+        "breaker_unread_keys_total",
+        "requests with a body or token in which a key could not be read, so that it counted as missing"
+    );
+    describe_counter!(
+        "breaker_slow_bodies_total",
+        "requests refused because a body that is looked into did not come in time"
+    );
     describe_gauge!("breaker_state", "1 for the state each scope is in");
     describe_gauge!("breaker_calls_open", "calls whose answer has not come to its end");
     describe_counter!(

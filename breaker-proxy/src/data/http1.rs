@@ -5,22 +5,25 @@
 
 use super::Worker;
 use super::alarm::Alarm;
+use super::answer::Answer;
 use super::body::Reply;
 use super::channel::Channel;
 use super::download::{BrokeOff, Download};
 use super::downstream::Downstream;
 use super::front::Seat;
 use super::handle::{self, Decision};
+use super::inspect::Waiting;
 use super::peer::Peer;
 use super::reply::{self, Invalid};
 use super::tunnel;
 use super::upload::Upload;
-use super::upstream::duration;
+use super::upstream::{Exchange, duration};
+use crate::wire::answer::Passing;
 use crate::wire::head::{BadHead, Head, Room, Says};
 use crate::wire::response::{self, After, Coding};
 use bytes::Buf as _;
 use hyper::body::Body as _;
-use hyper::{Method, Response, StatusCode, header};
+use hyper::{Method, StatusCode};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -99,7 +102,18 @@ struct Connection<'s> {
 struct Next {
     method: Method,
     says: Says,
-    decision: Decision,
+    step: Step,
+}
+
+/// How far it has come.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, made and moved once"
+)]
+enum Step {
+    Decided(Decision),
+    /// Its body is looked into first.
+    Waits(Box<Waiting>),
 }
 
 impl Connection<'_> {
@@ -202,11 +216,17 @@ impl Connection<'_> {
             Ok(Some(head)) => {
                 self.blank.set(0);
                 let asked = head.asked(text, &lines);
-                let decision = handle::decide(worker, &self.peer, &asked, head.says.framing);
+                let framing = head.says.framing;
+                let step = match handle::waits(worker, &self.peer, &asked, framing) {
+                    Some(waiting) => Step::Waits(Box::new(waiting)),
+                    None => {
+                        Step::Decided(handle::decide(worker, &self.peer, &asked, framing, None))
+                    }
+                };
                 let mut says = head.says;
                 // What was sent on the strength of a switch that is refused is no request (RFC 9931).
                 says.closes |= asked.wants_websocket();
-                let next = Next { method: asked.method, says, decision };
+                let next = Next { method: asked.method, says, step };
                 (Some(next), blank.saturating_add(head.says.length))
             }
             Err(bad) => (Some(self.refuse(bad)), blank.saturating_add(text.len())),
@@ -218,8 +238,8 @@ impl Connection<'_> {
         let nowhere = &self.worker().shard.nowhere;
         nowhere.offered.up();
         nowhere.invalid.up();
-        let decision = Err(reply::invalid(&Invalid::Head(bad)));
-        Next { method: Method::GET, says: Says::unbelieved(), decision }
+        let step = Step::Decided(Err(reply::invalid(&Invalid::Head(bad))));
+        Next { method: Method::GET, says: Says::unbelieved(), step }
     }
 
     /// Who is half-way into a head when all are to end has little time left for the rest.
@@ -250,52 +270,33 @@ impl Connection<'_> {
 
     /// Takes a request to its answer; true: the connection serves on.
     async fn serve(&mut self, next: Next) -> bool {
-        let Next { method, says, decision } = next;
+        let Next { method, says, step } = next;
         self.client.begin_body(says.framing, says.expects);
-        let response = match decision {
-            Err(response) => {
-                self.client.drain();
-                response
-            }
-            Ok(sent) => {
-                let most = self.worker().plane.bounds.body_bytes;
-                let body = Upload::of_http1(&self.client, most);
-                let answer = handle::send(self.worker(), sent, &method, body);
-                match self.unless_gone(answer).await {
-                    Some(response) => response,
+        let mut body = Upload::of_http1(&self.client, self.worker().plane.bounds.body_bytes);
+        let decision = match step {
+            Step::Decided(decision) => decision,
+            Step::Waits(waiting) => {
+                let decision = waiting.decide(self.worker(), &self.peer, &mut body);
+                match self.unless_gone(decision).await {
+                    Some(decision) => decision,
                     None => return false,
                 }
             }
         };
-        if matches!(response.body(), Reply::Switched(_)) {
-            self.tunnel(response).await;
-            return false;
-        }
-        self.answer(response, &says, method == Method::HEAD).await
-    }
-
-    /// Lets the connection go on as a WebSocket, to its end.
-    async fn tunnel(&mut self, response: Response<Reply>) {
-        let (head, body) = response.into_parts();
-        let Reply::Switched(mut exchange) = body else { return };
-        let worker = Rc::clone(self.worker());
-        let mut out = worker.take_spare();
-        let given = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let (coding, after) = (Coding::None, After::WebSocket);
-        worker.dated(|date| {
-            let ours = response::Ours { coding, after, date };
-            response::write(&mut out, head.status, given, &ours);
-        });
-        let mut download = Download::new(out, None, coding, false);
-        if self.send(&mut download).await.is_ok() {
-            let idle = duration(worker.plane.deadlines.tunnel);
-            let told = tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
-            drop(exchange);
-            if told {
-                self.client.end_writing();
-                self.linger().await;
+        let answer = match decision {
+            Err(response) => {
+                self.client.drain();
+                Answer::from(response)
             }
-        }
+            Ok(sent) => {
+                let answer = handle::send(self.worker(), sent, &method, body, true);
+                match self.unless_gone(answer).await {
+                    Some(answer) => answer,
+                    None => return false,
+                }
+            }
+        };
+        self.answer(answer, &says, method == Method::HEAD).await
     }
 
     /// What the future comes to, unless the client leaves before.
@@ -309,10 +310,34 @@ impl Connection<'_> {
     }
 
     /// Sends an answer; true: the connection serves on.
-    async fn answer(&mut self, response: Response<Reply>, says: &Says, to_head: bool) -> bool {
-        let whole = self.client.is_whole() || matches!(response.body(), Reply::Both(_));
+    async fn answer(&mut self, answer: Answer, says: &Says, to_head: bool) -> bool {
+        let Answer { status, fields, told, body } = answer;
+        let whole = self.client.is_whole() || matches!(body, Reply::Both(_));
         let lasts = !says.closes && whole && !self.worker().open.is_ending();
-        let (mut download, coding) = self.download(response, says, to_head, lasts);
+        let never = status.is_informational() || status == StatusCode::NO_CONTENT;
+        let bodiless = to_head || never || status == StatusCode::NOT_MODIFIED;
+        let coding = match body.size_hint().exact() {
+            _ if bodiless && !to_head => Coding::None,
+            _ if never => Coding::None,
+            // Whoever answers a HEAD without a length does not know it.
+            Some(0) | None if to_head => told.map_or(Coding::None, Coding::Length),
+            Some(length) => Coding::Length(length),
+            None if says.is_11 => Coding::Chunked,
+            None => Coding::Close,
+        };
+        let after = match (&body, lasts && coding != Coding::Close, says.is_11) {
+            (Reply::Switched(_), ..) => After::WebSocket,
+            (_, true, true) => After::AsUsual,
+            (_, true, false) => After::KeepAlive,
+            (_, false, _) => After::Close,
+        };
+        let head = self.head(status, fields, coding, after);
+        if let Reply::Switched(exchange) = body {
+            self.tunnel(head, exchange).await;
+            return false;
+        }
+        let body = (!bodiless).then_some(body);
+        let mut download = Download::new(head, body, coding, says.trailers);
         let sent = self.send(&mut download).await;
         self.worker().give_spare(download.into_spare());
         if sent.is_err() {
@@ -335,44 +360,42 @@ impl Connection<'_> {
         false
     }
 
-    /// The answer with its head written, and how its body is framed.
-    fn download(
-        &self,
-        response: Response<Reply>,
-        says: &Says,
-        to_head: bool,
-        lasts: bool,
-    ) -> (Download, Coding) {
-        let (head, body) = response.into_parts();
-        let (status, fields) = (head.status, &head.headers);
-        let never = status.is_informational() || status == StatusCode::NO_CONTENT;
-        let bodiless = to_head || never || status == StatusCode::NOT_MODIFIED;
-        let told =
-            fields.get(header::CONTENT_LENGTH).and_then(|told| told.to_str().ok()?.parse().ok());
-        let coding = match body.size_hint().exact() {
-            _ if never || (bodiless && !to_head) => Coding::None,
-            _ if to_head && told.is_some() => told.map_or(Coding::None, Coding::Length),
-            // Whoever answers a HEAD without a length does not know it.
-            Some(0) if to_head => Coding::None,
-            Some(length) => Coding::Length(length),
-            None if to_head => Coding::None,
-            None if says.is_11 => Coding::Chunked,
-            None => Coding::Close,
-        };
-        let after = match (lasts && coding != Coding::Close, says.is_11) {
-            (true, true) => After::AsUsual,
-            (true, false) => After::KeepAlive,
-            (false, _) => After::Close,
-        };
+    /// The head of an answer.
+    fn head(&self, status: StatusCode, fields: Passing, coding: Coding, after: After) -> Vec<u8> {
         let worker = self.worker();
-        let mut out = worker.take_spare();
-        out.extend_from_slice(self.client.end_leave());
-        let given = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let (mut head, dated) = match fields {
+            Passing::Lines { text, dated } => (text, dated),
+            Passing::Map(fields) => {
+                let mut head = worker.take_spare();
+                response::begin(&mut head, status);
+                let given = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+                let dated = response::fields(&mut head, given);
+                (head, dated)
+            }
+        };
         worker.dated(|date| {
-            response::write(&mut out, status, given, &response::Ours { coding, after, date });
+            response::end(&mut head, &response::Ours { coding, after, date }, dated);
         });
-        let body = (!bodiless).then_some(body);
-        (Download::new(out, body, coding, says.trailers), coding)
+        // A word that was begun is said to its end.
+        let leave = self.client.end_leave();
+        if !leave.is_empty() {
+            head.splice(..0, leave.iter().copied());
+        }
+        head
+    }
+
+    /// Lets the connection go on as a WebSocket, to its end.
+    async fn tunnel(&mut self, head: Vec<u8>, mut exchange: Box<Exchange>) {
+        let mut download = Download::new(head, None, Coding::None, false);
+        if self.send(&mut download).await.is_ok() {
+            let idle = duration(self.worker().plane.deadlines.tunnel);
+            let told = tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
+            drop(exchange);
+            if told {
+                self.client.end_writing();
+                self.linger().await;
+            }
+        }
     }
 
     /// Sends it to its end, as long as the client takes it.

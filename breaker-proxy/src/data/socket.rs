@@ -4,7 +4,7 @@ use super::session::Session;
 use bytes::BytesMut;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
@@ -40,7 +40,7 @@ impl Socket {
         }
     }
 
-    /// Reads into memory of its own; a plain one at most as much as `into` has room for; 0 at the end.
+    /// Reads into memory of its own, for which there is `room` once something has come; 0 at the end.
     ///
     /// # Errors
     /// As above.
@@ -48,10 +48,16 @@ impl Socket {
         &mut self,
         cx: &mut Context<'_>,
         into: &mut BytesMut,
+        room: usize,
     ) -> Poll<io::Result<usize>> {
         match self {
-            // What is read is in `into` when this returns, so the future need not live on.
-            Socket::Plain(io) => pin!(io.read_buf(into)).poll(cx),
+            Socket::Plain(io) => {
+                // While nothing comes no memory waits for it.
+                ready!(io.poll_read_ready(cx))?;
+                into.reserve(room);
+                // What is read is in `into` when this returns, so the future need not live on.
+                pin!(io.read_buf(into)).poll(cx)
+            }
             Socket::Tls(session) => session.poll_read(cx, into),
         }
     }

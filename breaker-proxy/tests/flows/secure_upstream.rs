@@ -6,6 +6,7 @@ use super::support::upstream::Upstream;
 use super::support::wire::{End, Wire};
 use super::support::{Proxy, Setup, eventually};
 use rustls::{HandshakeKind, ServerConfig};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -344,14 +345,23 @@ fn nothing_is_sent_after_the_answer_to_a_kill() {
                         ));
                         client.send_bytes(&body);
                     }
-                    match client.try_answer() {
+                    let answer = client.try_answer();
+                    // Once it stops nobody can connect any more.
+                    let again = || TcpStream::connect(address).map(Wire::new);
+                    match answer {
                         Some(answer) if answer.status() == 200 => {}
+                        // The upstream stops before the clients do.
+                        _ if stop.load(Ordering::SeqCst) => break,
                         // With an upload refused half-way its connection ends.
                         Some(answer) => {
                             assert_eq!(answer.status(), 503, "{}", answer.text());
-                            client = Wire::connect(address);
+                            let Ok(next) = again() else { break };
+                            client = next;
                         }
-                        None => client = Wire::connect(address),
+                        None => {
+                            let Ok(next) = again() else { break };
+                            client = next;
+                        }
                     }
                 }
             });
