@@ -12,14 +12,15 @@ use super::upload::Upload;
 use super::upstream::{Exchange, Outgoing, forward};
 use crate::inspect::prefix::{Prefix, Seen};
 use crate::keys::Given;
-use crate::path;
+use crate::path::{self, PathError};
 use crate::snapshot::{Plan, Snapshot};
 use crate::wire::answer::Head;
 use crate::wire::asked::Asked;
+use crate::wire::head::may_stand_in_target;
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Verdict};
 use hyper::body::Incoming;
-use hyper::header::HeaderName;
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
@@ -49,18 +50,30 @@ pub async fn handle(
     let (head, body) = request.into_parts();
     let mut body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
     let asked = Asked::of(&head);
+    let to_head = asked.method == Method::HEAD;
     let decision = match waits(&worker, &peer, &asked, body.framing()) {
         Some(waiting) => waiting.decide(&worker, &peer, &mut body).await,
         None => decide(&worker, &peer, &asked, body.framing(), None),
     };
-    match decision {
+    let response = match decision {
         Ok(sent) => {
             let method = asked.method;
             drop(head);
             send(&worker, sent, &method, body, false).await.into()
         }
         Err(response) => response,
+    };
+    if to_head { without_body(response) } else { response }
+}
+
+/// An answer to a HEAD: our own words are as long as they would be, and do not come.
+fn without_body(mut response: Response<Reply>) -> Response<Reply> {
+    if let Reply::Whole(Some(words)) = response.body() {
+        let length = HeaderValue::from(words.len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        *response.body_mut() = Reply::Whole(None);
     }
+    response
 }
 
 /// Sends an admitted call and waits for the head of its answer, which is wanted `as_lines` or as a map.
@@ -250,17 +263,34 @@ fn target<'a>(head: &Asked<'a>, peer: &Peer) -> Result<(Authority, Cow<'a, str>)
         return Err(Invalid::Method);
     }
     let (hosts, named) = head.fields.host();
-    if hosts > 1 {
+    // HTTP/1 must name one, and a good one, whatever its target says (RFC 9112, 3.2).
+    if hosts > 1 || (hosts == 0 && !head.http2) {
         return Err(Invalid::Host);
+    }
+    if let (Some(named), Some(_), false) = (named, head.authority, head.http2)
+        && !Authority::try_from(named).is_ok_and(|host| is_good(&host))
+    {
+        return Err(Invalid::Host);
+    }
+    // HTTP/1 was asked this about the whole target.
+    if let (true, Some(query)) = (head.http2, head.query)
+        && let Some(byte) = query.bytes().find(|byte| !may_stand_in_target(byte))
+    {
+        return Err(Invalid::Path(PathError::BadByte(byte)));
     }
     // The authority of the target replaces Host (RFC 9112, 3.2.2).
     let named = head.authority.map(str::as_bytes).or(named).ok_or(Invalid::Host)?;
     let host = peer.host(named).ok_or(Invalid::Host)?;
-    if host.as_str().contains('@') || host.host().is_empty() || !has_good_port(&host) {
+    if !is_good(&host) {
         return Err(Invalid::Host);
     }
     let path = path::canonical(head.path).map_err(Invalid::Path)?;
     Ok((host, path))
+}
+
+/// Whether it is a host, and perhaps a port, and nothing else.
+fn is_good(host: &Authority) -> bool {
+    !host.as_str().contains('@') && !host.host().is_empty() && has_good_port(host)
 }
 
 /// Whether what stands behind the host is nothing, or a port that exists.

@@ -24,6 +24,7 @@ use crate::wire::response::{self, After, Coding};
 use bytes::Buf as _;
 use hyper::body::Body as _;
 use hyper::{Method, StatusCode};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -42,6 +43,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of it.
 const LINGER_MAX: usize = 1024 * 1024;
 
+/// Bytes of empty lines before a request, at most.
+const BLANK_MAX: usize = 64;
+
 /// Serves a connection to its end. The first head must have come by `first`.
 pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>, first: Instant) {
     let worker = &seat.worker;
@@ -56,6 +60,9 @@ pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>, first: Instant
         },
         alarm: Alarm::new(first),
         wait: Wait::First(first),
+        looked: 0,
+        blank: Cell::new(0),
+        hurried: false,
     };
     while let Some(next) = poll_fn(|cx| connection.poll_next(cx)).await {
         if !connection.serve(next).await {
@@ -83,6 +90,12 @@ struct Connection<'s> {
     room: Room,
     alarm: Alarm,
     wait: Wait,
+    /// Bytes of what was kept that were found to be no whole head.
+    looked: usize,
+    /// Bytes of empty lines since the last request.
+    blank: Cell<usize>,
+    /// It was told to end with half a head.
+    hurried: bool,
 }
 
 /// A request that has come, and what the decision says.
@@ -117,8 +130,11 @@ impl Connection<'_> {
                 return Poll::Ready(Some(next));
             }
             let kept = !self.client.input().borrow().is_empty();
-            if !kept && self.seat.ending(cx) {
-                return Poll::Ready(None);
+            if self.seat.ending(cx) {
+                if !kept {
+                    return Poll::Ready(None);
+                }
+                self.hurry();
             }
             let mut scratch = worker.scratch.borrow_mut();
             let read = match self.client.poll_read_into(cx, &mut scratch) {
@@ -144,7 +160,10 @@ impl Connection<'_> {
                 return Poll::Ready(next);
             }
             unread = false;
-            self.begun();
+            self.looked = rest.len();
+            if !rest.is_empty() {
+                self.begun();
+            }
         }
     }
 
@@ -152,11 +171,12 @@ impl Connection<'_> {
     fn take_kept(&mut self) -> Option<Next> {
         let client = Rc::clone(&self.client);
         let mut input = client.input().borrow_mut();
-        if input.is_empty() {
+        if input.is_empty() || !may_be_whole(&input, self.looked, self.room.bytes) {
             return None;
         }
         let (next, taken) = self.take_head(&mut input);
         input.advance(taken);
+        self.looked = if next.is_some() { 0 } else { input.len() };
         if input.is_empty() {
             // An idle connection keeps no memory.
             *input = bytes::BytesMut::new();
@@ -182,6 +202,10 @@ impl Connection<'_> {
     fn take_head(&mut self, text: &mut [u8]) -> (Option<Next>, usize) {
         // An empty line before a request belongs to nobody (RFC 9112, 2.2).
         let blank = text.chunks_exact(2).take_while(|line| line == b"\r\n").count() * 2;
+        self.blank.set(self.blank.get().saturating_add(blank));
+        if self.blank.get() > BLANK_MAX {
+            return (Some(self.refuse(BadHead::Malformed)), blank.saturating_add(text.len()));
+        }
         let Some(text) = text.get_mut(blank..).filter(|text| !text.is_empty()) else {
             return (None, blank);
         };
@@ -190,6 +214,7 @@ impl Connection<'_> {
         match Head::read(text, &mut lines, self.room) {
             Ok(None) => (None, blank),
             Ok(Some(head)) => {
+                self.blank.set(0);
                 let asked = head.asked(text, &lines);
                 let framing = head.says.framing;
                 let step = match handle::waits(worker, &self.peer, &asked, framing) {
@@ -215,6 +240,14 @@ impl Connection<'_> {
         nowhere.invalid.up();
         let step = Step::Decided(Err(reply::invalid(&Invalid::Head(bad))));
         Next { method: Method::GET, says: Says::unbelieved(), step }
+    }
+
+    /// Who is half-way into a head when all are to end has little time left for the rest.
+    fn hurry(&mut self) {
+        if !std::mem::replace(&mut self.hurried, true) {
+            let (Wait::First(until) | Wait::Idle(until) | Wait::Head(until)) = self.wait;
+            self.wait = Wait::Head(until.min(Instant::now() + LINGER));
+        }
     }
 
     /// Ends the wait for a head if it has lasted too long.
@@ -308,8 +341,8 @@ impl Connection<'_> {
         let sent = self.send(&mut download).await;
         self.worker().give_spare(download.into_spare());
         if sent.is_err() {
-            if coding == Coding::Close {
-                // A plain end would make it look whole.
+            // A plain end would make it look whole, or wait for a client that does not read.
+            if coding == Coding::Close || self.peer.stalled.get() {
                 self.client.break_off();
             }
             return false;
@@ -356,7 +389,12 @@ impl Connection<'_> {
         let mut download = Download::new(head, None, Coding::None, false);
         if self.send(&mut download).await.is_ok() {
             let idle = duration(self.worker().plane.deadlines.tunnel);
-            tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
+            let told = tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
+            drop(exchange);
+            if told {
+                self.client.end_writing();
+                self.linger().await;
+            }
         }
     }
 
@@ -372,7 +410,7 @@ impl Connection<'_> {
             if self.peer.stalled.get() {
                 return Poll::Ready(Err(BrokeOff));
             }
-            let (sent, owes) = download.progress();
+            let (sent, owes) = download.progress(&self.client);
             stuck = match stuck {
                 _ if !owes => None,
                 Some((before, since)) if before == sent => Some((sent, since)),
@@ -382,6 +420,7 @@ impl Connection<'_> {
                 && self.alarm.passed(since + body_idle, cx)
             {
                 self.seat.worker.shard.stalled_clients.up();
+                self.peer.stalled.set(true);
                 return Poll::Ready(Err(BrokeOff));
             }
             self.client.poll_gone(cx).map(|()| Err(BrokeOff))
@@ -407,5 +446,41 @@ impl Connection<'_> {
             }
         })
         .await;
+    }
+}
+
+/// Could these bytes be a whole head now, or be refused, where the first `looked` of them could not? Bytes that come one by one must not
+/// cost a look at all that came before.
+fn may_be_whole(text: &[u8], looked: usize, most: usize) -> bool {
+    let fresh = text.get(looked.saturating_sub(2)..).unwrap_or(&[]);
+    text.len() >= looked.saturating_mul(2).min(most)
+        || memchr::memmem::find(fresh, b"\n\r\n").is_some()
+        || memchr::memmem::find(fresh, b"\n\n").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a head that comes byte by byte is looked at only as often as its length doubles, and at once when it is whole or too long.
+    #[test]
+    fn a_head_by_the_byte_was_read_again_with_each() {
+        let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(30_000)).into_bytes();
+        let (mut looked, mut looks) = (0, 0);
+        for length in 1..=head.len() {
+            if may_be_whole(&head[..length], looked, 32 * 1024) {
+                (looked, looks) = (length, looks + 1);
+            }
+        }
+        assert_eq!(looked, head.len(), "the last byte is seen at once");
+        assert!(looks < 20, "{looks} looks");
+        for end in ["\n\r\n", "\n\n"] {
+            for cut in 0..=end.len() {
+                let text = ["x".repeat(1000).as_bytes(), end.as_bytes()].concat();
+                let looked = 1000 + cut;
+                assert!(cut == end.len() || may_be_whole(&text, looked, 4000), "{end:?} at {cut}");
+            }
+        }
+        assert!(may_be_whole(&[b'x'; 4000], 3999, 4000), "too long");
     }
 }

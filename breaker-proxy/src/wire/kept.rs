@@ -8,6 +8,7 @@ use hyper::Method;
 pub struct Kept {
     method: Method,
     http2: bool,
+    http10: bool,
     /// Authority, path, query, then names and values.
     text: Vec<u8>,
     authority: Option<(usize, usize)>,
@@ -32,7 +33,8 @@ impl Kept {
         let line =
             |(name, value): (&str, &[u8])| Line { name: push(name.as_bytes()), value: push(value) };
         let lines = head.fields.iter().map(line).collect();
-        Kept { method: head.method.clone(), http2: head.http2, text, authority, path, query, lines }
+        let (method, http2, http10) = (head.method.clone(), head.http2, head.http10);
+        Kept { method, http2, http10, text, authority, path, query, lines }
     }
 
     /// The head, as it was.
@@ -41,6 +43,7 @@ impl Kept {
         Asked {
             method: self.method.clone(),
             http2: self.http2,
+            http10: self.http10,
             authority: self.authority.map(|place| self.piece(place)),
             path: self.piece(self.path),
             query: self.query.map(|place| self.piece(place)),
