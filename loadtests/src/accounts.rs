@@ -205,7 +205,7 @@ const STEP: Duration = Duration::from_millis(10);
 const SETTLED: u32 = 5;
 
 /// The accounts, once nothing is in flight and nothing changes.
-fn settled(admin: &Admin) -> Result<Accounts, LoadError> {
+pub(crate) fn settled(admin: &Admin) -> Result<Accounts, LoadError> {
     let mut last = Accounts::default();
     let mut equal = 0;
     wait::until("nothing in flight", PATIENCE, STEP * 2, || {

@@ -132,9 +132,14 @@ impl Admin {
 
     /// The totals of `GET /v1/status`.
     pub(crate) fn accounts(&self) -> Result<Accounts, LoadError> {
-        let answer = self.call("GET", "/v1/status", "")?.good()?;
-        Accounts::read(&answer.body)
-            .ok_or_else(|| LoadError::Unreadable(format!("the accounts in {}", answer.body)))
+        let status = self.status()?;
+        Accounts::read(&status)
+            .ok_or_else(|| LoadError::Unreadable(format!("the accounts in {status}")))
+    }
+
+    /// All of `GET /v1/status`.
+    pub(crate) fn status(&self) -> Result<Value, LoadError> {
+        self.call("GET", "/v1/status", "")?.good().map(|answer| answer.body)
     }
 
     /// Reads the page of `GET /metrics`, as a scraper would.

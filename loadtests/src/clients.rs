@@ -66,6 +66,11 @@ impl Report {
         Report { sent: Some(sent), statuses: Some(statuses), ..Report::default() }
     }
 
+    /// How many answers were 2xx, of a client that counted such classes.
+    pub(crate) fn good(&self) -> Option<u64> {
+        self.classes.map(|[good, ..]| good)
+    }
+
     /// Pairs of what the client saw and what the proxy counted, which must be equal.
     pub(crate) fn compare(&self, counted: &Accounts) -> Vec<(&'static str, u64, u64)> {
         let mut pairs = Vec::new();
@@ -220,7 +225,7 @@ fn read_wrk(text: &str) -> Result<Report, LoadError> {
     })
 }
 
-fn read_h2load(text: &str) -> Result<Report, LoadError> {
+pub(crate) fn read_h2load(text: &str) -> Result<Report, LoadError> {
     let unreadable = || LoadError::Unreadable(format!("h2load's words: {text}"));
     let line = |start: &str| {
         text.lines().find_map(|line| line.trim().strip_prefix(start)).ok_or_else(unreadable)

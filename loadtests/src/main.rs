@@ -15,8 +15,10 @@ mod load;
 mod nginx;
 mod origin;
 mod proxy;
+mod real;
 mod report;
 mod rivals;
+mod soak;
 mod stamp;
 #[cfg(test)]
 mod standin;
@@ -37,17 +39,21 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Accounts(accounts::AccountsArgs),
+    Clients(real::ClientsArgs),
     Exactness(exactness::ExactnessArgs),
     Kill(kill::KillArgs),
     Rivals(rivals::RivalsArgs),
+    Soak(soak::SoakArgs),
 }
 
 fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Accounts(args) => accounts::run(&args),
+        Command::Clients(args) => real::run(&args),
         Command::Exactness(args) => exactness::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Rivals(args) => rivals::run(&args),
+        Command::Soak(args) => soak::run(&args),
     };
     ended.unwrap_or_else(|error| {
         println!("FAIL could not run: {error}");

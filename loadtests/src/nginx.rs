@@ -7,9 +7,11 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -62,13 +64,33 @@ impl Nginx {
     /// # Errors
     /// [`LoadError::Missing`] when it is not installed; else whatever kept it from starting.
     pub(crate) fn start() -> Result<Nginx, LoadError> {
+        Nginx::serving("location / { return 200 \"ok\\n\"; }", &[])
+    }
+
+    /// The same with other locations, and with these files (name and content) below `files`, which its workers may write to.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub(crate) fn serving(locations: &str, files: &[(&str, &[u8])]) -> Result<Nginx, LoadError> {
         let prefix = TempDir::new().map_err(LoadError::io("make a directory for nginx"))?;
+        let store = prefix.path().join("files");
+        let stored = || -> io::Result<()> {
+            fs::create_dir(&store)?;
+            for (name, content) in files {
+                fs::write(store.join(name), content)?;
+            }
+            // Started by root, its workers are another user.
+            fs::set_permissions(prefix.path(), fs::Permissions::from_mode(0o755))?;
+            fs::set_permissions(&store, fs::Permissions::from_mode(0o777))
+        };
+        stored().map_err(LoadError::io("write what nginx serves"))?;
         // We bind the port and nginx inherits the socket (as in its own upgrade of a running binary): no race for a
         // port, and no wait until it listens.
         let listener = TcpListener::bind("127.0.0.1:0").map_err(LoadError::io("bind for nginx"))?;
         let addr = listener.local_addr().map_err(LoadError::io("bind for nginx"))?;
         let path = prefix.path().join("nginx.conf");
-        std::fs::write(&path, configuration(addr)).map_err(LoadError::io("write nginx.conf"))?;
+        fs::write(&path, configuration(addr, locations))
+            .map_err(LoadError::io("write nginx.conf"))?;
         fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty()))
             .map_err(io::Error::from)
             .map_err(LoadError::io("let nginx inherit a socket"))?;
@@ -108,8 +130,7 @@ impl Nginx {
             )));
         }
         let log = self.prefix.path().join("access.log");
-        let text =
-            std::fs::read_to_string(log).map_err(LoadError::io("read nginx's access log"))?;
+        let text = fs::read_to_string(log).map_err(LoadError::io("read nginx's access log"))?;
         Ok(Logged::count(&text))
     }
 }
@@ -146,7 +167,7 @@ pub(crate) fn need(program: &'static str, version: &str) -> Result<(), LoadError
 }
 
 /// One worker, everything below the prefix, one line with the status for each request.
-fn configuration(addr: SocketAddr) -> String {
+fn configuration(addr: SocketAddr, locations: &str) -> String {
     format!(
         r#"daemon off;
 worker_processes 1;
@@ -165,7 +186,8 @@ http {{
     keepalive_requests 1000000000;
     server {{
         listen {addr};
-        location / {{ return 200 "ok\n"; }}
+        client_max_body_size 0;
+        {locations}
     }}
 }}
 "#

@@ -1,12 +1,12 @@
 //! breaker-proxy beside `HAProxy`, nginx, Envoy and Pingora: who runs when, and what is taken down of each; the arithmetic
 //! is in `rivals::sheet`.
 
-mod child;
+pub(crate) mod child;
 mod drive;
-mod gauge;
-mod machine;
+pub(crate) mod gauge;
+pub(crate) mod machine;
 mod paced;
-mod players;
+pub(crate) mod players;
 mod sheet;
 
 use crate::clients::beside;

@@ -207,6 +207,19 @@ fn alpn_chooses_http2() {
     assert_eq!(upstream.heard().len(), 3);
 }
 
+/// Goal: a client that offers nothing but HTTP/1.0, as `curl --http1.0` does, is served; one that offers nothing we speak is not.
+#[test]
+fn http_10_by_its_own_name_is_served() {
+    let files = Files::new();
+    let upstream = Serving::start(|_| "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned());
+    let proxy = files.setup(upstream.address(), "").start();
+    let mut client = Secure::connect(&proxy, files.client(None, &[b"http/1.0"]));
+    let answer = client.ask(b"GET /x HTTP/1.0\r\nhost: a\r\n\r\n").unwrap();
+    assert_eq!(answer, (200, b"ok".to_vec()));
+    assert!(Secure::connect(&proxy, files.client(None, &[b"gopher"])).get().is_err());
+    proxy.finish();
+}
+
 /// Goal: who speaks in clear where TLS is asked for is served nothing, and counted.
 #[test]
 fn nothing_passes_in_clear() {

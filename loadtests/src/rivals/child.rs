@@ -67,6 +67,33 @@ impl Running {
         })
     }
 
+    /// Waits until it has printed a port of loopback, as its first line.
+    ///
+    /// # Errors
+    /// When it ends instead, with its last words, or prints none in time.
+    pub(crate) fn prints_port(&mut self) -> Result<SocketAddr, LoadError> {
+        wait::until(self.name, PATIENCE, STEP, || {
+            let text = std::fs::read_to_string(&self.words).unwrap_or_default();
+            if let Some(port) = port_in(&text) {
+                return Ok(Some(SocketAddr::from(([127, 0, 0, 1], port))));
+            }
+            let ended = self.child.try_wait().map_err(LoadError::io("look after a program"))?;
+            match ended {
+                None => Ok(None),
+                Some(_) => Err(LoadError::Unreadable(format!(
+                    "{}, which ended at its start: {}",
+                    self.name,
+                    self.last_words()
+                ))),
+            }
+        })
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn lives(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -78,6 +105,11 @@ impl Running {
         let lines: Vec<&str> = text.lines().rev().take(4).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")
     }
+}
+
+/// The port on the first line, once that is whole.
+fn port_in(text: &str) -> Option<u16> {
+    text.split_once('\n')?.0.trim().parse().ok()
 }
 
 impl Drop for Running {
@@ -120,6 +152,15 @@ mod tests {
         let mut running = Running::start(command, "sh", dir.path()).unwrap();
         let error = running.listens(free_port().unwrap()).unwrap_err().to_string();
         assert!(error.contains("no port"), "{error}");
+    }
+
+    /// Goal: a port is believed once its line is whole, and nothing else is one.
+    #[test]
+    fn a_port_is_a_whole_line() {
+        assert_eq!(port_in("8080\nmore"), Some(8080));
+        for text in ["", "80", "none\n", "65536\n", "\n8080\n"] {
+            assert_eq!(port_in(text), None, "{text:?}");
+        }
     }
 
     /// Goal: a program is gone once its value is.

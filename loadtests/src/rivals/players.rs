@@ -252,6 +252,8 @@ impl Certificate {
                 "2",
                 "-subj",
                 "/CN=127.0.0.1",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1,DNS:localhost",
                 "-keyout",
                 "key",
                 "-out",
@@ -272,7 +274,8 @@ impl Certificate {
         }
     }
 
-    fn file(&self, name: &str) -> String {
+    /// Where it is: `cert`, `key`, or `pem` for both in one.
+    pub(crate) fn file(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 }
@@ -292,7 +295,7 @@ const PINGORA_LOCK: &str = include_str!("../../pingora/Cargo.lock");
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The breaker writes its token before it listens, so it is there.
-fn token_of(path: &Path) -> Result<String, LoadError> {
+pub(crate) fn token_of(path: &Path) -> Result<String, LoadError> {
     crate::wait::until("the admin token", PATIENCE, Duration::from_millis(5), || {
         Ok(fs::read_to_string(path).ok())
     })
@@ -327,7 +330,7 @@ fn locked(lock: &str, package: &str) -> Option<String> {
 }
 
 /// A directory that worker processes of another user may read.
-fn readable_dir() -> Result<TempDir, LoadError> {
+pub(crate) fn readable_dir() -> Result<TempDir, LoadError> {
     let dir = TempDir::new().map_err(LoadError::io("make a directory"))?;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))
         .map_err(LoadError::io("make a directory readable"))?;
