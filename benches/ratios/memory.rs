@@ -41,16 +41,15 @@ fn live(region: &Region<'_, System>) -> f64 {
 /// All rows; `keys` is a million but in a quick run.
 pub(crate) fn measure(keys: usize) -> Vec<Bytes> {
     let mut rows = Vec::new();
-    for tenths in [10, 15, 20] {
-        let name = format!("one `rate`, room for {}.{} × the keys", tenths / 10, tenths % 10);
-        rows.push(ours(name, vec![rate()], keys, keys * tenths / 10, Some(64.0)));
+    for (times, eighths) in [("1.0", 8), ("1.125", 9), ("1.5", 12), ("2.0", 16)] {
+        let name = format!("one `rate`, room for {times} × the keys");
+        rows.push(ours(name, vec![rate()], keys, keys * eighths / 8, Some(64.0)));
     }
     let few = keys / 16;
     let window = vec![LimitSpec::window(16, Span::from_secs(1))];
-    for tenths in [10, 15] {
-        let times = format!("{}.{}", tenths / 10, tenths % 10);
+    for (times, eighths) in [("1.0", 8), ("1.125", 9), ("1.5", 12)] {
         let name = format!("one `window` of 16, {few} keys, room for {times} × the keys");
-        let room = few * tenths / 10;
+        let room = few * eighths / 8;
         rows.push(ours(name, window.clone(), few, room, Some(64.0 + 8.0 * 16.0)));
     }
     rows.push(governor("governor keyed, u64", numbers(keys)));

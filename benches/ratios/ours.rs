@@ -186,14 +186,20 @@ pub(crate) fn window_refuse() -> Case {
     Case::new(WINDOW_REFUSE, move || admits(world, world.call, tick.next()))
 }
 
-/// Half as many slots again as keys, so that buckets are rarely full.
-fn keyed_world(count: u32) -> &'static World {
-    let scope = ScopeSpec { keys: keyed_by(vec![rate()]), ..ScopeSpec::default() };
-    still(World::new(scope, count / 2 * 3))
+/// So many slots for eight keys: twelve where lookups are to be fast, nine where memory is dear.
+#[derive(Clone, Copy)]
+enum Room {
+    Fast = 12,
+    Tight = 9,
 }
 
-fn keyed(name: &'static str, count: u32, clocked: bool) -> Case {
-    let (world, clock, mut tick) = (keyed_world(count), Tsc::new(), Tick::new());
+fn keyed_world(count: u32, room: Room) -> &'static World {
+    let scope = ScopeSpec { keys: keyed_by(vec![rate()]), ..ScopeSpec::default() };
+    still(World::new(scope, count / 8 * room as u32))
+}
+
+fn keyed(name: &'static str, count: u32, room: Room, clocked: bool) -> Case {
+    let (world, clock, mut tick) = (keyed_world(count, room), Tsc::new(), Tick::new());
     let mut turn = numbers(count.try_into().unwrap_or(0)).iter().cycle();
     let mut call = move || {
         let key = *turn.next().unwrap_or(&0);
@@ -211,23 +217,31 @@ fn keyed(name: &'static str, count: u32, clocked: bool) -> Case {
 }
 
 pub(crate) fn keyed_100k() -> Case {
-    keyed(KEYED_100K, 100_000, true)
+    keyed(KEYED_100K, 100_000, Room::Fast, true)
+}
+
+pub(crate) fn keyed_tight() -> Case {
+    keyed(KEYED_TIGHT, 100_000, Room::Tight, true)
+}
+
+pub(crate) fn keyed_tight_tick() -> Case {
+    keyed(KEYED_TIGHT_TICK, 100_000, Room::Tight, false)
 }
 
 pub(crate) fn keyed_100k_tick() -> Case {
-    keyed(KEYED_100K_TICK, 100_000, false)
+    keyed(KEYED_100K_TICK, 100_000, Room::Fast, false)
 }
 
 pub(crate) fn keyed_1m() -> Case {
-    keyed(KEYED_1M, 1_000_000, true)
+    keyed(KEYED_1M, 1_000_000, Room::Fast, true)
 }
 
 pub(crate) fn keyed_1m_tick() -> Case {
-    keyed(KEYED_1M_TICK, 1_000_000, false)
+    keyed(KEYED_1M_TICK, 1_000_000, Room::Fast, false)
 }
 
-fn text(name: &'static str, clocked: bool) -> Case {
-    let (world, clock, mut tick) = (keyed_world(100_000), Tsc::new(), Tick::new());
+fn text(name: &'static str, room: Room, clocked: bool) -> Case {
+    let (world, clock, mut tick) = (keyed_world(100_000, room), Tsc::new(), Tick::new());
     let mut turn = labels(100_000).iter().cycle();
     let mut call = move || {
         let key = turn.next().map_or("", String::as_str);
@@ -244,11 +258,15 @@ fn text(name: &'static str, clocked: bool) -> Case {
 }
 
 pub(crate) fn keyed_text() -> Case {
-    text(KEYED_TEXT, true)
+    text(KEYED_TEXT, Room::Fast, true)
 }
 
 pub(crate) fn keyed_text_tick() -> Case {
-    text(KEYED_TEXT_TICK, false)
+    text(KEYED_TEXT_TICK, Room::Fast, false)
+}
+
+pub(crate) fn keyed_text_tight_tick() -> Case {
+    text(KEYED_TEXT_TIGHT_TICK, Room::Tight, false)
 }
 
 /// Global, group, route and key looked at; the route's window and the key's rate charged; settled and counted.
@@ -408,6 +426,12 @@ pub(crate) const WINDOW_TICK: &str = "exact `window` of 1,000, admits, tick give
 pub(crate) const WINDOW_REFUSE: &str = "exact `window` of 1,000, refuses, tick given";
 pub(crate) const KEYED_100K: &str = "keyed `rate`, 100k u64, clock read";
 pub(crate) const KEYED_100K_TICK: &str = "keyed `rate`, 100k u64, tick given";
+pub(crate) const KEYED_TIGHT: &str =
+    "keyed `rate`, 100k u64, room for 1.125 × the keys, clock read";
+pub(crate) const KEYED_TIGHT_TICK: &str =
+    "keyed `rate`, 100k u64, room for 1.125 × the keys, tick given";
+pub(crate) const KEYED_TEXT_TIGHT_TICK: &str =
+    "keyed `rate`, 100k strings of 25 bytes, room for 1.125 × the keys, tick given";
 pub(crate) const KEYED_1M: &str = "keyed `rate`, 1M u64, clock read";
 pub(crate) const KEYED_1M_TICK: &str = "keyed `rate`, 1M u64, tick given";
 pub(crate) const KEYED_TEXT: &str = "keyed `rate`, 100k strings of 25 bytes, clock read";

@@ -42,7 +42,8 @@ use crate::time::{Mono, Span};
 pub struct Capacity {
     /// Groups and routes together.
     pub scopes: u32,
-    /// Key cells of each dimension, rounded up to a multiple of 32.
+    /// Key cells of each dimension, rounded up to whole buckets: to a multiple of 32, and by a 32nd at most beyond 1,024. An eighth more than
+    /// the keys that are busy at once is enough where these are 16,384 or more, and a half more where they are few.
     pub keys: u32,
 }
 

@@ -1,17 +1,21 @@
 //! The bounded table of one key dimension: which slot belongs to which key; it never sees a label, and knows no rule but the gate's.
 //!
-//! A key's slot stands in one bucket of 32. Finding a known key is a lock-free scan of the bucket, from a line of memory that
+//! A key's slot stands in one bucket, of 512 in a large table. Finding a known key is a lock-free scan of the bucket, from a line of memory that
 //! the key's hash says, so that it mostly ends in that line of four and touches no other: the tag and the
-//! one-word memory of a limit stand together. Gates stand apart, and a bit for each bucket says whether any of its gates was ever
+//! one-word memory of a limit stand together. Gates stand apart, and a bit for each block of 32 slots says whether any of its gates was ever
 //! moved: while it says no, none is read. The first sight of a key takes the bucket's lock and claims an empty slot, or
 //! one that is *indistinguishable from fresh* (gate armed, no strikes, no override, all limits idle), which
 //! therefore needs no clearing. Tags are never emptied, so a scan ends at the first line that has room for anybody.
 //!
+//! Keys fall into buckets by chance, and the larger a bucket, the less its keys stray from their mean: with a ninth of their
+//! slots free, of buckets of 32 one key in twenty has no slot, of buckets of 512 one in two thousand. Whom a full bucket concerns stays
+//! small all the same: what newcomers lack, and what they share, is kept by the block of 32 in which a key's scan begins.
+//!
 //! All moves of a key's gate away from *armed* are made under the bucket's lock, with the tag
 //! looked at: a kill or a trip lands on its own key, and a slot that is blocked or on probation never changes hands.
 //!
-//! Two slots of a bucket are kept for orders: strangers' traffic cannot fill a bucket so that a kill finds no room. Where an
-//! order must evict a busy key all the same, the bucket starts newcomers *spent*, as of the eviction: to be evicted never gives
+//! Some slots of a bucket, one of 32 and two at least, are kept for orders: strangers' traffic cannot fill a bucket so that a kill finds no room. Where an
+//! order must evict a busy key all the same, that key's block starts newcomers *spent*, as of the eviction: to be evicted never gives
 //! permission back.
 //!
 //! Where the policy bounds the first sights per time, keys beyond it get no slot yet: a flood of fresh keys fills the
@@ -70,9 +74,13 @@ pub(crate) struct Table {
     /// When a slot's limits were spent for what its key was not charged, in nanoseconds, rounded up to fours; 0 for never. The
     /// two lowest bits say which: its budgets, its others.
     spent: Box<[AtomicU64]>,
-    /// A bit for each bucket: a gate of it was moved at least once.
+    /// A bit for each block: a gate of it was moved at least once.
     stirred: Box<[AtomicU64]>,
-    buckets: usize,
+    /// Lines where scans begin, which are all but the last.
+    starts: usize,
+    /// Slots of a bucket, and among how many one is kept for orders; both powers of two.
+    ways: usize,
+    every: usize,
     locks: Box<[Mutex<Lock>]>,
     pub(crate) dirty: Dirty,
     held: AtomicU64,
@@ -81,7 +89,7 @@ pub(crate) struct Table {
     turned_away: AtomicU64,
     /// What the rate of first sights is charged to.
     sights: AtomicU64,
-    /// For each bucket: calls of its keys that hold a place in flight in the shared slot.
+    /// For each block: calls of the keys at home there that hold a place in flight in the shared slot.
     flying: Box<[AtomicU64]>,
 }
 
@@ -105,10 +113,38 @@ struct Slot {
 /// What a bucket's lock guards besides the tags.
 struct Lock {
     kept: Arc<Kept>,
-    /// Newcomers start as if they had used up everything but budgets then: their past is not known.
-    spent: Option<Mono>,
+    /// One for each of the bucket's blocks: what newcomers lack whose home it is.
+    marks: Box<[Mark]>,
+    /// All slots that any key may claim have a tag, and so they will for ever.
+    full: bool,
+    /// Where the search for an idle slot goes on that found none.
+    hand: usize,
+}
+
+/// As of when newcomers start spent, in nanoseconds and one more; 0 for never.
+#[derive(Clone, Copy, Default)]
+struct Mark {
+    /// They start as if they had used up everything but budgets then: their past is not known.
+    spent: u64,
     /// The same of budgets.
-    budgets_spent: Option<Mono>,
+    budgets_spent: u64,
+}
+
+/// How a table is divided.
+struct Shape {
+    buckets: usize,
+    ways: usize,
+}
+
+/// Which slots a search may give away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Among {
+    /// Those that any key may claim, of which it looks at so many that a flood cannot make it long.
+    Some,
+    /// All that any key may claim.
+    Open,
+    /// Those kept for orders too.
+    All,
 }
 
 /// Which slot an order goes to.
@@ -172,17 +208,18 @@ impl Newcomer {
 impl Table {
     /// A table of at least so many slots.
     pub(crate) fn new(cells: usize) -> Table {
-        let buckets = buckets(cells);
-        let cells = buckets * WAYS;
+        let Shape { buckets, ways } = Shape::of(cells);
+        let cells = buckets * ways;
         let kept = Arc::new(Kept::default());
-        let lock =
-            || Mutex::new(Lock { kept: Arc::clone(&kept), spent: None, budgets_spent: None });
+        let lock = || Mutex::new(Lock::new(&kept, ways / BLOCK));
         Table {
             lines: (0..=cells / LINE).map(|_| Line::new()).collect(),
             gates: (0..cells).map(|_| Gate::new()).collect(),
             spent: (0..cells).map(|_| AtomicU64::new(0)).collect(),
-            stirred: (0..buckets.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-            buckets,
+            stirred: (0..(cells / BLOCK).div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            starts: cells / LINE,
+            ways,
+            every: if ways > BLOCK { BLOCK } else { BLOCK / 2 },
             locks: (0..buckets).map(|_| lock()).collect(),
             dirty: Dirty::new(cells),
             held: AtomicU64::new(0),
@@ -190,7 +227,7 @@ impl Table {
             evicted: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
             sights: AtomicU64::new(0),
-            flying: (0..buckets).map(|_| AtomicU64::new(0)).collect(),
+            flying: (0..cells / BLOCK).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -232,7 +269,7 @@ impl Table {
         let mut busy = 0;
         for (bucket, lock) in self.locks.iter().enumerate() {
             let lock = lock.lock();
-            let cells = (bucket * WAYS..(bucket + 1) * WAYS)
+            let cells = (bucket * self.ways..(bucket + 1) * self.ways)
                 .filter(|&cell| self.tag(cell).is_some() && !self.is_idle(cell, &lock.kept, now));
             busy += cells.fold(0, |sum, _| sum + 1);
         }
@@ -257,7 +294,7 @@ impl Table {
         self.gates.get(cell)
     }
 
-    /// A slot's gate as it stands. While no gate of its bucket was ever moved, none is read.
+    /// A slot's gate as it stands. While no gate of its block was ever moved, none is read.
     #[inline]
     pub(crate) fn word(&self, cell: usize) -> Option<Word> {
         if self.is_stirred(cell) {
@@ -267,14 +304,14 @@ impl Table {
         }
     }
 
-    /// Whether a gate of a slot's bucket was ever moved.
+    /// Whether a gate of a slot's block was ever moved.
     #[inline(always)]
     fn is_stirred(&self, cell: usize) -> bool {
-        let bucket = cell / WAYS;
-        // ordering: relaxed. Who moves a gate stirs its bucket before, so that after a kill returned every later look sees
+        let block = cell / BLOCK;
+        // ordering: relaxed. Who moves a gate stirs its block before, so that after a kill returned every later look sees
         // both; the last look orders its loads after its mark by a fence of its own, as the killer does its stores.
-        let stirred = self.stirred.get(bucket / 64).map(|word| word.load(Ordering::Relaxed));
-        stirred.is_some_and(|stirred| stirred >> (bucket % 64) & 1 == 1)
+        let stirred = self.stirred.get(block / 64).map(|word| word.load(Ordering::Relaxed));
+        stirred.is_some_and(|stirred| stirred >> (block % 64) & 1 == 1)
     }
 
     /// Until when a limit of a slot is spent for what its key was not charged, if it was: until then the key is refused, and never
@@ -300,11 +337,11 @@ impl Table {
         let _ = spent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |was| Some(both(was)));
     }
 
-    /// Says that a gate of a slot's bucket is about to move.
+    /// Says that a gate of a slot's block is about to move.
     fn stir(&self, cell: usize) {
-        let bucket = cell / WAYS;
-        let bit = 1 << (bucket % 64);
-        if let Some(word) = self.stirred.get(bucket / 64)
+        let block = cell / BLOCK;
+        let bit = 1 << (block % 64);
+        if let Some(word) = self.stirred.get(block / 64)
             // ordering: relaxed, for only the first of many needs to be written.
             && word.load(Ordering::Relaxed) & bit == 0
         {
@@ -366,7 +403,7 @@ impl Table {
         Some(Tags { at, tags })
     }
 
-    /// A known key's slot with its inline word; `None` if it has none, or if a gate of its bucket was ever moved.
+    /// A known key's slot with its inline word; `None` if it has none, or if a gate of its block was ever moved.
     #[inline(always)]
     pub(crate) fn quiet(&self, key: KeyHash) -> Option<(usize, Row<'_>)> {
         let cell = self.find(key)?;
@@ -391,12 +428,12 @@ impl Table {
     #[inline(never)]
     fn find_beyond(&self, key: KeyHash) -> Option<usize> {
         let first = self.line_of(key);
-        for step in 0..WAYS / LINE {
+        for step in 0..self.ways / LINE {
             let line = self.read(first ^ step)?;
             if let Some(way) = line.way_of(key) {
                 return Some(line.at * LINE + way);
             }
-            if line.has_room() {
+            if line.has_room(self.every) {
                 return None;
             }
         }
@@ -415,11 +452,14 @@ impl Table {
 
     #[cold]
     fn claim(&self, key: KeyHash, now: Mono) -> Option<usize> {
-        let lock = self.locks.get(self.bucket_of(key))?.lock();
+        let mut lock = self.locks.get(self.bucket_of(key))?.lock();
         if let Some(cell) = self.find(key) {
             return Some(cell);
         }
-        let room = self.room(key, &lock, now);
+        let room = self.room(key, &mut lock, Among::Some, now);
+        if room.is_none() {
+            lock.hand = (lock.hand + LOOKS) % self.ways;
+        }
         let welcome = room.is_none() || self.welcomes(&lock.kept, now);
         let Some(cell) = room.filter(|_| welcome) else {
             // ordering: relaxed, for a count stands alone.
@@ -434,11 +474,11 @@ impl Table {
 
     /// What a call would find that claims its key's slot at first sight; `None` if it would have to share the overflow slot.
     pub(crate) fn foresee(&self, key: KeyHash, now: Mono) -> Option<Foreseen> {
-        let lock = self.locks.get(self.bucket_of(key))?.lock();
+        let mut lock = self.locks.get(self.bucket_of(key))?.lock();
         if let Some(cell) = self.find(key) {
             return Some(Foreseen::Known(cell));
         }
-        let cell = self.room(key, &lock, now)?;
+        let cell = self.room(key, &mut lock, Among::Some, now)?;
         let sights = Row { head: &self.sights, rest: &[] };
         if lock.kept.newcomers.is_some_and(|limit| sights.peek(limit, 1, now).is_err()) {
             return None;
@@ -447,13 +487,13 @@ impl Table {
         // No rule matters to a reset.
         let rule = TripRule::new(Recover::default());
         let epoch = word.step(Input::Reset, &rule, now).unwrap_or(word).epoch();
-        let (spent, budgets_spent) = (lock.spent, lock.budgets_spent);
+        let (spent, budgets_spent) = lock.spent(self.home_of(key));
         Some(Foreseen::Newcomer(cell, Newcomer { epoch, spent, budgets_spent }))
     }
 
     /// Charges a call of a key without a slot to the shared one; `charge` says whether it took a place in flight there. What the
     /// call takes, its key must not have again of its own as soon as there is a slot. A call that is refused takes
-    /// nothing, and marks nothing: a flood spends no more buckets than the shared slot admits calls.
+    /// nothing, and marks nothing: a flood spends no more blocks than the shared slot admits calls.
     ///
     /// # Errors
     /// The key's slot, if it has one by now; then nothing was charged.
@@ -464,8 +504,8 @@ impl Table {
         now: Mono,
         charge: impl FnOnce() -> Result<bool, B>,
     ) -> Result<Result<bool, B>, usize> {
-        let bucket = self.bucket_of(key);
-        let (Some(lock), Some(flying)) = (self.locks.get(bucket), self.flying.get(bucket)) else {
+        let (bucket, home) = (self.bucket_of(key), self.home_of(key));
+        let (Some(lock), Some(flying)) = (self.locks.get(bucket), self.flying.get(home)) else {
             return Ok(charge());
         };
         let mut lock = lock.lock();
@@ -474,7 +514,7 @@ impl Table {
         }
         let charged = charge();
         if let Ok(flies) = charged {
-            lock.spend(now);
+            lock.spend(home, now, true);
             // ordering: relaxed, for whoever gives slots away holds this lock.
             flying.fetch_add(u64::from(flies), Ordering::Relaxed);
         }
@@ -483,19 +523,21 @@ impl Table {
 
     /// A call that took a place in flight in the shared slot gave it back.
     pub(crate) fn land(&self, key: KeyHash) {
-        if let Some(flying) = self.flying.get(self.bucket_of(key)) {
+        if let Some(flying) = self.flying.get(self.home_of(key)) {
             // ordering: release, so that who sees none in flight sees their places given back.
             flying.fetch_sub(1, Ordering::Release);
         }
     }
 
-    /// A slot that a key without one may have: an empty one or an idle one. While calls of its bucket hold places in flight
+    /// A slot that a key without one may have: an empty one or an idle one. While calls of its block hold places in flight
     /// in the shared slot there is none: some of them may be the key's own, which it would have twice.
-    fn room(&self, key: KeyHash, lock: &Lock, now: Mono) -> Option<usize> {
+    fn room(&self, key: KeyHash, lock: &mut Lock, among: Among, now: Mono) -> Option<usize> {
         // ordering: acquire, to pair with the release of the call that ended last.
-        let flying = self.flying.get(self.bucket_of(key))?.load(Ordering::Acquire);
-        let idle = || self.idle(key, OPEN, &lock.kept, now);
-        if flying > 0 { None } else { self.empty(key, OPEN).or_else(idle) }
+        let flying = self.flying.get(self.home_of(key))?.load(Ordering::Acquire);
+        if flying > 0 {
+            return None;
+        }
+        self.empty(key, lock).or_else(|| self.idle(key, among, lock, now))
     }
 
     /// Whether one more key may be seen for the first time.
@@ -512,9 +554,9 @@ impl Table {
         now: Mono,
         act: impl FnOnce(usize) -> T,
     ) -> Option<T> {
-        let lock = self.locks.get(self.bucket_of(key))?.lock();
+        let mut lock = self.locks.get(self.bucket_of(key))?.lock();
         let cell = self.find(key).or_else(|| {
-            let cell = self.room(key, &lock, now)?;
+            let cell = self.room(key, &mut lock, Among::Open, now)?;
             self.give(cell, key, &lock, now);
             Some(cell)
         })?;
@@ -534,16 +576,19 @@ impl Table {
         }
     }
 
-    /// From now on keys that have no slot yet (those of one key's bucket, or all) start as if they had used up everything by
+    /// From now on keys that have no slot yet (those of one key's block, or all) start as if they had used up everything by
     /// now: of their past nothing is known. Budgets only if told so.
     pub(crate) fn spend_newcomers(&self, of: Option<KeyHash>, budgets: bool, now: Mono) {
-        let one = of.map(|key| self.bucket_of(key));
-        let (from, many) = one.map_or((0, self.locks.len()), |bucket| (bucket, 1));
-        for lock in self.locks.iter().skip(from).take(many) {
+        if let Some(key) = of {
+            if let Some(lock) = self.locks.get(self.bucket_of(key)) {
+                lock.lock().spend(self.home_of(key), now, budgets);
+            }
+            return;
+        }
+        for lock in &self.locks {
             let mut lock = lock.lock();
-            lock.spent = lock.spent.max(Some(now));
-            if budgets {
-                lock.budgets_spent = lock.budgets_spent.max(Some(now));
+            for mark in &mut lock.marks {
+                mark.spend(now, budgets);
             }
         }
     }
@@ -554,7 +599,7 @@ impl Table {
         let mut kept = None;
         for (bucket, lock) in self.locks.iter().enumerate() {
             let lock = lock.lock();
-            for cell in bucket * WAYS..(bucket + 1) * WAYS {
+            for cell in bucket * self.ways..(bucket + 1) * self.ways {
                 if self.tag(cell).is_some() {
                     self.note(cell, self.spend(cell, &lock.kept, at, now));
                 }
@@ -587,9 +632,9 @@ impl Table {
             None => {
                 // The slots kept for orders come last in every scan, and are taken last: a scan that meets an empty slot before
                 // them has missed nothing.
-                let room = self.empty(key, OPEN);
-                let room = room.or_else(|| self.idle(key, WAYS, &lock.kept, now));
-                let room = room.or_else(|| self.empty(key, WAYS));
+                let room = self.empty(key, &mut lock);
+                let room = room.or_else(|| self.idle(key, Among::All, &lock, now));
+                let room = room.or_else(|| self.kept_empty(key));
                 let Some(cell) = room.or_else(|| self.evict(key, &mut lock, rule, now)) else {
                     return Ordered::NoRoom;
                 };
@@ -626,51 +671,100 @@ impl Table {
     /// The line in which a scan for a key begins.
     #[inline(always)]
     fn line_of(&self, key: KeyHash) -> usize {
-        // Eight lines at most, so this fits.
-        let low = usize::try_from(key.as_u64() % LINES).unwrap_or(0);
-        self.bucket_of(key) * (WAYS / LINE) + low
-    }
-
-    #[inline(always)]
-    fn bucket_of(&self, key: KeyHash) -> usize {
-        let wide = u128::from(key.as_u64()) * (self.buckets as u128);
+        let wide = u128::from(key.as_u64()) * (self.starts as u128);
         usize::try_from(wide >> 64).unwrap_or(0)
     }
 
+    fn bucket_of(&self, key: KeyHash) -> usize {
+        self.line_of(key) * LINE / self.ways
+    }
+
+    /// The block in which a scan for a key begins.
+    fn home_of(&self, key: KeyHash) -> usize {
+        self.line_of(key) * LINE / BLOCK
+    }
+
+    /// The slots of the bucket that a slot is in: a key's are always in the same.
+    pub(crate) const fn bucket_around(&self, cell: usize) -> std::ops::Range<usize> {
+        let first = cell / self.ways * self.ways;
+        first..first + self.ways
+    }
+
+    /// Slots of a bucket that any key may claim; the others are kept for orders.
+    const fn open(&self) -> usize {
+        if KEEPS { self.ways - self.ways / self.every } else { self.ways }
+    }
+
+    const fn is_kept(&self, cell: usize) -> bool {
+        is_kept(cell, self.every)
+    }
+
     /// The slots of a key's bucket, in the order of its scan: line by line, a neighbour first, since the processor fetches lines by
-    /// twos. The slots kept for orders, each the last of every fourth line, come when all others have.
-    fn ways(&self, key: KeyHash) -> impl DoubleEndedIterator<Item = usize> {
-        let line = self.line_of(key);
-        let (bucket, line) = (line / (WAYS / LINE) * WAYS, line % (WAYS / LINE));
-        let ways = (0..WAYS).map(move |step| ((step / LINE) ^ line) * LINE + step % LINE);
-        let open = ways.clone().filter(|&way| !is_kept(way));
-        open.chain(ways.filter(|&way| is_kept(way))).map(move |way| bucket + way)
+    /// twos. The slots kept for orders, each the last of its line, come when all others have.
+    fn ways(&self, key: KeyHash) -> impl Iterator<Item = usize> {
+        let first = self.line_of(key);
+        let ways = (0..self.ways).map(move |step| (first ^ (step / LINE)) * LINE + step % LINE);
+        let open = ways.clone().filter(|&cell| !self.is_kept(cell));
+        open.chain(ways.filter(|&cell| self.is_kept(cell)))
     }
 
     /// The slot that a key has if it was free when the key was first seen. Who keeps more for a slot may so ask for it before the
     /// slot is read.
     #[inline(always)]
     pub(crate) fn likely(&self, key: KeyHash) -> usize {
-        let way = usize::try_from(key.as_u64() / LINES % CHOICES).unwrap_or(0);
+        let way = usize::try_from(key.as_u64() % CHOICES).unwrap_or(0);
         self.line_of(key) * LINE + way
     }
 
-    /// The likely slot if it is empty, else the first empty one among so many slots of a key's scan.
-    fn empty(&self, key: KeyHash, among: usize) -> Option<usize> {
+    /// The likely slot if it is empty, else the first empty one of a key's scan that any key may claim.
+    fn empty(&self, key: KeyHash, lock: &mut Lock) -> Option<usize> {
+        if lock.full {
+            return None;
+        }
         let likely = self.likely(key);
-        if !is_kept(likely % WAYS) && self.tag(likely).is_none() {
+        if !self.is_kept(likely) && self.tag(likely).is_none() {
             return Some(likely);
         }
-        self.ways(key).take(among).find(|&cell| self.tag(cell).is_none())
+        let empty = self.ways(key).take(self.open()).find(|&cell| self.tag(cell).is_none());
+        lock.full = empty.is_none();
+        empty
     }
 
-    /// Of the idle ones among so many slots the one whose learned past weighs least.
-    fn idle(&self, key: KeyHash, among: usize, kept: &Kept, now: Mono) -> Option<usize> {
+    /// An empty slot that is kept for orders.
+    fn kept_empty(&self, key: KeyHash) -> Option<usize> {
+        self.ways(key).skip(self.open()).find(|&cell| self.tag(cell).is_none())
+    }
+
+    /// An idle slot: of those nearest to where a key's scan begins, or else of those beyond.
+    fn idle(&self, key: KeyHash, among: Among, lock: &Lock, now: Mono) -> Option<usize> {
+        let many = if among == Among::All { self.ways } else { self.open() };
+        let near = self.lightest(self.ways(key).take(many.min(BLOCK)), &lock.kept, now);
+        if near.is_some() || many <= BLOCK {
+            return near;
+        }
+        if among == Among::Some {
+            let first = self.bucket_of(key) * self.ways;
+            let beyond = (lock.hand..lock.hand + LOOKS).map(|step| first + step % self.ways);
+            return self.lightest(beyond.filter(|&cell| !self.is_kept(cell)), &lock.kept, now);
+        }
+        self.lightest(self.ways(key).take(many).skip(BLOCK), &lock.kept, now)
+    }
+
+    /// Of the idle ones among some slots the one whose learned past weighs least; the first, where nothing is learned.
+    fn lightest(
+        &self,
+        among: impl Iterator<Item = usize>,
+        kept: &Kept,
+        now: Mono,
+    ) -> Option<usize> {
         let is_idle = |&cell: &usize| self.tag(cell).is_some() && self.is_idle(cell, kept, now);
-        let weight = |&cell: &usize| -> u64 {
+        let mut idle = among.filter(is_idle);
+        if kept.tallies.is_empty() {
+            return idle.next();
+        }
+        idle.min_by_key(|&cell| {
             kept.tallies.iter().map(|tally| tally.weight_of(cell)).fold(0, u64::saturating_add)
-        };
-        self.ways(key).take(among).filter(is_idle).min_by_key(weight)
+        })
     }
 
     /// Whether nothing tells a slot from a new one.
@@ -699,12 +793,15 @@ impl Table {
             })
         };
         let (cell, gate) = all().find(|(cell, _)| !flies(*cell)).or_else(|| all().next())?;
+        let home = self.home_of(self.tag(cell)?);
         // Strikes and overrides of the key that is evicted are not the newcomer's; its debts stay, which is
         // stricter.
         let _ = gate.step(Input::Reset, rule, now);
         // ordering: relaxed, for a count stands alone.
         self.evicted.fetch_add(1, Ordering::Relaxed);
-        lock.spend(now);
+        // It comes back as a newcomer of its own block; who gets the slot starts spent too, for the slot's debts are not its own.
+        lock.spend(home, now, true);
+        lock.spend(self.home_of(key), now, true);
         // What it had used up, those who share the overflow slot now lack.
         self.spend(self.overflow_cell(), &lock.kept, (Some(now), Some(now)), now);
         Some(cell)
@@ -747,7 +844,7 @@ impl Table {
         for tally in &lock.kept.tallies {
             tally.clear(cell);
         }
-        let note = self.spend(cell, &lock.kept, (lock.spent, lock.budgets_spent), now);
+        let note = self.spend(cell, &lock.kept, lock.spent(self.home_of(key)), now);
         if let Some(spent) = self.spent.get(cell) {
             // ordering: relaxed, for the tag is stored with release after it.
             spent.store(note, Ordering::Relaxed);
@@ -768,16 +865,49 @@ impl Tags {
     }
 
     /// Whether an open slot is empty, so that no key was ever driven on to the next line.
-    fn has_room(&self) -> bool {
-        (self.at * LINE..).zip(self.tags).any(|(cell, tag)| tag == EMPTY && !is_kept(cell % WAYS))
+    fn has_room(&self, every: usize) -> bool {
+        (self.at * LINE..).zip(self.tags).any(|(cell, tag)| tag == EMPTY && !is_kept(cell, every))
     }
 }
 
 impl Lock {
-    /// Newcomers start spent from now on.
-    fn spend(&mut self, now: Mono) {
-        self.spent = self.spent.max(Some(now));
-        self.budgets_spent = self.budgets_spent.max(Some(now));
+    fn new(kept: &Arc<Kept>, blocks: usize) -> Lock {
+        let marks = vec![Mark::default(); blocks].into();
+        Lock { kept: Arc::clone(kept), marks, full: false, hand: 0 }
+    }
+
+    /// As of when newcomers of a block start spent, and as of when their budgets.
+    fn spent(&self, home: usize) -> (Option<Mono>, Option<Mono>) {
+        let mark = self.marks.get(home % self.marks.len()).copied().unwrap_or_default();
+        let read = |mark: u64| mark.checked_sub(1).map(Mono::from_nanos);
+        (read(mark.spent), read(mark.budgets_spent))
+    }
+
+    /// Newcomers of a block start spent from now on; of budgets only if told so.
+    fn spend(&mut self, home: usize, now: Mono, budgets: bool) {
+        let blocks = self.marks.len();
+        if let Some(mark) = self.marks.get_mut(home % blocks) {
+            mark.spend(now, budgets);
+        }
+    }
+}
+
+impl Mark {
+    fn spend(&mut self, now: Mono, budgets: bool) {
+        let mark = now.as_nanos().saturating_add(1);
+        self.spent = self.spent.max(mark);
+        if budgets {
+            self.budgets_spent = self.budgets_spent.max(mark);
+        }
+    }
+}
+
+impl Shape {
+    /// A bucket is a 32nd of the table, but of 32 slots at least and of 512 at most: so a small table, too, has buckets for many, and what is rounded up is little.
+    fn of(keys: usize) -> Shape {
+        let ways = (keys / SHARE).max(1).checked_ilog2().map_or(1, |log| 1 << log);
+        let ways = ways.clamp(BLOCK, LARGEST);
+        Shape { buckets: keys.div_ceil(ways).max(1), ways }
     }
 }
 
@@ -806,45 +936,43 @@ const fn spent_as_of(at: Mono, bits: u64) -> u64 {
     at.as_nanos().saturating_add(BUDGETS | OTHERS) & !(BUDGETS | OTHERS) | bits
 }
 
-/// Whether a slot of a bucket is kept for orders.
-const fn is_kept(way: usize) -> bool {
-    OPEN < WAYS && way % (4 * LINE) == 4 * LINE - 1
-}
-
-/// The slots of the bucket that a slot is in: a key's are always in the same.
-pub(crate) const fn bucket_around(cell: usize) -> std::ops::Range<usize> {
-    let first = cell / WAYS * WAYS;
-    first..first + WAYS
+/// Whether a slot is kept for orders, of so many one.
+const fn is_kept(cell: usize, every: usize) -> bool {
+    KEEPS && cell & (every - 1) == every - 1
 }
 
 /// Slots of a table for so many keys.
 pub(crate) fn cells_for(keys: usize) -> usize {
-    buckets(keys) * WAYS
-}
-
-fn buckets(keys: usize) -> usize {
-    keys.div_ceil(WAYS).max(1)
+    let Shape { buckets, ways } = Shape::of(keys);
+    buckets * ways
 }
 
 /// Limits of one word each whose memory stands in the slots themselves.
 pub(crate) const INLINE: usize = 1;
-/// Slots in a bucket; two in models, which must try everything.
+/// Slots of a block, and of the smallest bucket; two in models, which must try everything.
 #[cfg(not(loom))]
-const WAYS: usize = 32;
+const BLOCK: usize = 32;
 #[cfg(loom)]
-const WAYS: usize = 2;
-/// Slots of a bucket that any key may claim; the others are kept for orders.
+const BLOCK: usize = 2;
+/// Slots of the largest bucket.
 #[cfg(not(loom))]
-const OPEN: usize = 30;
+const LARGEST: usize = 512;
 #[cfg(loom)]
-const OPEN: usize = 2;
+const LARGEST: usize = 2 * BLOCK;
+/// Buckets that a table has at least, before its buckets grow.
+#[cfg(not(loom))]
+const SHARE: usize = 32;
+#[cfg(loom)]
+const SHARE: usize = 1;
+/// Slots beyond the nearest at which one search for an idle one looks.
+const LOOKS: usize = 2 * BLOCK;
+/// Whether slots are kept for orders: not in models.
+const KEEPS: bool = cfg!(not(loom));
 /// Slots in a line.
 #[cfg(not(loom))]
 const LINE: usize = 4;
 #[cfg(loom)]
 const LINE: usize = 2;
-/// Lines in a bucket.
-const LINES: u64 = (WAYS / LINE) as u64;
 /// Slots of its line among which a key's hash chooses the likely one; in models it is the first.
 #[cfg(not(loom))]
 const CHOICES: u64 = LINE as u64;
@@ -857,11 +985,11 @@ const OTHERS: u64 = 2;
 
 #[cfg(not(loom))]
 const _: () =
-    assert!(size_of::<Line>() == 64 && WAYS.is_multiple_of(LINE), "four slots fill a line");
+    assert!(size_of::<Line>() == 64 && BLOCK.is_multiple_of(LINE), "four slots fill a line");
 
 #[cfg(all(test, loom))]
 mod models {
-    use super::{Charged, Kept, Ordered, Rows, Table, Which};
+    use super::{Charged, Kept, Mark, Ordered, Rows, Table, Which};
     use crate::facts::{KillLevel, State};
     use crate::gate::{Input, TripRule};
     use crate::limit::Limit;
@@ -907,6 +1035,155 @@ mod models {
             assert_eq!(own, other.join().unwrap());
             assert_eq!((own.is_some(), table.held()), (true, 1));
         });
+    }
+
+    /// A key of the upper block of a table of two, which are one bucket.
+    const UPPER: u64 = u64::MAX;
+
+    /// A table of two blocks in one bucket, the first of which is full.
+    fn half_full() -> Arc<Table> {
+        let table = Arc::new(Table::new(4));
+        assert_eq!((table.ways, table.locks.len(), table.home_of(KeyHash::new(UPPER))), (4, 1, 1));
+        for key in 1..=2 {
+            assert!(table.find_or_claim(KeyHash::new(key), Mono::ZERO).unwrap() < 2);
+        }
+        table
+    }
+
+    /// Two threads see a key for the first time whose own block is full. `TWICE`: whether it is looked for once more under the lock.
+    fn claims_beyond<const TWICE: bool>() {
+        explore(|| {
+            let table = half_full();
+            let claim = |table: &Table| {
+                let (key, now) = (KeyHash::new(7), Mono::ZERO);
+                if TWICE {
+                    return table.find_or_claim(key, now);
+                }
+                table.find(key).or_else(|| {
+                    let mut lock = table.locks[0].lock();
+                    let cell = table.empty(key, &mut lock)?;
+                    table.give(cell, key, &lock, now);
+                    Some(cell)
+                })
+            };
+            let other = {
+                let table = Arc::clone(&table);
+                loom::thread::spawn(move || claim(&table))
+            };
+            let own = claim(&table);
+            assert_eq!(own, other.join().unwrap(), "it has two cells");
+            assert!(own.is_some_and(|cell| cell >= 2) && table.held() == 3);
+        });
+    }
+
+    /// Goal: the same of a key that stands beyond its own block.
+    #[test]
+    fn loom_a_key_beyond_its_block_has_one_cell() {
+        claims_beyond::<true>();
+    }
+
+    /// Negative control: a claim that does not look again under the lock.
+    #[test]
+    #[should_panic(expected = "it has two cells")]
+    fn loom_a_claim_that_does_not_look_again_is_caught() {
+        claims_beyond::<false>();
+    }
+
+    /// A key that stands beyond its own block is killed while another sees its gate, and looks at the bit of the block where it stands.
+    /// `THERE`: whether the killer stirs that one, or the key's own.
+    fn kill_beyond<const THERE: bool>() {
+        explore(|| {
+            let table = half_full();
+            let cell = table.find_or_claim(KeyHash::new(7), Mono::ZERO).unwrap();
+            assert!(cell >= 2 && table.home_of(KeyHash::new(7)) == 0);
+            let killed = State::Killed(KillLevel::Halt);
+            let looker = {
+                let table = Arc::clone(&table);
+                loom::thread::spawn(move || {
+                    if table.gate(cell).unwrap().word().state() == killed {
+                        fence(Ordering::Acquire);
+                        assert_eq!(table.word(cell).unwrap().state(), killed, "the look missed it");
+                    }
+                })
+            };
+            let input = Input::Kill(KillLevel::Halt);
+            if THERE {
+                kill(&table, 7);
+            } else {
+                table.stir(0);
+                table.gate(cell).unwrap().step(input, &rule(), Mono::ZERO).unwrap();
+            }
+            looker.join().unwrap();
+            assert_eq!(table.word(cell).unwrap().state(), killed, "the look missed it after");
+        });
+    }
+
+    /// Goal: the bit that a kill sets is that of the block where its key stands.
+    #[test]
+    fn loom_a_kill_beyond_the_block_is_seen() {
+        kill_beyond::<true>();
+    }
+
+    /// Negative control: a kill that stirs its key's own block.
+    #[test]
+    #[should_panic(expected = "the look missed it")]
+    fn loom_a_kill_that_stirs_the_own_block_is_caught() {
+        kill_beyond::<false>();
+    }
+
+    /// A full bucket of busy keys: an order of the upper block evicts one of the first while that one calls, and calls once more. Its
+    /// slot may be another by then. `MARKED`: whether its own block is told.
+    fn eviction_beyond<const MARKED: bool>() {
+        explore(|| {
+            let table = half_full();
+            let kind = LimitKind::Rate { count: 1, per: Span::from_secs(1), burst: 2 };
+            let limit = Limit::new(kind, Unit::Calls).unwrap();
+            let rows = Rows::Inline(0);
+            let limits = vec![Charged { limit, rows: rows.clone() }];
+            table.keep(&std::sync::Arc::new(Kept { limits, ..Kept::default() }));
+            let now = Mono::from_nanos(1_000_000_000);
+            for key in [1, 2, 3, 4] {
+                let cell = table.find_or_claim(KeyHash::new(key), now).unwrap();
+                assert!(table.row(&rows, cell).unwrap().take(limit, 1, now).is_ok());
+            }
+            let evicted = table.tag(2).unwrap();
+            assert_eq!(table.home_of(evicted), 0);
+            let caller = {
+                let (table, rows) = (Arc::clone(&table), rows.clone());
+                loom::thread::spawn(move || {
+                    let cell = table.find_or_claim(evicted, now);
+                    let row = cell.and_then(|cell| table.row(&rows, cell));
+                    row.is_some_and(|row| row.take(limit, 1, now).is_ok())
+                })
+            };
+            let input = Input::Kill(KillLevel::Halt);
+            let done = table.order(KeyHash::new(UPPER), input, &rule(), now, Which::Claimed);
+            assert!(matches!(done, Ordered::Done(2, Some(_))));
+            if !MARKED {
+                table.locks[0].lock().marks[0] = Mark::default();
+            }
+            let passed = usize::from(caller.join().unwrap());
+            // A slot is free for it again.
+            // ordering: relaxed, for nobody else is there.
+            table.slot(0).unwrap().inline[0].store(0, Ordering::Relaxed);
+            let cell = table.find_or_claim(evicted, now).unwrap();
+            let row = table.row(&rows, cell).unwrap();
+            let more = (0..2).filter(|_| row.take(limit, 1, now).is_ok()).count();
+            assert!(1 + passed + more <= 2, "a burst of its own");
+        });
+    }
+
+    /// Goal: a key that is evicted by an order of another block has nothing again.
+    #[test]
+    fn loom_an_eviction_beyond_the_block_gives_nothing_back() {
+        eviction_beyond::<true>();
+    }
+
+    /// Negative control: where only the order's block is told.
+    #[test]
+    #[should_panic(expected = "a burst of its own")]
+    fn loom_an_eviction_that_tells_one_block_is_caught() {
+        eviction_beyond::<false>();
     }
 
     /// A full bucket of idle keys: one newcomer claims a cell while another of its old keys is
@@ -1104,25 +1381,85 @@ mod models {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Ordered, Table, Which, cells_for};
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use super::{
+        BLOCK, Charged, Foreseen, Kept, LOOKS, Ordered, Rows, Table, Which, cells_for, is_kept,
+    };
     use crate::facts::KillLevel;
     use crate::gate::{Input, TripRule};
-    use crate::policy::Recover;
+    use crate::limit::Limit;
+    use crate::policy::{LimitKind, Recover, Unit};
     use crate::scope::KeyHash;
-    use crate::time::Mono;
+    use crate::time::{Mono, Span};
+
+    /// The smallest table with the largest buckets: 32 of 512.
+    const LARGE: usize = 32 * 512;
+    /// Slots of such a bucket that any key may claim.
+    const OPEN: usize = 512 - 16;
+
+    /// A multiplicative spread stands in for the seeded hash.
+    fn key(number: u64) -> KeyHash {
+        KeyHash::new(number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// Keys of the first bucket of a large table, of all its blocks.
+    fn neighbour(number: u64) -> KeyHash {
+        KeyHash::new(key(number).as_u64() >> 5)
+    }
+
+    /// One an hour, and one at once.
+    fn hourly() -> Option<Limit> {
+        let kind = LimitKind::Rate { count: 1, per: Span::from_secs(3_600), burst: 1 };
+        Limit::new(kind, Unit::Calls).ok()
+    }
+
+    /// A large table whose first bucket is full of so many keys, each of which has used up its rate.
+    fn busy(keys: u64) -> Option<(Table, Limit)> {
+        let (table, limit) = (Table::new(LARGE), hourly()?);
+        let limits = vec![Charged { limit, rows: Rows::Inline(0) }];
+        table.keep(&Arc::new(Kept { limits, ..Kept::default() }));
+        for number in 1..=keys {
+            let cell = table.find_or_claim(neighbour(number), at(0))?;
+            assert!(takes(&table, limit, cell, 0));
+        }
+        Some((table, limit))
+    }
+
+    fn at(millis: u64) -> Mono {
+        Mono::from_nanos(millis * 1_000_000)
+    }
+
+    fn takes(table: &Table, limit: Limit, cell: usize, millis: u64) -> bool {
+        let row = table.row(&Rows::Inline(0), cell);
+        row.is_some_and(|row| row.take(limit, 1, at(millis)).is_ok())
+    }
+
+    fn kill(table: &Table, key: KeyHash, millis: u64) -> Ordered {
+        let rule = TripRule::new(Recover::Manual { probes: 1 });
+        table.order(key, Input::Kill(KillLevel::Halt), &rule, at(millis), Which::Claimed)
+    }
 
     /// Goal: tables round up to whole buckets, and spread keys over all of them.
     #[test]
     fn keys_spread_over_whole_buckets() {
         assert_eq!([0, 1, 32, 33].map(cells_for), [32, 32, 32, 64]);
-        let table = Table::new(64 * 32);
-        let mut used = std::collections::BTreeSet::new();
-        for number in 1..2_000_u64 {
-            // A multiplicative spread stands in for the seeded hash.
-            let key = KeyHash::new(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            used.insert(table.bucket_of(key));
+        assert_eq!([1_024, 2_047, 2_048].map(cells_for), [1_024, 2_048, 2_048]);
+        assert_eq!([112_500, 1_000_000].map(cells_for), [220 * 512, 1_954 * 512]);
+        for (cells, ways) in [(32, 32), (1_024, 32), (64 * 32, 64), (LARGE, 512), (LARGE * 4, 512)]
+        {
+            let table = Table::new(cells);
+            assert_eq!((table.ways, table.cells()), (ways, cells));
+            let (mut buckets, mut homes) = (BTreeSet::new(), BTreeSet::new());
+            for number in 1..80_000_u64 {
+                let key = key(number);
+                buckets.insert(table.bucket_of(key));
+                homes.insert(table.home_of(key));
+                assert_eq!(table.home_of(key) * BLOCK / ways, table.bucket_of(key));
+            }
+            assert_eq!((buckets.len(), homes.len()), (cells / ways, cells / BLOCK));
         }
-        assert_eq!(used.len(), 64);
     }
 
     /// Goal: a killed key keeps its cell whatever comes, and is found after; idle ones make room.
@@ -1162,5 +1499,128 @@ mod tests {
             }
             assert_eq!(table.held(), 30);
         }
+    }
+
+    /// Goal: in a large bucket, too, every key that is given a slot is found there, wherever its scan begins and however often slots
+    /// change hands; no key has two; those kept for orders are given to no stranger; and a killed key keeps its own.
+    #[test]
+    fn large_buckets_give_each_key_one_slot() {
+        let table = Table::new(LARGE);
+        let victim = neighbour(1_000_000);
+        let Ordered::Done(cell, Some(_)) = kill(&table, victim, 0) else { panic!("no room") };
+        for number in 1..3_000_u64 {
+            // Every other key begins its scan in the first line.
+            let key = if number % 2 == 0 { neighbour(number) } else { KeyHash::new(number) };
+            let own = table.find_or_claim(key, at(0)).unwrap();
+            assert_eq!((table.find(key), table.bucket_of(key)), (Some(own), 0));
+            assert!(own < 512 && !is_kept(own, BLOCK), "{own}");
+            assert_eq!(table.find(victim), Some(cell));
+        }
+        let tags: Vec<_> = (0..LARGE).filter_map(|cell| table.tag(cell)).collect();
+        let once: BTreeSet<_> = tags.iter().collect();
+        assert_eq!((tags.len(), once.len(), table.held()), (OPEN, OPEN, 496));
+    }
+
+    /// Goal: a flood of keys that find no slot looks at a part of a large bucket in each call, and at all of it in turn: a slot that
+    /// became idle is found after so many tries, and until then a look ahead says what the call is told.
+    #[test]
+    fn a_flood_finds_the_idle_slot_of_a_large_bucket_in_turn() {
+        let (table, limit) = busy(496).unwrap();
+        let idle = 300;
+        table.slot(idle).unwrap().inline[0].store(0, crate::sync::Ordering::Relaxed);
+        let stranger = KeyHash::new(7);
+        assert!(table.ways(stranger).take(BLOCK).all(|cell| cell != idle), "it is not near");
+        let mut tries = 0;
+        loop {
+            let foreseen = match table.foresee(stranger, at(1)) {
+                Some(Foreseen::Newcomer(cell, _) | Foreseen::Known(cell)) => Some(cell),
+                None => None,
+            };
+            let cell = table.find_or_claim(stranger, at(1));
+            assert_eq!(foreseen, cell);
+            tries += 1;
+            if cell.is_some() {
+                assert_eq!(cell, Some(idle));
+                break;
+            }
+            assert_eq!(table.overflowed(), tries);
+            assert!(tries < 512 / LOOKS as u64, "all of it was looked at");
+        }
+        assert!(tries > 1, "it was not found at once");
+        assert!(takes(&table, limit, idle, 1));
+        // Whom nothing hurries looks at all of it.
+        table.slot(10).unwrap().inline[0].store(0, crate::sync::Ordering::Relaxed);
+        let other = KeyHash::new(u64::MAX >> 5);
+        assert_eq!(table.hold(other, at(1), |cell| cell), Some(10));
+    }
+
+    /// Goal: an order finds room in a large bucket that strangers filled: first in the slots kept for orders, then in those of busy keys, and
+    /// never in those of the killed.
+    #[test]
+    fn orders_find_room_in_a_large_bucket() {
+        let (table, _) = busy(496).unwrap();
+        assert_eq!(table.find_or_claim(neighbour(497), at(1)), None, "strangers have no more");
+        for number in 1_000..1_512_u64 {
+            assert!(matches!(kill(&table, neighbour(number), 1), Ordered::Done(_, Some(_))));
+            assert_eq!(table.evicted(), (number + 1 - 1_000).saturating_sub(16));
+        }
+        for number in 1_000..1_512_u64 {
+            assert!(table.find(neighbour(number)).is_some(), "{number}");
+        }
+        assert!(matches!(kill(&table, neighbour(2_000), 1), Ordered::NoRoom));
+    }
+
+    /// Goal: to close this hole: a key that an order evicts is at home in another block than the order's, where nothing says that it was
+    /// evicted, and so it comes back with a burst of its own. Its own block says so; and of all others newcomers start fresh.
+    #[test]
+    fn an_evicted_key_lacks_what_it_had_wherever_it_is_at_home() {
+        let (table, limit) = busy(496).unwrap();
+        // All slots of the first block's bucket are held, and the kept ones too.
+        for number in 1_000..1_016 {
+            assert!(matches!(kill(&table, neighbour(number), 1), Ordered::Done(..)));
+        }
+        let held: Vec<KeyHash> = (1..=496).map(neighbour).collect();
+        // One that takes the slot of a key of another block.
+        let first = |key: KeyHash| table.ways(key).next().unwrap();
+        let strays = |key: KeyHash| table.home_of(table.tag(first(key)).unwrap());
+        let killed = (5_000..).map(neighbour).find(|key| strays(*key) != table.home_of(*key));
+        let killed = killed.unwrap();
+        assert!(matches!(kill(&table, killed, 1), Ordered::Done(_, Some(_))));
+        assert_eq!(table.evicted(), 1);
+        let evicted: Vec<_> = held.iter().filter(|key| table.find(**key).is_none()).collect();
+        let [evicted] = *evicted else { panic!("one was evicted") };
+        let home = table.home_of(*evicted);
+        // An idle slot for whoever comes.
+        let free = |near: KeyHash| {
+            table.slot(first(near)).unwrap().inline[0].store(0, crate::sync::Ordering::Relaxed);
+        };
+        free(*evicted);
+        let cell = table.find_or_claim(*evicted, at(2)).unwrap();
+        assert!(!takes(&table, limit, cell, 2), "a burst of its own again");
+        let spent = [table.home_of(killed), home];
+        let fresh = (3_000..).map(neighbour).find(|key| !spent.contains(&table.home_of(*key)));
+        free(fresh.unwrap());
+        let cell = table.find_or_claim(fresh.unwrap(), at(2)).unwrap();
+        assert!(takes(&table, limit, cell, 2), "it has nothing to do with that");
+    }
+
+    /// Goal: what is shared concerns the newcomers of the block of the key that shared, and no others of its bucket: they start spent, and have no
+    /// slot while its call is in flight.
+    #[test]
+    fn what_is_shared_concerns_one_block() {
+        let (table, limit) = busy(400).unwrap();
+        let (own, other) = (KeyHash::new(u64::MAX >> 5), KeyHash::new(1));
+        let mut more = (2_000..).map(neighbour);
+        let mut of = |home: usize| more.find(|key| table.home_of(*key) == home).unwrap();
+        let shared = table.share(own, at(1), || Ok::<_, ()>(true)).unwrap();
+        assert_eq!((table.home_of(own), table.home_of(other), shared), (15, 0, Ok(true)));
+        let (same, elsewhere) = (of(15), of(0));
+        assert_eq!(table.find_or_claim(same, at(1)), None, "a call is in flight");
+        assert!(table.foresee(same, at(1)).is_none());
+        let cell = table.find_or_claim(elsewhere, at(1)).unwrap();
+        assert!(takes(&table, limit, cell, 1));
+        table.land(own);
+        let cell = table.find_or_claim(same, at(1)).unwrap();
+        assert!(!takes(&table, limit, cell, 1), "it may be the one that shared");
     }
 }

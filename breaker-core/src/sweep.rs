@@ -6,7 +6,6 @@ use crate::detect::LearnedError;
 use crate::facts::{Place, State, Transition};
 use crate::gate::{Input, TripRule, Word};
 use crate::judges::{Finding, Judges, LearnedAt};
-use crate::keys::bucket_around;
 use crate::policy::Policy;
 use crate::scope::{KeyHash, Level};
 use crate::time::{Mono, Span};
@@ -18,12 +17,21 @@ pub struct Sweeper {
     /// The last word seen of each cell: the named ones first, then a list for each table.
     seen: Vec<Vec<Word>>,
     /// Whose words those are that were not armed, in the same order.
-    blocked: Vec<Vec<Option<KeyHash>>>,
+    blocked: Vec<Blocked>,
     /// Where the next walk over the dirty words begins: area and word.
     next_word: (usize, usize),
     /// Where the slow walk over all cells goes on: area and cell.
     next_cell: (usize, usize),
     judges: Judges,
+}
+
+/// Whose words were not armed in the cells of one area.
+#[derive(Default)]
+struct Blocked {
+    whose: Vec<Option<KeyHash>>,
+    /// How many keys stand there for each remainder of their hashes, so that one that does not is mostly known without a search.
+    /// What was counted to the end of its range stays.
+    alike: Vec<u8>,
 }
 
 impl Sweeper {
@@ -53,10 +61,10 @@ impl Sweeper {
         breaker.note(now);
         let areas = breaker.areas();
         self.seen.resize_with(areas, Vec::new);
-        self.blocked.resize_with(areas, Vec::new);
+        self.blocked.resize_with(areas, Blocked::default);
         for (area, (seen, blocked)) in self.seen.iter_mut().zip(&mut self.blocked).enumerate() {
             seen.resize(breaker.cells_of(area), Word::default());
-            blocked.resize(breaker.cells_of(area), None);
+            blocked.resize(breaker.cells_of(area));
         }
         self.judges.sweep(breaker, policy, now);
         let before = out.len();
@@ -213,7 +221,7 @@ impl Sweeper {
         let Some((place, rule)) = placed(policy, area, cell, key) else { return };
         if let Some(key) = key {
             // What it was in a cell that it lost ends before what it is here begins, wherever that cell comes in the walk.
-            let (before, elsewhere) = self.stood(area, cell, key);
+            let (before, elsewhere) = self.stood(breaker, area, cell, key);
             if before.is_some_and(|before| before != key) {
                 self.forget(place, (area, cell), now, out);
             }
@@ -229,8 +237,8 @@ impl Sweeper {
             out.push(fact(*seen, word));
         }
         *seen = word;
-        if let Some(blocked) = self.blocked.get_mut(area).and_then(|cells| cells.get_mut(cell)) {
-            *blocked = key.filter(|_| !word.is_armed());
+        if let Some(blocked) = self.blocked.get_mut(area) {
+            blocked.put(cell, key.filter(|_| !word.is_armed()));
         }
         // Without a rule (its scope is in this policy no more) a gate stays as it is.
         let Some(trip) = &rule else { return };
@@ -246,16 +254,20 @@ impl Sweeper {
     }
 
     /// Whose word was not armed in a cell, and in which other cell of its bucket this key's was not.
-    fn stood(&self, area: usize, cell: usize, key: KeyHash) -> (Option<KeyHash>, Option<usize>) {
-        let cells = self.blocked.get(area).map_or(&[][..], Vec::as_slice);
-        let own = cells.get(cell).copied().flatten();
+    fn stood(
+        &self,
+        breaker: &Breaker,
+        area: usize,
+        cell: usize,
+        key: KeyHash,
+    ) -> (Option<KeyHash>, Option<usize>) {
+        let Some(blocked) = self.blocked.get(area) else { return (None, None) };
+        let own = blocked.whose.get(cell).copied().flatten();
         if own == Some(key) {
             return (own, None);
         }
-        let bucket = bucket_around(cell);
-        let mut others = bucket.clone().zip(cells.get(bucket).unwrap_or_default());
-        let elsewhere = others.find(|(_, other)| **other == Some(key)).map(|(other, _)| other);
-        (own, elsewhere)
+        let table = area.checked_sub(1).and_then(|number| breaker.table(number));
+        (own, table.and_then(|table| blocked.find(key, table.bucket_around(cell))))
     }
 
     /// Tells the end of a key that lost its cell while it was not armed. `place` is of a key of the same table.
@@ -266,8 +278,8 @@ impl Sweeper {
         now: Mono,
         out: &mut Vec<Transition>,
     ) {
-        let blocked = self.blocked.get_mut(area).and_then(|cells| cells.get_mut(cell));
-        let Some(forgotten) = blocked.and_then(Option::take) else { return };
+        let blocked = self.blocked.get_mut(area);
+        let Some(forgotten) = blocked.and_then(|blocked| blocked.put(cell, None)) else { return };
         self.judges.forget((area, cell));
         let Some(seen) = self.seen.get_mut(area).and_then(|cells| cells.get_mut(cell)) else {
             return;
@@ -277,6 +289,55 @@ impl Sweeper {
         out.push(fact_of(place, None, *seen, freed, now));
         *seen = freed;
     }
+}
+
+impl Blocked {
+    fn resize(&mut self, cells: usize) {
+        if self.whose.len() == cells {
+            return;
+        }
+        self.whose.resize(cells, None);
+        self.alike = vec![0; cells * ALIKE];
+        for key in self.whose.iter().flatten() {
+            count_one(&mut self.alike, *key, u8::saturating_add);
+        }
+    }
+
+    /// Notes whose word is not armed in a cell; returns who was noted before.
+    fn put(&mut self, cell: usize, key: Option<KeyHash>) -> Option<KeyHash> {
+        let place = self.whose.get_mut(cell)?;
+        let before = std::mem::replace(place, key);
+        if before != key {
+            if let Some(before) = before {
+                count_one(&mut self.alike, before, u8::saturating_sub);
+            }
+            if let Some(key) = key {
+                count_one(&mut self.alike, key, u8::saturating_add);
+            }
+        }
+        before
+    }
+
+    /// The cell where a key stands, of some.
+    fn find(&self, key: KeyHash, among: std::ops::Range<usize>) -> Option<usize> {
+        let alike = self.alike.get(remainder(key, self.alike.len())?)?;
+        if *alike == 0 {
+            return None;
+        }
+        let mut cells = among.clone().zip(self.whose.get(among)?);
+        cells.find(|(_, other)| **other == Some(key)).map(|(cell, _)| cell)
+    }
+}
+
+fn count_one(alike: &mut [u8], key: KeyHash, step: fn(u8, u8) -> u8) {
+    let place = remainder(key, alike.len()).and_then(|at| alike.get_mut(at));
+    if let Some(count) = place.filter(|count| **count < u8::MAX) {
+        *count = step(*count, 1);
+    }
+}
+
+fn remainder(key: KeyHash, of: usize) -> Option<usize> {
+    usize::try_from(key.as_u64().checked_rem(u64::try_from(of).ok()?)?).ok()
 }
 
 impl std::fmt::Debug for Sweeper {
@@ -345,3 +406,5 @@ const MOVED_CELLS: usize = 4_096;
 const MAX_UNLEARNED: usize = 1_000;
 /// Other cells that one sweep looks at.
 const OTHER_CELLS: usize = 512;
+/// Remainders of hashes for each cell.
+const ALIKE: usize = 4;

@@ -1,6 +1,5 @@
 //! Specs as they are written and read: what comes back is what went out, and what means nothing is refused.
 #![cfg(feature = "serde")]
-#![expect(clippy::unwrap_used, reason = "a test that fails says so by a panic")]
 
 use breaker_core::{
     Breaker, Call, Capacity, Class, DetectorKind, DetectorSpec, Errors, GroupSpec, KeyOverride,

@@ -13,7 +13,7 @@ use crate::control::sweep::SharedSweeper;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
-use crate::data::{Plane, Worker, front, link, resolve};
+use crate::data::{Plane, Worker, front, health, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
 use crate::ports::{Ports, SystemClock, SystemResolver};
@@ -331,7 +331,8 @@ fn front_drain(config: &Config) -> Duration {
     crate::data::upstream::duration(config.deadlines.drain)
 }
 
-fn workers(config: &Config) -> usize {
+/// How many data threads there are.
+pub(crate) fn workers(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.listen.workers.map_or_else(cores, usize::from).clamp(1, WORKERS_MAX)
 }
@@ -506,6 +507,7 @@ fn start_worker(
                         worker.tick();
                         if index == 0 {
                             resolve::refresh(&worker);
+                            health::check(&worker);
                         }
                     }
                     _ = stopping.changed() => break,

@@ -6,7 +6,9 @@ mod raw;
 pub mod upstream;
 mod value;
 
+use crate::inspect::json::Pointer;
 use breaker_core::{PolicyError, PolicySpec, Span};
+use ipnet::IpNet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -27,6 +29,8 @@ pub struct Config {
     pub deadlines: Deadlines,
     /// What our own answers and forwarded requests look like.
     pub wire: Wire,
+    /// Networks of those in front of us whose word on the client's address is taken.
+    pub trusted: Vec<IpNet>,
     /// The rules, as the core compiles them. Its groups and routes stand in the order of the two lists below.
     pub policy: PolicySpec,
     /// Where the keys declared at the global level come from, in the order of `policy.global.keys`.
@@ -119,6 +123,10 @@ pub struct Bounds {
     pub head_bytes: u32,
     /// Fields of a request head.
     pub fields: u16,
+    /// Bytes of a request body that is looked into for keys and weights; a longer one is not.
+    pub inspect_bytes: u32,
+    /// Bodies that are looked into at once, over all workers.
+    pub inspecting: u32,
     /// Bytes of a request body; `None`: unbounded (it is streamed either way).
     pub body_bytes: Option<u64>,
     /// Concurrent HTTP/2 streams of one connection.
@@ -134,6 +142,8 @@ pub struct Deadlines {
     pub head: Span,
     /// From the end of an answer to the first byte of the next request.
     pub idle: Span,
+    /// From a request's head to the end of what is looked into of its body.
+    pub inspect: Span,
     /// Without a byte of a body in either direction.
     pub body_idle: Span,
     /// To connect to an upstream.
@@ -188,6 +198,8 @@ pub struct Route {
     pub websocket: bool,
     /// Sources of the route's keys, in the order of its spec.
     pub keys: Vec<KeySource>,
+    /// How much its calls weigh; `None`: nothing asks.
+    pub weight: Option<Weight>,
 }
 
 /// Which requests a route takes.
@@ -226,15 +238,100 @@ pub struct KeySource {
     pub from: KeyFrom,
     /// What happens to a request that lacks it.
     pub missing: Missing,
+    /// What happens to a request in which that part cannot be read.
+    pub unreadable: Unreadable,
 }
 
-/// A part of a request.
+/// A part of a request. One that stands there twice, or in a form that only some readers take for it, is refused in every case.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFrom {
-    /// A field of the head; twice the same field is refused.
+    /// A field of the head.
     Header(http::HeaderName),
+    /// A parameter of the query.
+    Query(String),
+    /// A segment of the path.
+    Segment(Segment),
     /// The peer's address: IPv4 whole, IPv6 by its /64.
     Peer,
+    /// The client's address as `X-Forwarded-For` tells it, over so many hops at most, each of them trusted. From a peer that is
+    /// not trusted, its own address.
+    Forwarded(u8),
+    /// A claim of the bearer token, which nobody here verifies.
+    Claim(Pointer),
+    /// A value in a JSON body.
+    Json(Pointer),
+    /// A field of a form in the body.
+    Form(String),
+}
+
+impl KeyFrom {
+    /// Whether every request has it.
+    #[must_use]
+    pub const fn is_always_there(&self) -> bool {
+        matches!(self, KeyFrom::Peer | KeyFrom::Forwarded(_))
+    }
+
+    /// Whether it stands in the body.
+    #[must_use]
+    pub const fn is_in_body(&self) -> bool {
+        matches!(self, KeyFrom::Json(_) | KeyFrom::Form(_))
+    }
+}
+
+/// It as a client knows it.
+impl fmt::Display for KeyFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyFrom::Header(name) => write!(f, "the field `{name}`"),
+            KeyFrom::Query(name) => write!(f, "the query parameter `{name}`"),
+            KeyFrom::Segment(Segment::Named(name)) => write!(f, "the path segment `{{{name}}}`"),
+            KeyFrom::Segment(Segment::At(place)) => write!(f, "path segment {place}"),
+            KeyFrom::Peer => f.write_str("the peer's address"),
+            KeyFrom::Forwarded(_) => f.write_str("the field `x-forwarded-for`"),
+            KeyFrom::Claim(claim) => write!(f, "the token's claim `{}`", claim.as_str()),
+            KeyFrom::Json(pointer) => write!(f, "the JSON value at `{}`", pointer.as_str()),
+            KeyFrom::Form(name) => write!(f, "the form field `{name}`"),
+        }
+    }
+}
+
+/// A segment of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// The one that a parameter of the route's path takes.
+    Named(String),
+    /// The one at this place, counted from 1.
+    At(u8),
+}
+
+/// What happens to a request in which a key's part is there but cannot be read: a body that is encoded, of another type, too long or
+/// malformed, a token without claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Refused.
+    Refuse,
+    /// As if the key were missing.
+    Missing,
+}
+
+/// How much a call weighs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Weight {
+    /// Always the same.
+    Constant(u64),
+    /// The bytes of its body, as its head says. A body of unknown length is refused.
+    Length,
+    /// A quantity in the request, or the product of two.
+    Quantity {
+        /// Where it stands.
+        from: KeyFrom,
+        /// By what it is multiplied.
+        times: Option<KeyFrom>,
+        /// Decimal places of the unit: with 2, `1.5` weighs 150. What is finer is rounded up.
+        scale: u8,
+        /// What a call weighs that lacks one of them; `None`: it is refused. One that cannot be read is refused in every case.
+        missing: Option<u64>,
+    },
 }
 
 /// What happens to a request that lacks a declared key.

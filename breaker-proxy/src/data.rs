@@ -1,6 +1,7 @@
 //! The data plane: all that a request may see; it knows neither ledger, journal, config file nor admin.
 
 pub mod alarm;
+pub mod answer;
 pub mod body;
 pub mod channel;
 pub mod counts;
@@ -11,8 +12,10 @@ pub mod endpoint;
 pub mod flight;
 pub mod front;
 pub mod handle;
+pub mod health;
 pub mod http1;
 pub mod http2;
+pub mod inspect;
 pub mod lane;
 pub mod link;
 pub mod names;
@@ -133,6 +136,8 @@ pub struct Worker {
     pub scratch: RefCell<Box<[u8]>>,
     /// Where the lines of a head are noted while it is read.
     pub lines: RefCell<Vec<Line>>,
+    /// Bodies that are being looked into.
+    pub inspecting: Cell<u32>,
     /// Memory of heads that were sent, for the next.
     spare: RefCell<Vec<Vec<u8>>>,
     /// The date in the words of HTTP, and in which second it was written down.
@@ -196,6 +201,7 @@ impl Worker {
             second: Cell::new(0),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             lines: RefCell::default(),
+            inspecting: Cell::new(0),
             spare: RefCell::default(),
             date: RefCell::default(),
         }))

@@ -56,6 +56,8 @@ fn fill(control: &Control) {
             .absolute(sum(&|account| account.severed.get()));
         counter!("breaker_shadow_refusals_total", "scope" => scope.clone())
             .absolute(sum(&|account| account.shadowed.get()));
+        counter!("breaker_unread_keys_total", "scope" => scope.clone())
+            .absolute(sum(&|account| account.unread.get()));
     }
     states(control);
     limits(control, &snapshot);
@@ -76,6 +78,7 @@ fn fill(control: &Control) {
     let failing = certificates.is_some_and(|certificates| certificates.is_failing());
     gauge!("breaker_tls_certificate_failing").set(if failing { 1.0 } else { 0.0 });
     counter!("breaker_slow_heads_total").absolute(total(|shard| shard.slow_heads.get()));
+    counter!("breaker_slow_bodies_total").absolute(total(|shard| shard.slow_bodies.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
     endpoints(&snapshot);
@@ -120,9 +123,11 @@ fn endpoints(snapshot: &Snapshot) {
             let addresses = endpoint.addresses();
             counter!("breaker_endpoint_lookup_failures_total", &labels)
                 .absolute(addresses.failures());
+            counter!("breaker_endpoint_checks_failed_total", &labels)
+                .absolute(endpoint.findings().failed());
             gauge!("breaker_endpoint_addresses", &labels)
                 .set(as_gauge(u64::try_from(addresses.count()).unwrap_or(0)));
-            gauge!("breaker_endpoint_up", &labels).set(if endpoint.is_marked_down() {
+            gauge!("breaker_endpoint_up", &labels).set(if endpoint.is_left_alone() {
                 0.0
             } else {
                 1.0
@@ -300,6 +305,14 @@ fn describe() {
     );
     describe_counter!("breaker_severed_total", "forwarded requests that a kill ended in flight");
     describe_counter!("breaker_shadow_refusals_total", "refusals that shadow mode let through");
+    describe_counter!(
+        "breaker_unread_keys_total",
+        "requests with a body or token in which a key could not be read, so that it counted as missing"
+    );
+    describe_counter!(
+        "breaker_slow_bodies_total",
+        "requests refused because a body that is looked into did not come in time"
+    );
     describe_gauge!("breaker_state", "1 for the state each scope is in");
     describe_gauge!("breaker_calls_open", "calls whose answer has not come to its end");
     describe_counter!(
@@ -356,7 +369,11 @@ fn describe() {
     );
     describe_gauge!("breaker_endpoint_addresses", "addresses that an endpoint's name leads to");
     describe_gauge!("breaker_endpoint_in_flight", "calls that each endpoint has");
-    describe_gauge!("breaker_endpoint_up", "0: marked down");
+    describe_counter!(
+        "breaker_endpoint_checks_failed_total",
+        "health checks of each endpoint that failed"
+    );
+    describe_gauge!("breaker_endpoint_up", "0: marked down, or sick as health checks say");
     describe_gauge!("breaker_connections", "client connections");
     describe_counter!("breaker_kills_total", "kills put in force since the start");
     describe_counter!("breaker_lifts_total", "lifts since the start");

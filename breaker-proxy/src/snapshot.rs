@@ -3,7 +3,7 @@
 use crate::config::{self, Config};
 use crate::data::endpoint::Upstream;
 use crate::data::trust::{self, Flaw, Roots};
-use crate::keys::{self, KeyPlan};
+use crate::keys::{self, Reader};
 use crate::router::Router;
 use arc_swap::ArcSwap;
 use breaker_core::{
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub router: Router,
     /// The compiled rules.
     pub policy: Policy,
+    /// Whether any route looks into bodies.
+    pub looks_into_bodies: bool,
     /// The same as written: for the names and kinds that status and metrics tell.
     pub spec: PolicySpec,
     /// What the data plane does for each route, in the order of the policy's routes.
@@ -36,8 +38,8 @@ pub struct Plan {
     pub scope: Scope,
     /// Index into [`Snapshot::upstreams`].
     pub upstream: usize,
-    /// Where the call's keys come from, in the order of the policy's dimensions.
-    pub keys: Vec<KeyPlan>,
+    /// Reads the call's keys, in the order of the policy's dimensions, and its weight.
+    pub keys: Reader,
     /// An answer whose head takes longer is slow.
     pub slow: Option<Span>,
     /// A request that asks for it may go on as a WebSocket.
@@ -119,10 +121,10 @@ impl Snapshot {
             *route == parent || group.as_ref() == Some(&parent) || parent.parent().is_none()
         };
         let plans = self.plans.iter().filter(|plan| below(&plan.scope));
-        let mut keys = plans.flat_map(|plan| &plan.keys);
+        let mut sources = plans.filter_map(|plan| plan.keys.source(dimension));
         // An unknown dimension is for others to refuse.
-        let Some(key) = keys.find(|key| key.name == dimension) else { return Some(scope.clone()) };
-        let label = keys::spelled(&key.source.from, &label)?;
+        let Some(source) = sources.next() else { return Some(scope.clone()) };
+        let label = keys::spelled(&source.from, &label)?;
         parent.key(dimension, &label).ok()
     }
 
@@ -167,6 +169,7 @@ impl Snapshot {
         let mut upstreams: Vec<Arc<Upstream>> = Vec::new();
         let (mut roots, mut errors) = (Roots::default(), Vec::new());
         let mut plans = Vec::with_capacity(config.routes.len());
+        let trusted: Arc<[_]> = config.trusted.as_slice().into();
         let specs = config.routes.iter().zip(&config.policy.routes);
         for ((route, scope), (configured, spec)) in policy.routes().zip(specs) {
             let place = upstreams.iter().position(|known| *known.spec() == configured.upstream);
@@ -176,9 +179,7 @@ impl Snapshot {
                     let built = Upstream::build(&configured.upstream, workers, known, &mut roots);
                     match built {
                         Ok(built) => upstreams.push(built),
-                        Err(flaw) => {
-                            errors.push(no_trust(&configured.upstream, last_name(scope), flaw))
-                        }
+                        Err(flaw) => errors.push(no_trust(&configured.upstream, &spec.name, flaw)),
                     }
                     upstreams.len().saturating_sub(1)
                 }
@@ -200,12 +201,11 @@ impl Snapshot {
                         Level::Group => group_keys.next(),
                         Level::Route | Level::Key => route_keys.next(),
                     };
-                    source.map(|source| KeyPlan {
-                        name: dimension.name.to_owned(),
-                        source: source.clone(),
-                    })
+                    source.map(|source| (dimension.name.to_owned(), source.clone()))
                 })
                 .collect();
+            let (weight, pattern) = (configured.weight.as_ref(), &configured.matches.path);
+            let keys = Reader::new(keys, weight, pattern, Arc::clone(&trusted));
             let judged = Judged::of(&config.policy, spec);
             plans.push(Plan {
                 route,
@@ -237,13 +237,9 @@ impl Snapshot {
             }]
         })?;
         let spec = config.policy.clone();
-        Ok(Snapshot { serial, router, policy, spec, plans, upstreams })
+        let looks_into_bodies = plans.iter().any(|plan| plan.keys.looks_into_body());
+        Ok(Snapshot { serial, router, policy, spec, looks_into_bodies, plans, upstreams })
     }
-}
-
-/// The name of a route as the configuration has it.
-fn last_name(scope: &Scope) -> &str {
-    scope.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 /// Whom an upstream over TLS should believe cannot be known.

@@ -1,6 +1,6 @@
 //! What a valid configuration should still be asked about: who could trip what for others; it refuses nothing.
 
-use super::{Config, ConfigError, KeyFrom, KeySource, Missing, Route};
+use super::{Config, ConfigError, KeySource, Missing, Route};
 use breaker_core::{
     KeySpec, LimitKind, LimitSpec, Mode, OnBreach, OnFind, RouteSpec, ScopeSpec, Span,
 };
@@ -63,7 +63,7 @@ fn charged<'c>(
     sources: &'c [KeySource],
 ) -> impl Iterator<Item = &'c KeySpec> {
     let stands = |key: &KeySpec, source: &KeySource| {
-        let is_there = source.missing != Missing::Skip || source.from == KeyFrom::Peer;
+        let is_there = source.missing != Missing::Skip || source.from.is_always_there();
         is_there && key.mode == Mode::Enforce
     };
     let keys = scope.keys.iter().zip(sources);
@@ -77,14 +77,14 @@ fn forgeable(path: &str, scope: &ScopeSpec, sources: &[KeySource], advice: &mut 
         let overrides = key.overrides.iter().flat_map(|own| &own.limits);
         let trips = key.limits.iter().chain(overrides).any(live)
             || key.detectors.iter().any(|detector| detector.on_find == OnFind::Trip);
-        if let (true, KeyFrom::Header(header)) = (trips, &source.from) {
+        if trips && !source.from.is_always_there() {
+            let part = &source.from;
             advice.push(ConfigError {
                 path: format!("{path}.keys.{}", key.name),
                 problem: format!(
-                    "can trip, and whoever writes {header} can write another's name into it"
+                    "can trip, and whoever writes {part} can write another's name into it"
                 ),
-                hint: "let something in front verify the header, or refuse and do not trip"
-                    .to_owned(),
+                hint: "let something in front verify it, or refuse and do not trip".to_owned(),
             });
         }
     }

@@ -6,30 +6,31 @@ pub use upstream::endpoint_at;
 
 mod upstream;
 
-use self::rules::{Level, Rules, key_rules, rules};
+use self::rules::{Level, Rules, rules};
 use super::raw::{
-    ADMIN, BOUNDS, DEADLINES, FROM, GLOBAL, GROUP, LISTEN, MATCH, ROUTE, Report, STATE, Section,
-    TLS, Text, UPSTREAM, WIRE, WordOrTable, nearest_hint, parse, printable, quoted,
+    ADMIN, BOUNDS, DEADLINES, GLOBAL, GROUP, LISTEN, MATCH, ROUTE, Report, STATE, Section, TLS,
+    Text, UPSTREAM, WIRE, nearest_hint, parse, printable, quoted,
 };
 use super::upstream::{Endpoint, Upstream};
 use super::value::{
     Flaw, collide, flaw, parse_address, parse_body_bytes, parse_deadline, parse_head_bytes,
-    parse_header, parse_host, parse_method, parse_name, parse_pattern, parse_token,
+    parse_host, parse_inspect_bytes, parse_method, parse_name, parse_pattern, parse_token,
 };
 use super::{
-    Admin, Bounds, ClientCertificates, Config, Deadlines, Forwarded, Group, KeyFrom, KeySource,
-    Listen, Match, Missing, Route, State, Tls, TokenSource, Wire,
+    Admin, Bounds, ClientCertificates, Config, Deadlines, Forwarded, Group, KeySource, Listen,
+    Match, Missing, Route, State, Tls, TokenSource, Weight, Wire,
 };
 use breaker_core::{
-    Class, DetectorKind, DetectorSpec, GroupSpec, KeySpec, OnBreach, OnFind, PolicySpec, RouteSpec,
-    ShareOf, Span,
+    Class, DetectorKind, DetectorSpec, GroupSpec, OnFind, PolicySpec, RouteSpec, ShareOf, Span,
 };
+use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use upstream::Declared;
 
 mod detect;
+mod keys;
 mod rules;
 
 /// Reads a configuration. `source` is the name of the file for syntax errors; `env` looks up environment variables.
@@ -87,7 +88,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
     let state = state(state_at, report);
     let bounds = bounds(root.section("bounds", BOUNDS, report), report);
     let deadlines = deadlines(root.section("deadlines", DEADLINES, report), report);
-    let wire = wire(root.section("wire", WIRE, report), report);
+    let (wire, trusted) = wire(root.section("wire", WIRE, report), report);
 
     let global = match root.section("global", GLOBAL, report) {
         Some(mut section) => rules(&mut section, Level::Global, report),
@@ -105,6 +106,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
     }
     let groups = with_default_group(groups, &routes, report);
     lineages(&global, &groups, &routes, report);
+    keys::among_routes(&global, &groups, &routes, &trusted, report);
     slow_calls(&global, &groups, &routes, report);
     same_matches(&routes, report);
 
@@ -115,6 +117,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
         bounds,
         deadlines,
         wire,
+        trusted,
         policy: PolicySpec { global: global.spec, ..PolicySpec::default() },
         global_keys: global.sources,
         groups: Vec::with_capacity(groups.len()),
@@ -137,6 +140,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
             slow: route.slow,
             websocket: route.websocket,
             keys: route.rules.sources,
+            weight: route.weight,
         });
     }
     config
@@ -264,6 +268,8 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
         connections: 10_000,
         head_bytes: 32 * 1024,
         fields: 100,
+        inspect_bytes: 64 * 1024,
+        inspecting: 1024,
         body_bytes: None,
         streams: 100,
         keys: 65_536,
@@ -273,6 +279,7 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
     };
     for (key, bound, most) in [
         ("connections", &mut bounds.connections, 1_000_000),
+        ("inspecting", &mut bounds.inspecting, 1_000_000),
         ("streams", &mut bounds.streams, 10_000),
         ("keys", &mut bounds.keys, 16_777_216),
     ] {
@@ -291,6 +298,12 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
     if let Some(head) = head {
         bounds.head_bytes = head;
     }
+    let inspect = section
+        .quantity("inspect_bytes", "64KiB", report)
+        .and_then(|text| judged(&text, parse_inspect_bytes, report));
+    if let Some(inspect) = inspect {
+        bounds.inspect_bytes = inspect;
+    }
     let body = section
         .quantity("body_bytes", "10MiB", report)
         .and_then(|text| judged(&text, parse_body_bytes, report));
@@ -304,6 +317,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     let mut deadlines = Deadlines {
         head: Span::from_secs(10),
         idle: Span::from_secs(60),
+        inspect: Span::from_secs(10),
         body_idle: Span::from_secs(30),
         connect: Span::from_secs(2),
         answer: Span::from_secs(30),
@@ -316,6 +330,7 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     for (key, deadline) in [
         ("head", &mut deadlines.head),
         ("idle", &mut deadlines.idle),
+        ("inspect", &mut deadlines.inspect),
         ("body_idle", &mut deadlines.body_idle),
         ("connect", &mut deadlines.connect),
         ("answer", &mut deadlines.answer),
@@ -332,8 +347,10 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
     deadlines
 }
 
-fn wire(section: Option<Section>, report: &mut Report<'_>) -> Wire {
+/// The conventions, and the networks whose word on a client is taken.
+fn wire(section: Option<Section>, report: &mut Report<'_>) -> (Wire, Vec<IpNet>) {
     let mut wire = Wire { rate_limit_fields: true, forwarded: Forwarded::XForwarded };
+    let mut trusted = Vec::new();
     if let Some(mut section) = section {
         wire.rate_limit_fields = section.flag("rate_limit_fields", report).unwrap_or(true);
         let words = [
@@ -347,65 +364,14 @@ fn wire(section: Option<Section>, report: &mut Report<'_>) -> Wire {
         {
             wire.forwarded = found;
         }
+        trusted = keys::trusted(&mut section, report);
     }
-    wire
-}
-
-// Key dimensions.
-
-fn dimension(key: &mut Section, report: &mut Report<'_>) -> (KeySpec, KeySource) {
-    let name = name(key, report);
-    let mut spec = key_rules(key, name, report);
-    let source = key_source(key, report);
-    spec.missing = match source.missing {
-        Missing::Skip => breaker_core::Missing::Skip,
-        // What is refused for lack of a key never comes to be judged.
-        Missing::Refuse | Missing::Share => breaker_core::Missing::Share,
-    };
-    let limits = spec.limits.iter().any(|limit| limit.on_breach == OnBreach::Trip);
-    if source.missing == Missing::Share && (limits || trips(&spec.detectors)) {
-        report.wrong(
-            key.path_of("missing"),
-            "\"share\" puts all who lack the key into one cell, which any stranger could then trip for the others",
-            if limits {
-                "refuse or skip calls without the key, or let the limit refuse and not trip"
-            } else {
-                "refuse or skip calls without the key, or let the detector warn and not trip"
-            },
-        );
-    }
-    (spec, source)
+    (wire, trusted)
 }
 
 /// Whether one of them trips.
 fn trips(detectors: &[DetectorSpec]) -> bool {
     detectors.iter().any(|detector| detector.on_find == OnFind::Trip)
-}
-
-/// Where a dimension's keys come from.
-fn key_source(key: &mut Section, report: &mut Report<'_>) -> KeySource {
-    if !key.has("from") {
-        let hint = "say from = \"peer\" or from = { header = \"…\" }";
-        report.wrong(key.path_of("from"), "is missing", hint);
-    }
-    let from = match key.word_or_section("from", FROM, report) {
-        Some(WordOrTable::Word(text)) => word(&text, &[("peer", KeyFrom::Peer)], report),
-        Some(WordOrTable::Table(mut table)) => {
-            if !table.has("header") {
-                report.wrong(
-                    table.path_of("header"),
-                    "is missing",
-                    "name the field, as in from = { header = \"x-client\" }",
-                );
-            }
-            let header = table.text("header", report);
-            header.and_then(|text| judged(&text, parse_header, report)).map(KeyFrom::Header)
-        }
-        None => None,
-    };
-    let words = [("refuse", Missing::Refuse), ("share", Missing::Share), ("skip", Missing::Skip)];
-    let missing = key.text("missing", report).and_then(|text| word(&text, &words, report));
-    KeySource { from: from.unwrap_or(KeyFrom::Peer), missing: missing.unwrap_or(Missing::Refuse) }
 }
 
 /// The name of a group, route or dimension; empty where it is wrong and reported.
@@ -442,6 +408,7 @@ struct RouteAt {
     match_is_valid: bool,
     upstream: Upstream,
     slow: Option<Span>,
+    weight: Option<Weight>,
     websocket: bool,
     rules: Rules,
 }
@@ -527,6 +494,7 @@ fn route(
         slow: section
             .quantity("slow", "2s", report)
             .and_then(|text| judged(&text, parse_deadline, report)),
+        weight: keys::weight(section, report),
         rules: rules(section, Level::Named, report),
     }
 }
@@ -643,7 +611,7 @@ fn lineages(global: &Rules, groups: &[GroupAt], routes: &[RouteAt], report: &mut
             );
         }
         let stands =
-            |source: &KeySource| source.missing != Missing::Skip || source.from == KeyFrom::Peer;
+            |source: &KeySource| source.missing != Missing::Skip || source.from.is_always_there();
         if all.iter().any(|(_, source, _)| stands(source)) {
             continue;
         }

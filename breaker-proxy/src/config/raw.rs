@@ -48,13 +48,23 @@ pub(super) const STATE: Shape = Shape { name: "state", keys: &["dir", "required"
 pub(super) const ADMIN: Shape = Shape { name: "admin", keys: &["token", "token_file", "expose"] };
 pub(super) const BOUNDS: Shape = Shape {
     name: "bounds",
-    keys: &["connections", "head_bytes", "fields", "body_bytes", "streams", "keys"],
+    keys: &[
+        "connections",
+        "head_bytes",
+        "fields",
+        "body_bytes",
+        "inspect_bytes",
+        "inspecting",
+        "streams",
+        "keys",
+    ],
 };
 pub(super) const DEADLINES: Shape = Shape {
     name: "deadlines",
-    keys: &["head", "idle", "body_idle", "connect", "answer", "tunnel", "drain"],
+    keys: &["head", "idle", "inspect", "body_idle", "connect", "answer", "tunnel", "drain"],
 };
-pub(super) const WIRE: Shape = Shape { name: "wire", keys: &["rate_limit_fields", "forwarded"] };
+pub(super) const WIRE: Shape =
+    Shape { name: "wire", keys: &["rate_limit_fields", "forwarded", "trusted"] };
 pub(super) const GLOBAL: Shape =
     Shape { name: "global", keys: &["limit", "detect", "recover", "mode", "after_crash", "keys"] };
 pub(super) const GROUP: Shape = Shape {
@@ -63,9 +73,20 @@ pub(super) const GROUP: Shape = Shape {
 };
 pub(super) const UPSTREAM: Shape = Shape {
     name: "upstreams",
-    keys: &["name", "endpoints", "connections", "queue", "mark_down", "dns_refresh", "ca"],
+    keys: &[
+        "name",
+        "endpoints",
+        "connections",
+        "queue",
+        "mark_down",
+        "dns_refresh",
+        "ca",
+        "health",
+    ],
 };
 pub(super) const QUEUE: Shape = Shape { name: "queue", keys: &["calls", "wait"] };
+pub(super) const HEALTH: Shape =
+    Shape { name: "health", keys: &["path", "every", "within", "fail", "pass"] };
 pub(super) const MARK_DOWN: Shape =
     Shape { name: "mark_down", keys: &["after", "hold", "at_most"] };
 pub(super) const ROUTE: Shape = Shape {
@@ -77,6 +98,7 @@ pub(super) const ROUTE: Shape = Shape {
         "upstream",
         "class",
         "slow",
+        "weight",
         "websocket",
         "limit",
         "detect",
@@ -93,6 +115,7 @@ pub(super) const KEY: Shape = Shape {
         "name",
         "from",
         "missing",
+        "unreadable",
         "limit",
         "overrides",
         "newcomers",
@@ -102,7 +125,14 @@ pub(super) const KEY: Shape = Shape {
         "after_crash",
     ],
 };
-pub(super) const FROM: Shape = Shape { name: "from", keys: &["header"] };
+pub(super) const FROM: Shape = Shape {
+    name: "from",
+    keys: &["header", "query", "segment", "forwarded", "claim", "unverified", "json", "form"],
+};
+pub(super) const WEIGHT: Shape = Shape {
+    name: "weight",
+    keys: &["header", "query", "json", "form", "times", "scale", "missing"],
+};
 pub(super) const OVERRIDE: Shape = Shape { name: "overrides", keys: &["key", "limit"] };
 pub(super) const RATE: Shape = Shape { name: "newcomers", keys: &["rate", "burst"] };
 pub(super) const LIMIT: Shape = Shape {
@@ -159,7 +189,7 @@ pub(super) const RECOVER: Shape = Shape { name: "recover", keys: &["probes", "af
 #[cfg(test)]
 pub(super) const SHAPES: &[Shape] = &[
     ROOT, LISTEN, TLS, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE,
-    MARK_DOWN, ROUTE, MATCH, KEY, FROM, OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
+    HEALTH, MARK_DOWN, ROUTE, MATCH, KEY, FROM, WEIGHT, OVERRIDE, RATE, LIMIT, DETECT, RECOVER,
 ];
 
 /// Collects every error of one reading, and knows the environment.

@@ -21,6 +21,8 @@ pub struct Upstream {
     pub dns_refresh: Span,
     /// Who may have signed the certificates of its endpoints, as a file in PEM; `None`: whom the system trusts.
     pub ca: Option<PathBuf>,
+    /// How each endpoint is checked; `None`: it is not.
+    pub health: Option<Health>,
 }
 
 impl Upstream {
@@ -39,6 +41,7 @@ impl Upstream {
             },
             dns_refresh: Span::from_secs(30),
             ca: None,
+            health: None,
         }
     }
 
@@ -117,4 +120,19 @@ pub struct MarkDown {
     pub hold: Span,
     /// The longest hold.
     pub at_most: Span,
+}
+
+/// How an endpoint is checked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Health {
+    /// What is asked for, with a query if it has one.
+    pub path: String,
+    /// From the beginning of one check to the next.
+    pub every: Span,
+    /// How long each may take.
+    pub within: Span,
+    /// So many failures in a row make it sick.
+    pub fail: u32,
+    /// So many in a row that pass make it well again.
+    pub pass: u32,
 }

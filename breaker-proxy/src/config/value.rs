@@ -3,6 +3,7 @@
 use super::raw::is_name;
 use super::upstream::Endpoint;
 use crate::path::canonical;
+use crate::wire::fields::{Kind, kind};
 use breaker_core::{Span, Unit};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -156,6 +157,14 @@ pub(super) fn parse_head_bytes(text: &str) -> Result<u32, Flaw> {
     }
 }
 
+/// A body that is looked into is held in memory, for each request that is looked into at once.
+pub(super) fn parse_inspect_bytes(text: &str) -> Result<u32, Flaw> {
+    match u32::try_from(parse_bytes(text)?) {
+        Ok(bytes) if bytes <= 16 * 1024 * 1024 => Ok(bytes),
+        _ => flaw("is too large to be held", "use at most 16MiB"),
+    }
+}
+
 pub(super) fn parse_body_bytes(text: &str) -> Result<Option<u64>, Flaw> {
     if text == "unlimited" { Ok(None) } else { parse_bytes(text).map(Some) }
 }
@@ -211,6 +220,12 @@ pub(super) fn parse_header(text: &str) -> Result<http::HeaderName, Flaw> {
         return flaw(
             "is about the connection or the framing, and tells nobody apart",
             "name a field that the client's own code sets",
+        );
+    }
+    if kind(header.as_str()) == Kind::Forwarding {
+        return flaw(
+            "tells of the client, and any client can write it",
+            "say from = { forwarded = 1 } and name those in front of us in wire.trusted",
         );
     }
     Ok(header)

@@ -12,7 +12,28 @@ pub enum Channel {
     /// In clear.
     Plain(TcpStream),
     /// By TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Counted>>),
+}
+
+/// A socket under TLS, and how many bytes the kernel took of it: TLS itself takes more, and keeps it.
+pub struct Counted {
+    io: TcpStream,
+    taken: u64,
+}
+
+impl Counted {
+    /// A socket of which the kernel took nothing yet.
+    #[must_use]
+    pub fn new(io: TcpStream) -> Counted {
+        Counted { io, taken: 0 }
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(taken)) = written {
+            self.taken = self.taken.wrapping_add(u64::try_from(taken).unwrap_or(u64::MAX));
+        }
+        written
+    }
 }
 
 impl Channel {
@@ -21,7 +42,16 @@ impl Channel {
     pub fn socket(&self) -> &TcpStream {
         match self {
             Channel::Plain(stream) => stream,
-            Channel::Tls(stream) => stream.get_ref().0,
+            Channel::Tls(stream) => &stream.get_ref().0.io,
+        }
+    }
+
+    /// A number that grows whenever the kernel takes encrypted bytes; of what is in clear each write tells.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        match self {
+            Channel::Plain(_) => 0,
+            Channel::Tls(stream) => stream.get_ref().0.taken,
         }
     }
 
@@ -87,5 +117,49 @@ impl AsyncWrite for Channel {
             Channel::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Channel::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let own = self.get_mut();
+        let written = Pin::new(&mut own.io).poll_write(cx, buf);
+        own.count(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let own = self.get_mut();
+        let written = Pin::new(&mut own.io).poll_write_vectored(cx, bufs);
+        own.count(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }

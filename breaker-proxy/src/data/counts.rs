@@ -49,7 +49,7 @@ pub struct Account {
     pub invalid: Count,
     /// No route took them (404).
     pub unrouted: Count,
-    /// Admitted, but never sent: no upstream connection, or the client left first.
+    /// Never sent: no upstream connection, the client left first, or no place to look into a body.
     pub failed: Count,
     /// Admitted, and not yet forwarded, halted or failed.
     pub in_flight: Count,
@@ -59,6 +59,8 @@ pub struct Account {
     pub severed: Count,
     /// Refusals that shadow mode let through.
     pub shadowed: Count,
+    /// A body or token in which a key could not be read, so that it counted as missing.
+    pub unread: Count,
 }
 
 /// One worker's counters.
@@ -72,6 +74,8 @@ pub struct Shard {
     pub refused_connections: Count,
     /// Connections that ended by a deadline before a whole request had come.
     pub slow_heads: Count,
+    /// Requests refused because a body that is looked into did not come in time.
+    pub slow_bodies: Count,
     /// TLS handshakes that came to nothing.
     pub failed_handshakes: Count,
     /// Answers that ended because their client stopped reading.
@@ -93,6 +97,7 @@ impl Shard {
             nowhere: Account::default(),
             refused_connections: Count::default(),
             slow_heads: Count::default(),
+            slow_bodies: Count::default(),
             failed_handshakes: Count::default(),
             stalled_clients: Count::default(),
             connects: Count::default(),
@@ -138,6 +143,8 @@ pub struct Totals {
     pub severed: u64,
     /// See [`Account::shadowed`].
     pub shadowed: u64,
+    /// See [`Account::unread`].
+    pub unread: u64,
 }
 
 impl Totals {
@@ -155,6 +162,7 @@ impl Totals {
         self.upstream_errors += account.upstream_errors.get();
         self.severed += account.severed.get();
         self.shadowed += account.shadowed.get();
+        self.unread += account.unread.get();
     }
 
     /// All accounts of all shards.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body as _, Frame};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// One answer.
 pub struct Download {
@@ -22,6 +22,8 @@ pub struct Download {
     trailers: bool,
     /// Bytes that the kernel took.
     sent: u64,
+    /// All of it was written, and some of it waits for the kernel.
+    unflushed: bool,
 }
 
 /// It broke off: nothing more can be sent, and it must not look whole.
@@ -34,13 +36,14 @@ impl Download {
     pub fn new(head: Vec<u8>, body: Option<Reply>, coding: Coding, trailers: bool) -> Download {
         let chunked = coding == Coding::Chunked;
         let ended = body.is_none();
-        Download { out: Outbox::new(head), body, ended, chunked, trailers, sent: 0 }
+        let (out, sent, unflushed) = (Outbox::new(head), 0, false);
+        Download { out, body, ended, chunked, trailers, sent, unflushed }
     }
 
-    /// How many bytes the kernel took, and whether it owes to take more.
+    /// A number that grows with what the kernel takes for this client, and whether it owes to take more.
     #[must_use]
-    pub fn progress(&self) -> (u64, bool) {
-        (self.sent, !self.out.is_empty())
+    pub fn progress(&self, client: &Downstream) -> (u64, bool) {
+        (self.sent.wrapping_add(client.taken()), self.unflushed || !self.out.is_empty())
     }
 
     /// The memory of its head, for another.
@@ -84,8 +87,13 @@ impl Download {
             if self.out.is_empty() {
                 // Without a piece left there is a wait, or the end.
                 // What was written may still wait for the kernel.
-                if ready!(client.poll_flush(cx)).is_err() {
-                    return Poll::Ready(Err(BrokeOff));
+                match client.poll_flush(cx) {
+                    Poll::Ready(Ok(())) => self.unflushed = false,
+                    Poll::Pending if !self.is_severed() => {
+                        self.unflushed = true;
+                        return Poll::Pending;
+                    }
+                    _ => return Poll::Ready(Err(BrokeOff)),
                 }
                 if waits {
                     return Poll::Pending;
@@ -95,17 +103,19 @@ impl Download {
             }
             let (pieces, used) = self.out.pieces();
             match client.poll_write(cx, pieces.get(..used).unwrap_or(&[])) {
-                Poll::Pending if self.body.as_ref().is_some_and(Reply::is_severed) => {
-                    return Poll::Ready(Err(BrokeOff));
-                }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending if !self.is_severed() => return Poll::Pending,
                 Poll::Ready(Ok(taken @ 1..)) => {
                     self.out.advance(taken);
                     self.sent = self.sent.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
                 }
-                Poll::Ready(_) => return Poll::Ready(Err(BrokeOff)),
+                Poll::Ready(_) | Poll::Pending => return Poll::Ready(Err(BrokeOff)),
             }
         }
+    }
+
+    /// Must it end now, though the client does not take what there is of it?
+    fn is_severed(&self) -> bool {
+        self.body.as_ref().is_some_and(Reply::is_severed)
     }
 
     fn take(&mut self, frame: Frame<Bytes>) {

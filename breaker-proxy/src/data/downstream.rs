@@ -4,6 +4,7 @@
 use super::Worker;
 use super::channel::Channel;
 use super::peer::Peer;
+use crate::wire::Breach;
 use crate::wire::chunks::{Chunks, Piece};
 use crate::wire::request::Framing;
 use bytes::{Bytes, BytesMut};
@@ -30,6 +31,9 @@ const DRAIN_MAX: usize = 64 * 1024;
 /// Bytes of pieces that are copied together, at most: that costs less than to hand them to the kernel one by one.
 const COPY_MAX: usize = 4096;
 
+/// A chunk with fewer bytes goes on together with what stands behind it: each would cost a write of its own.
+const GATHER_BELOW: usize = 256;
+
 /// What a client is told that waits for leave to send its body (RFC 9110, 10.1.1).
 const LEAVE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -53,6 +57,8 @@ pub struct Downstream {
     left: Cell<Left>,
     /// What of [`LEAVE`] the client has yet to be told before it sends its body.
     leave: Cell<&'static [u8]>,
+    /// Some of what it was told may still wait for the kernel.
+    unflushed: Cell<bool>,
 }
 
 /// The body broke off, or is none.
@@ -70,6 +76,7 @@ impl Downstream {
             input: RefCell::default(),
             left: Cell::new(Left::Nothing),
             leave: Cell::new(&[]),
+            unflushed: Cell::new(false),
         })
     }
 
@@ -114,16 +121,18 @@ impl Downstream {
                 Ok(Piece::More) => {}
                 Err(Broken) => return Poll::Ready(Err(Broken)),
             }
-            let mut asked = false;
             while let leave @ [_, ..] = self.leave.get() {
                 match ready!(Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, leave)) {
                     Ok(told) => self.leave.set(leave.get(told..).unwrap_or(&[])),
                     Err(_) => return Poll::Ready(Err(self.broke())),
                 }
-                asked = true;
+                self.unflushed.set(true);
             }
-            if asked && ready!(self.poll_flush(cx)).is_err() {
-                return Poll::Ready(Err(self.broke()));
+            if self.unflushed.get() {
+                if ready!(self.poll_flush(cx)).is_err() {
+                    return Poll::Ready(Err(self.broke()));
+                }
+                self.unflushed.set(false);
             }
             if !matches!(ready!(self.poll_read(cx)), Ok(1..)) {
                 return Poll::Ready(Err(self.broke()));
@@ -157,7 +166,15 @@ impl Downstream {
             }
             Left::Chunks(mut chunks) => {
                 let piece = chunks.take(&mut input).map_err(|_| self.broke())?;
-                let ended = matches!(piece, Piece::End(_));
+                let (piece, ended) = match piece {
+                    Piece::Data(data) if data.len() < GATHER_BELOW && !input.is_empty() => {
+                        gather(&data, &mut chunks, &mut input).map_err(|_| self.broke())?
+                    }
+                    piece => {
+                        let ended = matches!(piece, Piece::End(_));
+                        (piece, ended)
+                    }
+                };
                 self.left.set(if ended { Left::Nothing } else { Left::Chunks(chunks) });
                 Ok(piece)
             }
@@ -289,7 +306,19 @@ impl Downstream {
     /// # Errors
     /// The socket's own.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
+        let mut io = self.io.borrow_mut();
+        let before = io.taken();
+        let flushed = Pin::new(&mut *io).poll_flush(cx);
+        if io.taken() != before {
+            self.peer.moved.set(self.worker.second.get());
+        }
+        flushed
+    }
+
+    /// A number that grows whenever the kernel takes bytes that were written before.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.io.borrow().taken()
     }
 
     /// Says one last thing, if the kernel takes it at once: if it does not, the client does not learn why.
@@ -311,5 +340,21 @@ impl Downstream {
     /// The connection, when it is dropped, ends by a reset: a plain end would make what was sent look whole.
     pub fn break_off(&self) {
         let _ = socket2::SockRef::from(self.io.borrow().socket()).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Data that came in small chunks and is at hand as one piece, and whether the body ends with it.
+fn gather(
+    first: &[u8],
+    chunks: &mut Chunks,
+    input: &mut BytesMut,
+) -> Result<(Piece, bool), Breach> {
+    let mut all = BytesMut::from(first);
+    loop {
+        match chunks.take(input)? {
+            Piece::Data(data) => all.extend_from_slice(&data),
+            Piece::More => return Ok((Piece::Data(all.freeze()), false)),
+            Piece::End(_) => return Ok((Piece::Data(all.freeze()), true)),
+        }
     }
 }

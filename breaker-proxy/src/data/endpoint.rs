@@ -2,6 +2,7 @@
 //! it opens no connection.
 
 use super::counts::Count;
+use super::health::Findings;
 use super::resolve::Addresses;
 use super::trust::{self, Flaw, Roots, Trust};
 use crate::config::upstream::{self as config, MarkDown, Queue};
@@ -20,7 +21,7 @@ pub struct Upstream {
     trust: Option<Trust>,
     label: String,
     endpoints: Box<[Arc<Endpoint>]>,
-    /// Endpoints that are marked down: while there are none, nobody looks for them.
+    /// Endpoints that are marked down, and endpoints that are sick: while there are none, nobody looks for them.
     marked: AtomicU32,
     /// Calls that wait for a connection.
     waiting: AtomicU32,
@@ -35,6 +36,7 @@ pub struct Endpoint {
     slot: Slot,
     tallies: Box<[Tally]>,
     mark: Mark,
+    findings: Findings,
     /// One for each connection that may still be made.
     places: Semaphore,
     /// Calls that wait for a connection to it.
@@ -117,6 +119,7 @@ impl Upstream {
                 slot: Slot::take(),
                 tallies: (0..workers).map(|_| Tally::default()).collect(),
                 mark: Mark::default(),
+                findings: Findings::default(),
                 places: Semaphore::new(usize::try_from(spec.connections).unwrap_or(usize::MAX)),
                 waiting: AtomicU32::new(0),
             }))
@@ -188,7 +191,7 @@ impl Upstream {
         let (mut seen, mut pair) = (0_usize, [None, None]);
         let mut least_bad: Option<(u64, &Arc<Endpoint>)> = None;
         for endpoint in self.endpoints.iter().filter(is_new) {
-            let until = endpoint.mark.until();
+            let until = endpoint.left_alone_until();
             if until == 0 {
                 // A sample of two of all that come by, each pair as likely as any other (Vitter's algorithm R).
                 let place = if seen < 2 { seen } else { fastrand::usize(..=seen) };
@@ -229,6 +232,16 @@ impl Upstream {
     pub fn answered(&self, endpoint: &Endpoint) {
         if endpoint.mark.answered() {
             // ordering: relaxed, a hint: see `pick`.
+            self.marked.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Health checks found one of the endpoints sick, or well again.
+    pub fn turned(&self, is_sick: bool) {
+        // ordering: relaxed, a hint: see `pick`.
+        if is_sick {
+            self.marked.fetch_add(1, Ordering::Relaxed);
+        } else {
             self.marked.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -307,10 +320,21 @@ impl Endpoint {
         self.sum(|tally| tally.in_flight.get())
     }
 
-    /// Is it marked down? Its hold may have ended, if nobody has tried it since.
+    /// Is it left alone: marked down, or sick as checks say? A hold may have ended, if nobody has tried it since.
     #[must_use]
-    pub fn is_marked_down(&self) -> bool {
-        self.mark.until() != 0
+    pub fn is_left_alone(&self) -> bool {
+        self.left_alone_until() != 0
+    }
+
+    /// Until when, in nanoseconds of the breaker's clock; 0: it is not. Who is sick is so until a check says otherwise.
+    fn left_alone_until(&self) -> u64 {
+        if self.findings.is_sick() { u64::MAX } else { self.mark.until() }
+    }
+
+    /// What health checks have found.
+    #[must_use]
+    pub fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// How often it was marked down, or stayed so by a trial that failed.
@@ -455,7 +479,7 @@ mod tests {
         for _ in 0..2 {
             upstream.failed(&upstream.endpoints[index], false, now);
         }
-        assert!(upstream.endpoints[index].is_marked_down());
+        assert!(upstream.endpoints[index].is_left_alone());
     }
 
     fn picked(upstream: &Upstream, now: Mono) -> (String, bool) {
@@ -521,7 +545,7 @@ mod tests {
         assert_eq!(picked(&upstream, at(now + 2999)), other);
         assert_eq!(picked(&upstream, at(now + 3000)), trial, "the first trial came to nothing");
         upstream.answered(first);
-        assert!(!first.is_marked_down());
+        assert!(!first.is_left_alone());
         assert_eq!(upstream.marked.load(Ordering::Relaxed), 0);
         down(&upstream, 0, at(now));
         assert_eq!(picked(&upstream, at(now + 1000)), trial, "it starts over with the first hold");
@@ -536,7 +560,7 @@ mod tests {
             upstream.failed(first, false, at(0));
             upstream.answered(first);
         }
-        assert!(!first.is_marked_down());
+        assert!(!first.is_left_alone());
     }
 
     /// Goal: with all marked down the one whose hold ends first is tried: nobody is refused for a guess; what was tried for the

@@ -349,8 +349,9 @@ impl Flights {
                     lane.cut_off(denial);
                 }
             }
-            if let Some(waker) = flight.waker.take() {
-                waker.wake();
+            // It stays: another kill may find the call before it is asked for anything.
+            if let Some(waker) = &flight.waker {
+                waker.wake_by_ref();
             }
         }
         census

@@ -1,7 +1,7 @@
 //! Accepts client connections and serves HTTP/1.1 or HTTP/2 on each; it looks into no request.
 
 use super::Worker;
-use super::channel::Channel;
+use super::channel::{Channel, Counted};
 use super::doors::{Arrival, Place, hand_over};
 use super::peer::Peer;
 use super::upstream::duration;
@@ -173,7 +173,9 @@ async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
         }
     };
     match opened {
-        Ok(Some(Some((channel, true)))) => Box::pin(http2::serve(&seat, channel, peer)).await,
+        Ok(Some(Some((channel, true)))) => {
+            Box::pin(http2::serve(&seat, channel, peer, deadline)).await;
+        }
         Ok(Some(Some((channel, false)))) => http1::serve(&seat, channel, peer, deadline).await,
         Ok(Some(None) | None) => {}
         Err(_) => worker.shard.slow_heads.up(),
@@ -188,7 +190,7 @@ async fn in_clear(stream: TcpStream) -> Option<(Channel, bool)> {
 
 /// A connection by TLS, and whether it agreed to speak HTTP/2.
 async fn secured(worker: &Worker, tls: &TlsAcceptor, stream: TcpStream) -> Option<(Channel, bool)> {
-    let Ok(stream) = tls.accept(stream).await else {
+    let Ok(stream) = tls.accept(Counted::new(stream)).await else {
         worker.shard.failed_handshakes.up();
         return None;
     };

@@ -1,22 +1,26 @@
 //! The life of a request, top to bottom: read, route, key, decide, send, answer; it parses no bytes and opens no socket.
 
 use super::Worker;
+use super::answer::Answer;
 use super::body::Reply;
 use super::flight::Call;
+use super::inspect::Waiting;
 use super::peer::Peer;
 use super::reply;
 use super::reply::Invalid;
 use super::upload::Upload;
 use super::upstream::{Exchange, Outgoing, forward};
-use crate::keys;
-use crate::path;
+use crate::inspect::prefix::{Prefix, Seen};
+use crate::keys::Given;
+use crate::path::{self, PathError};
 use crate::snapshot::{Plan, Snapshot};
 use crate::wire::answer::Head;
 use crate::wire::asked::Asked;
+use crate::wire::head::may_stand_in_target;
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Verdict};
 use hyper::body::Incoming;
-use hyper::header::HeaderName;
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
@@ -44,40 +48,71 @@ pub async fn handle(
     request: Request<Incoming>,
 ) -> Response<Reply> {
     let (head, body) = request.into_parts();
-    let body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
+    let mut body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
     let asked = Asked::of(&head);
-    match decide(&worker, &peer, &asked, body.framing()) {
+    let to_head = asked.method == Method::HEAD;
+    let decision = match waits(&worker, &peer, &asked, body.framing()) {
+        Some(waiting) => waiting.decide(&worker, &peer, &mut body).await,
+        None => decide(&worker, &peer, &asked, body.framing(), None),
+    };
+    let response = match decision {
         Ok(sent) => {
             let method = asked.method;
             drop(head);
-            send(&worker, sent, &method, body).await
+            send(&worker, sent, &method, body, false).await.into()
         }
         Err(response) => response,
-    }
+    };
+    if to_head { without_body(response) } else { response }
 }
 
-/// Sends an admitted call and waits for the head of its answer.
+/// An answer to a HEAD: our own words are as long as they would be, and do not come.
+fn without_body(mut response: Response<Reply>) -> Response<Reply> {
+    if let Reply::Whole(Some(words)) = response.body() {
+        let length = HeaderValue::from(words.len());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        *response.body_mut() = Reply::Whole(None);
+    }
+    response
+}
+
+/// Sends an admitted call and waits for the head of its answer, which is wanted `as_lines` or as a map.
 pub async fn send(
     worker: &Rc<Worker>,
     admitted: Admitted,
     method: &Method,
     body: Upload,
-) -> Response<Reply> {
+    as_lines: bool,
+) -> Answer {
     let Admitted { call, upstream, head, switches } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
-    let request = Outgoing { head, body, framing, to_head, again, switches };
+    let request = Outgoing { head, body, framing, to_head, again, switches, as_lines };
     match forward(worker, call, upstream, request).await {
         Ok((head, exchange)) => answered(head, exchange, switches),
         Err(failure) => {
             let snapshot = worker.plane.current.load();
-            reply::failed(worker.plane, &snapshot.policy, &failure)
+            reply::failed(worker.plane, &snapshot.policy, &failure).into()
         }
     }
 }
 
-/// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it.
+/// The request, if it cannot be decided before its body was looked into.
+#[must_use]
+pub fn waits(worker: &Worker, peer: &Peer, head: &Asked<'_>, framing: Framing) -> Option<Waiting> {
+    let current = worker.plane.current.load();
+    if framing == Framing::None || !current.looks_into_bodies {
+        return None;
+    }
+    let (host, canonical) = target(head, peer).ok()?;
+    let index = current.router.find(Some(host.host()), &head.method, &canonical)?;
+    let looks = current.plans.get(index)?.keys.looks_into_body();
+    looks.then(|| Waiting::new(head, framing, index))
+}
+
+/// Everything up to the decision, in one go: no await, so that one snapshot and one instant serve all of it. `seen` is what was looked
+/// into of the body of one that had to wait.
 ///
 /// # Errors
 /// The answer to a request that is not sent.
@@ -87,6 +122,7 @@ pub fn decide(
     peer: &Rc<Peer>,
     head: &Asked<'_>,
     framing: Framing,
+    seen: Option<&Prefix>,
 ) -> Decision {
     let plane = worker.plane;
     let current = plane.current.load();
@@ -123,15 +159,34 @@ pub fn decide(
         account.invalid.up();
         return Err(reply::invalid(&Invalid::Override));
     }
+    let length = match framing {
+        Framing::None => Some(0),
+        Framing::Length(length) => Some(length),
+        Framing::Chunked => None,
+    };
+    let body = match (seen, framing) {
+        (Some(prefix), _) => prefix.seen(),
+        (None, Framing::None) => Seen::Whole(b""),
+        (None, _) => Seen::Nothing,
+    };
+    let given = Given { head, path: &canonical, peer: peer.ip, length, body };
     let call = breaker_core::Call::new(plan.route);
-    let call = match keys::read(plane.breaker, &plan.keys, head.fields, peer.ip, call) {
-        Ok(call) => call,
+    let call = match plan.keys.read(plane.breaker, &given, call) {
+        Ok((call, unread)) => {
+            if unread {
+                account.unread.up();
+            }
+            call
+        }
         Err(error) => {
             account.invalid.up();
             return Err(reply::invalid(&Invalid::Key(error)));
         }
     };
-    let whole = (framing == Framing::None).then_some(&b""[..]);
+    let whole = match body {
+        Seen::Whole(body) => Some(body),
+        Seen::Nothing | Seen::TooLong => None,
+    };
     let method = head.method.as_str().as_bytes();
     let call = match plan.print(plane.breaker, method, &canonical, head.query, whole) {
         Some(print) => call.with_fingerprint(print),
@@ -144,16 +199,16 @@ pub fn decide(
             } else {
                 account.halted.up();
             }
-            learn(worker, plan, head, peer, &denial);
+            learn(worker, plan, &given, &denial);
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
         Verdict::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
-                learn(worker, plan, head, peer, &denial);
+                learn(worker, plan, &given, &denial);
             }
             if plan.learns {
-                keys::each_label(&plan.keys, head.fields, peer.ip, |_, label| {
+                plan.keys.each_label(&given, |_, label| {
                     plane.names.learn(plane.breaker.hash(label), label);
                 });
             }
@@ -189,9 +244,9 @@ const OVERRIDES: [HeaderName; 3] = [
 ];
 
 /// Remembers the label of the key a denial speaks of, and tells the sweeper if a gate moved.
-fn learn(worker: &Worker, plan: &Plan, head: &Asked<'_>, peer: &Peer, denial: &Denial) {
+fn learn(worker: &Worker, plan: &Plan, given: &Given<'_>, denial: &Denial) {
     if let Some((dimension, key)) = denial.place.key {
-        keys::each_label(&plan.keys, head.fields, peer.ip, |index, label| {
+        plan.keys.each_label(given, |index, label| {
             if index == dimension {
                 worker.plane.names.learn(key, label);
             }
@@ -208,17 +263,34 @@ fn target<'a>(head: &Asked<'a>, peer: &Peer) -> Result<(Authority, Cow<'a, str>)
         return Err(Invalid::Method);
     }
     let (hosts, named) = head.fields.host();
-    if hosts > 1 {
+    // HTTP/1 must name one, and a good one, whatever its target says (RFC 9112, 3.2).
+    if hosts > 1 || (hosts == 0 && !head.http2) {
         return Err(Invalid::Host);
+    }
+    if let (Some(named), Some(_), false) = (named, head.authority, head.http2)
+        && !Authority::try_from(named).is_ok_and(|host| is_good(&host))
+    {
+        return Err(Invalid::Host);
+    }
+    // HTTP/1 was asked this about the whole target.
+    if let (true, Some(query)) = (head.http2, head.query)
+        && let Some(byte) = query.bytes().find(|byte| !may_stand_in_target(byte))
+    {
+        return Err(Invalid::Path(PathError::BadByte(byte)));
     }
     // The authority of the target replaces Host (RFC 9112, 3.2.2).
     let named = head.authority.map(str::as_bytes).or(named).ok_or(Invalid::Host)?;
     let host = peer.host(named).ok_or(Invalid::Host)?;
-    if host.as_str().contains('@') || host.host().is_empty() || !has_good_port(&host) {
+    if !is_good(&host) {
         return Err(Invalid::Host);
     }
     let path = path::canonical(head.path).map_err(Invalid::Path)?;
     Ok((host, path))
+}
+
+/// Whether it is a host, and perhaps a port, and nothing else.
+fn is_good(host: &Authority) -> bool {
+    !host.as_str().contains('@') && !host.host().is_empty() && has_good_port(host)
 }
 
 /// Whether what stands behind the host is nothing, or a port that exists.
@@ -228,12 +300,12 @@ fn has_good_port(host: &Authority) -> bool {
 }
 
 /// The upstream's answer as ours.
-fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool) -> Response<Reply> {
+fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool) -> Answer {
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !(switches && head.is_websocket) {
         // Nobody asked for that protocol.
         exchange.unusable();
-        return reply::unasked_switch();
+        return reply::unasked_switch().into();
     }
     let body = if switched {
         Reply::Switched(exchange)
@@ -246,8 +318,5 @@ fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool) -> Response
     } else {
         Reply::Flow(exchange)
     };
-    let mut response = Response::new(body);
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.fields;
-    response
+    Answer { status: head.status, fields: head.fields, told: head.told, body }
 }

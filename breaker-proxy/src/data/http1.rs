@@ -5,22 +5,26 @@
 
 use super::Worker;
 use super::alarm::Alarm;
+use super::answer::Answer;
 use super::body::Reply;
 use super::channel::Channel;
 use super::download::{BrokeOff, Download};
 use super::downstream::Downstream;
 use super::front::Seat;
 use super::handle::{self, Decision};
+use super::inspect::Waiting;
 use super::peer::Peer;
 use super::reply::{self, Invalid};
 use super::tunnel;
 use super::upload::Upload;
-use super::upstream::duration;
+use super::upstream::{Exchange, duration};
+use crate::wire::answer::Passing;
 use crate::wire::head::{BadHead, Head, Room, Says};
 use crate::wire::response::{self, After, Coding};
 use bytes::Buf as _;
 use hyper::body::Body as _;
-use hyper::{Method, Response, StatusCode, header};
+use hyper::{Method, StatusCode};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -39,6 +43,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes of it.
 const LINGER_MAX: usize = 1024 * 1024;
 
+/// Bytes of empty lines before a request, at most.
+const BLANK_MAX: usize = 64;
+
 /// Serves a connection to its end. The first head must have come by `first`.
 pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>, first: Instant) {
     let worker = &seat.worker;
@@ -53,6 +60,9 @@ pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>, first: Instant
         },
         alarm: Alarm::new(first),
         wait: Wait::First(first),
+        looked: 0,
+        blank: Cell::new(0),
+        hurried: false,
     };
     while let Some(next) = poll_fn(|cx| connection.poll_next(cx)).await {
         if !connection.serve(next).await {
@@ -80,13 +90,30 @@ struct Connection<'s> {
     room: Room,
     alarm: Alarm,
     wait: Wait,
+    /// Bytes of what was kept that were found to be no whole head.
+    looked: usize,
+    /// Bytes of empty lines since the last request.
+    blank: Cell<usize>,
+    /// It was told to end with half a head.
+    hurried: bool,
 }
 
 /// A request that has come, and what the decision says.
 struct Next {
     method: Method,
     says: Says,
-    decision: Decision,
+    step: Step,
+}
+
+/// How far it has come.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, made and moved once"
+)]
+enum Step {
+    Decided(Decision),
+    /// Its body is looked into first.
+    Waits(Box<Waiting>),
 }
 
 impl Connection<'_> {
@@ -103,8 +130,11 @@ impl Connection<'_> {
                 return Poll::Ready(Some(next));
             }
             let kept = !self.client.input().borrow().is_empty();
-            if !kept && self.seat.ending(cx) {
-                return Poll::Ready(None);
+            if self.seat.ending(cx) {
+                if !kept {
+                    return Poll::Ready(None);
+                }
+                self.hurry();
             }
             let mut scratch = worker.scratch.borrow_mut();
             let read = match self.client.poll_read_into(cx, &mut scratch) {
@@ -130,7 +160,10 @@ impl Connection<'_> {
                 return Poll::Ready(next);
             }
             unread = false;
-            self.begun();
+            self.looked = rest.len();
+            if !rest.is_empty() {
+                self.begun();
+            }
         }
     }
 
@@ -138,11 +171,12 @@ impl Connection<'_> {
     fn take_kept(&mut self) -> Option<Next> {
         let client = Rc::clone(&self.client);
         let mut input = client.input().borrow_mut();
-        if input.is_empty() {
+        if input.is_empty() || !may_be_whole(&input, self.looked, self.room.bytes) {
             return None;
         }
         let (next, taken) = self.take_head(&mut input);
         input.advance(taken);
+        self.looked = if next.is_some() { 0 } else { input.len() };
         if input.is_empty() {
             // An idle connection keeps no memory.
             *input = bytes::BytesMut::new();
@@ -168,6 +202,10 @@ impl Connection<'_> {
     fn take_head(&mut self, text: &mut [u8]) -> (Option<Next>, usize) {
         // An empty line before a request belongs to nobody (RFC 9112, 2.2).
         let blank = text.chunks_exact(2).take_while(|line| line == b"\r\n").count() * 2;
+        self.blank.set(self.blank.get().saturating_add(blank));
+        if self.blank.get() > BLANK_MAX {
+            return (Some(self.refuse(BadHead::Malformed)), blank.saturating_add(text.len()));
+        }
         let Some(text) = text.get_mut(blank..).filter(|text| !text.is_empty()) else {
             return (None, blank);
         };
@@ -176,12 +214,19 @@ impl Connection<'_> {
         match Head::read(text, &mut lines, self.room) {
             Ok(None) => (None, blank),
             Ok(Some(head)) => {
+                self.blank.set(0);
                 let asked = head.asked(text, &lines);
-                let decision = handle::decide(worker, &self.peer, &asked, head.says.framing);
+                let framing = head.says.framing;
+                let step = match handle::waits(worker, &self.peer, &asked, framing) {
+                    Some(waiting) => Step::Waits(Box::new(waiting)),
+                    None => {
+                        Step::Decided(handle::decide(worker, &self.peer, &asked, framing, None))
+                    }
+                };
                 let mut says = head.says;
                 // What was sent on the strength of a switch that is refused is no request (RFC 9931).
                 says.closes |= asked.wants_websocket();
-                let next = Next { method: asked.method, says, decision };
+                let next = Next { method: asked.method, says, step };
                 (Some(next), blank.saturating_add(head.says.length))
             }
             Err(bad) => (Some(self.refuse(bad)), blank.saturating_add(text.len())),
@@ -193,8 +238,16 @@ impl Connection<'_> {
         let nowhere = &self.worker().shard.nowhere;
         nowhere.offered.up();
         nowhere.invalid.up();
-        let decision = Err(reply::invalid(&Invalid::Head(bad)));
-        Next { method: Method::GET, says: Says::unbelieved(), decision }
+        let step = Step::Decided(Err(reply::invalid(&Invalid::Head(bad))));
+        Next { method: Method::GET, says: Says::unbelieved(), step }
+    }
+
+    /// Who is half-way into a head when all are to end has little time left for the rest.
+    fn hurry(&mut self) {
+        if !std::mem::replace(&mut self.hurried, true) {
+            let (Wait::First(until) | Wait::Idle(until) | Wait::Head(until)) = self.wait;
+            self.wait = Wait::Head(until.min(Instant::now() + LINGER));
+        }
     }
 
     /// Ends the wait for a head if it has lasted too long.
@@ -217,47 +270,33 @@ impl Connection<'_> {
 
     /// Takes a request to its answer; true: the connection serves on.
     async fn serve(&mut self, next: Next) -> bool {
-        let Next { method, says, decision } = next;
+        let Next { method, says, step } = next;
         self.client.begin_body(says.framing, says.expects);
-        let response = match decision {
-            Err(response) => {
-                self.client.drain();
-                response
-            }
-            Ok(sent) => {
-                let most = self.worker().plane.bounds.body_bytes;
-                let body = Upload::of_http1(&self.client, most);
-                let answer = handle::send(self.worker(), sent, &method, body);
-                match self.unless_gone(answer).await {
-                    Some(response) => response,
+        let mut body = Upload::of_http1(&self.client, self.worker().plane.bounds.body_bytes);
+        let decision = match step {
+            Step::Decided(decision) => decision,
+            Step::Waits(waiting) => {
+                let decision = waiting.decide(self.worker(), &self.peer, &mut body);
+                match self.unless_gone(decision).await {
+                    Some(decision) => decision,
                     None => return false,
                 }
             }
         };
-        if matches!(response.body(), Reply::Switched(_)) {
-            self.tunnel(response).await;
-            return false;
-        }
-        self.answer(response, &says, method == Method::HEAD).await
-    }
-
-    /// Lets the connection go on as a WebSocket, to its end.
-    async fn tunnel(&mut self, response: Response<Reply>) {
-        let (head, body) = response.into_parts();
-        let Reply::Switched(mut exchange) = body else { return };
-        let worker = Rc::clone(self.worker());
-        let mut out = worker.take_spare();
-        let given = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let (coding, after) = (Coding::None, After::WebSocket);
-        worker.dated(|date| {
-            let ours = response::Ours { coding, after, date };
-            response::write(&mut out, head.status, given, &ours);
-        });
-        let mut download = Download::new(out, None, coding, false);
-        if self.send(&mut download).await.is_ok() {
-            let idle = duration(worker.plane.deadlines.tunnel);
-            tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
-        }
+        let answer = match decision {
+            Err(response) => {
+                self.client.drain();
+                Answer::from(response)
+            }
+            Ok(sent) => {
+                let answer = handle::send(self.worker(), sent, &method, body, true);
+                match self.unless_gone(answer).await {
+                    Some(answer) => answer,
+                    None => return false,
+                }
+            }
+        };
+        self.answer(answer, &says, method == Method::HEAD).await
     }
 
     /// What the future comes to, unless the client leaves before.
@@ -271,15 +310,39 @@ impl Connection<'_> {
     }
 
     /// Sends an answer; true: the connection serves on.
-    async fn answer(&mut self, response: Response<Reply>, says: &Says, to_head: bool) -> bool {
-        let whole = self.client.is_whole() || matches!(response.body(), Reply::Both(_));
+    async fn answer(&mut self, answer: Answer, says: &Says, to_head: bool) -> bool {
+        let Answer { status, fields, told, body } = answer;
+        let whole = self.client.is_whole() || matches!(body, Reply::Both(_));
         let lasts = !says.closes && whole && !self.worker().open.is_ending();
-        let (mut download, coding) = self.download(response, says, to_head, lasts);
+        let never = status.is_informational() || status == StatusCode::NO_CONTENT;
+        let bodiless = to_head || never || status == StatusCode::NOT_MODIFIED;
+        let coding = match body.size_hint().exact() {
+            _ if bodiless && !to_head => Coding::None,
+            _ if never => Coding::None,
+            // Whoever answers a HEAD without a length does not know it.
+            Some(0) | None if to_head => told.map_or(Coding::None, Coding::Length),
+            Some(length) => Coding::Length(length),
+            None if says.is_11 => Coding::Chunked,
+            None => Coding::Close,
+        };
+        let after = match (&body, lasts && coding != Coding::Close, says.is_11) {
+            (Reply::Switched(_), ..) => After::WebSocket,
+            (_, true, true) => After::AsUsual,
+            (_, true, false) => After::KeepAlive,
+            (_, false, _) => After::Close,
+        };
+        let head = self.head(status, fields, coding, after);
+        if let Reply::Switched(exchange) = body {
+            self.tunnel(head, exchange).await;
+            return false;
+        }
+        let body = (!bodiless).then_some(body);
+        let mut download = Download::new(head, body, coding, says.trailers);
         let sent = self.send(&mut download).await;
         self.worker().give_spare(download.into_spare());
         if sent.is_err() {
-            if coding == Coding::Close {
-                // A plain end would make it look whole.
+            // A plain end would make it look whole, or wait for a client that does not read.
+            if coding == Coding::Close || self.peer.stalled.get() {
                 self.client.break_off();
             }
             return false;
@@ -297,44 +360,42 @@ impl Connection<'_> {
         false
     }
 
-    /// The answer with its head written, and how its body is framed.
-    fn download(
-        &self,
-        response: Response<Reply>,
-        says: &Says,
-        to_head: bool,
-        lasts: bool,
-    ) -> (Download, Coding) {
-        let (head, body) = response.into_parts();
-        let (status, fields) = (head.status, &head.headers);
-        let never = status.is_informational() || status == StatusCode::NO_CONTENT;
-        let bodiless = to_head || never || status == StatusCode::NOT_MODIFIED;
-        let told =
-            fields.get(header::CONTENT_LENGTH).and_then(|told| told.to_str().ok()?.parse().ok());
-        let coding = match body.size_hint().exact() {
-            _ if never || (bodiless && !to_head) => Coding::None,
-            _ if to_head && told.is_some() => told.map_or(Coding::None, Coding::Length),
-            // Whoever answers a HEAD without a length does not know it.
-            Some(0) if to_head => Coding::None,
-            Some(length) => Coding::Length(length),
-            None if to_head => Coding::None,
-            None if says.is_11 => Coding::Chunked,
-            None => Coding::Close,
-        };
-        let after = match (lasts && coding != Coding::Close, says.is_11) {
-            (true, true) => After::AsUsual,
-            (true, false) => After::KeepAlive,
-            (false, _) => After::Close,
-        };
+    /// The head of an answer.
+    fn head(&self, status: StatusCode, fields: Passing, coding: Coding, after: After) -> Vec<u8> {
         let worker = self.worker();
-        let mut out = worker.take_spare();
-        out.extend_from_slice(self.client.end_leave());
-        let given = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let (mut head, dated) = match fields {
+            Passing::Lines { text, dated } => (text, dated),
+            Passing::Map(fields) => {
+                let mut head = worker.take_spare();
+                response::begin(&mut head, status);
+                let given = fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+                let dated = response::fields(&mut head, given);
+                (head, dated)
+            }
+        };
         worker.dated(|date| {
-            response::write(&mut out, status, given, &response::Ours { coding, after, date });
+            response::end(&mut head, &response::Ours { coding, after, date }, dated);
         });
-        let body = (!bodiless).then_some(body);
-        (Download::new(out, body, coding, says.trailers), coding)
+        // A word that was begun is said to its end.
+        let leave = self.client.end_leave();
+        if !leave.is_empty() {
+            head.splice(..0, leave.iter().copied());
+        }
+        head
+    }
+
+    /// Lets the connection go on as a WebSocket, to its end.
+    async fn tunnel(&mut self, head: Vec<u8>, mut exchange: Box<Exchange>) {
+        let mut download = Download::new(head, None, Coding::None, false);
+        if self.send(&mut download).await.is_ok() {
+            let idle = duration(self.worker().plane.deadlines.tunnel);
+            let told = tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
+            drop(exchange);
+            if told {
+                self.client.end_writing();
+                self.linger().await;
+            }
+        }
     }
 
     /// Sends it to its end, as long as the client takes it.
@@ -349,7 +410,7 @@ impl Connection<'_> {
             if self.peer.stalled.get() {
                 return Poll::Ready(Err(BrokeOff));
             }
-            let (sent, owes) = download.progress();
+            let (sent, owes) = download.progress(&self.client);
             stuck = match stuck {
                 _ if !owes => None,
                 Some((before, since)) if before == sent => Some((sent, since)),
@@ -359,6 +420,7 @@ impl Connection<'_> {
                 && self.alarm.passed(since + body_idle, cx)
             {
                 self.seat.worker.shard.stalled_clients.up();
+                self.peer.stalled.set(true);
                 return Poll::Ready(Err(BrokeOff));
             }
             self.client.poll_gone(cx).map(|()| Err(BrokeOff))
@@ -384,5 +446,41 @@ impl Connection<'_> {
             }
         })
         .await;
+    }
+}
+
+/// Could these bytes be a whole head now, or be refused, where the first `looked` of them could not? Bytes that come one by one must not
+/// cost a look at all that came before.
+fn may_be_whole(text: &[u8], looked: usize, most: usize) -> bool {
+    let fresh = text.get(looked.saturating_sub(2)..).unwrap_or(&[]);
+    text.len() >= looked.saturating_mul(2).min(most)
+        || memchr::memmem::find(fresh, b"\n\r\n").is_some()
+        || memchr::memmem::find(fresh, b"\n\n").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a head that comes byte by byte is looked at only as often as its length doubles, and at once when it is whole or too long.
+    #[test]
+    fn a_head_by_the_byte_was_read_again_with_each() {
+        let head = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(30_000)).into_bytes();
+        let (mut looked, mut looks) = (0, 0);
+        for length in 1..=head.len() {
+            if may_be_whole(&head[..length], looked, 32 * 1024) {
+                (looked, looks) = (length, looks + 1);
+            }
+        }
+        assert_eq!(looked, head.len(), "the last byte is seen at once");
+        assert!(looks < 20, "{looks} looks");
+        for end in ["\n\r\n", "\n\n"] {
+            for cut in 0..=end.len() {
+                let text = ["x".repeat(1000).as_bytes(), end.as_bytes()].concat();
+                let looked = 1000 + cut;
+                assert!(cut == end.len() || may_be_whole(&text, looked, 4000), "{end:?} at {cut}");
+            }
+        }
+        assert!(may_be_whole(&[b'x'; 4000], 3999, 4000), "too long");
     }
 }

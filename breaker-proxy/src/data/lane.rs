@@ -28,6 +28,8 @@ pub struct Lane {
     now: Cell<Mono>,
     sent: Cell<bool>,
     refused: Cell<Option<Denial>>,
+    /// The last answer was too large for the worker's scratch.
+    large: Cell<bool>,
     /// Gone once the lane was cut off.
     io: RefCell<Option<Socket>>,
 }
@@ -43,6 +45,7 @@ impl Lane {
             now: Cell::new(Mono::ZERO),
             sent: Cell::new(false),
             refused: Cell::new(None),
+            large: Cell::new(false),
         })
     }
 
@@ -57,6 +60,17 @@ impl Lane {
     /// The call has ended; nothing may pass until the next one.
     pub fn disarm(&self) {
         self.pass.set(None);
+    }
+
+    /// Was the last answer too large for the worker's scratch?
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.large.get()
+    }
+
+    /// Says whether the answer is too large for the worker's scratch.
+    pub fn set_large(&self, large: bool) {
+        self.large.set(large);
     }
 
     /// Did the kernel take a byte of the call?
@@ -145,7 +159,7 @@ impl Lane {
         }
     }
 
-    /// Reads into memory of its own, at most as much as `into` has room for, if it is plain; 0 at the end.
+    /// Reads into memory of its own, for which there is `room` once something has come; 0 at the end.
     ///
     /// # Errors
     /// The socket's own, or that it was cut off.
@@ -153,9 +167,10 @@ impl Lane {
         &self,
         cx: &mut Context<'_>,
         into: &mut BytesMut,
+        room: usize,
     ) -> Poll<io::Result<usize>> {
         match self.io.borrow_mut().as_mut() {
-            Some(io) => io.poll_read_large(cx, into),
+            Some(io) => io.poll_read_large(cx, into, room),
             None => Poll::Ready(Err(refusal())),
         }
     }

@@ -266,7 +266,6 @@ pub async fn reach(
             Err(failure) => failure,
         };
         drop((place, load));
-        count(worker, pick.endpoint, |tally| &tally.connect_failures);
         let now = worker.plane.clock.mono();
         if upstream.failed(pick.endpoint, pick.is_trial, now) {
             let (endpoint, upstream) = (pick.endpoint.label(), upstream.label());
@@ -388,16 +387,38 @@ async fn refused(call: &Call) -> Denial {
 }
 
 /// A connection that was just made.
-struct Dialled {
-    socket: Socket,
+pub struct Dialled {
+    /// Its socket, hands shaken.
+    pub socket: Socket,
     address: SocketAddr,
     /// The list of addresses that it was taken from.
     serial: u32,
 }
 
-/// Makes a connection.
-async fn dial(
-    worker: &Rc<Worker>,
+/// Makes a connection for a call.
+async fn dial(worker: &Worker, endpoint: &Endpoint, deadline: Instant) -> Result<Dialled, Failure> {
+    let dialled = open(worker, endpoint, deadline).await;
+    match &dialled {
+        Ok(_) => {
+            worker.shard.connects.up();
+            count(worker, endpoint, |tally| &tally.connects);
+        }
+        Err(failure) => {
+            count(worker, endpoint, |tally| &tally.connect_failures);
+            if matches!(failure, Failure::Handshake(_)) {
+                count(worker, endpoint, |tally| &tally.handshake_failures);
+            }
+        }
+    }
+    dialled
+}
+
+/// Makes a connection, and counts it nowhere.
+///
+/// # Errors
+/// None can be made, or none in time.
+pub async fn open(
+    worker: &Worker,
     endpoint: &Endpoint,
     deadline: Instant,
 ) -> Result<Dialled, Failure> {
@@ -412,23 +433,13 @@ async fn dial(
         any(&list, deadline).await?
     };
     stream.set_nodelay(true).map_err(Failure::Connect)?;
-    let socket = match endpoint.handshake() {
-        None => Socket::Plain(stream),
-        Some(tls) => {
-            let begun = async { Session::begin(stream, tls.map_err(io::Error::other)?).await };
-            let begun = timeout_at(deadline, begun).await.map_err(|_| Failure::ConnectTimeout);
-            match begun.and_then(|begun| begun.map_err(Failure::Handshake)) {
-                Ok(session) => Socket::Tls(Box::new(session)),
-                Err(failure) => {
-                    count(worker, endpoint, |tally| &tally.handshake_failures);
-                    return Err(failure);
-                }
-            }
-        }
+    let Some(tls) = endpoint.handshake() else {
+        return Ok(Dialled { socket: Socket::Plain(stream), address, serial });
     };
-    worker.shard.connects.up();
-    count(worker, endpoint, |tally| &tally.connects);
-    Ok(Dialled { socket, address, serial })
+    let begun = async { Session::begin(stream, tls.map_err(io::Error::other)?).await };
+    let begun = timeout_at(deadline, begun).await.map_err(|_| Failure::ConnectTimeout)?;
+    let session = begun.map_err(Failure::Handshake)?;
+    Ok(Dialled { socket: Socket::Tls(Box::new(session)), address, serial })
 }
 
 /// A connection to the first of the addresses that takes one. Each has its share of the time that is left, so that one which is

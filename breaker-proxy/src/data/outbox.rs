@@ -3,6 +3,12 @@
 use bytes::Bytes;
 use std::io::{IoSlice, Write as _};
 
+/// A chunk with fewer bytes is copied behind what is there: each would cost a write of its own.
+const COPY_BELOW: usize = 256;
+
+/// Bytes that are put together so, at most, about.
+const GATHER_MAX: usize = 16 * 1024;
+
 /// What stands before the data (a head, or the size of a chunk), the data, and what stands behind.
 #[derive(Default)]
 pub struct Outbox {
@@ -45,7 +51,8 @@ impl Outbox {
     /// Is there room for a frame of the body? A head that was not written yet goes out with it.
     #[must_use]
     pub fn takes_frame(&self) -> bool {
-        self.data.is_empty() && self.behind.is_empty()
+        let before = self.before.len().saturating_sub(self.written);
+        self.data.is_empty() && self.behind.is_empty() && before < GATHER_MAX
     }
 
     /// The first so many bytes of what was left are gone.
@@ -65,6 +72,11 @@ impl Outbox {
             self.prune();
             // Writing to a vector does not fail.
             let _ = write!(self.before, "{:x}\r\n", data.len());
+            if data.len() < COPY_BELOW {
+                self.before.extend_from_slice(&data);
+                self.before.extend_from_slice(b"\r\n");
+                return;
+            }
             self.behind = b"\r\n";
         }
         self.data = data;
@@ -99,6 +111,10 @@ impl Outbox {
         if self.written >= self.before.len() {
             self.before.clear();
             self.written = 0;
+        } else if self.written >= GATHER_MAX {
+            // Who never takes all of it must not make it grow.
+            self.before.drain(..self.written);
+            self.written = 0;
         }
     }
 }
@@ -120,6 +136,24 @@ mod tests {
         all
     }
 
+    /// Goal: small chunks wait for each other, up to a bound, and leave in one piece with the head.
+    #[test]
+    fn each_tiny_chunk_cost_a_write() {
+        let mut out = Outbox::new(b"head".to_vec());
+        let mut frames = 0;
+        while out.takes_frame() {
+            out.frame(Bytes::from_static(b"x"), true);
+            assert_eq!(out.pieces().1, 1);
+            frames += 1;
+        }
+        assert!((2_000..4_000).contains(&frames), "{frames}");
+        for _ in 0..100_000 {
+            out.advance(6);
+            out.frame(Bytes::from_static(b"x"), true);
+        }
+        assert!(out.into_spare().len() < 3 * GATHER_MAX, "it does not grow");
+    }
+
     /// Goal: head, frames and end leave in order, whole, in whatever pieces a socket takes them.
     #[test]
     fn a_message_leaves_in_order() {
@@ -131,6 +165,18 @@ mod tests {
             out.end_chunks();
             all.extend(drained(&mut out, step));
             assert_eq!(all, b"head\r\n\r\n5\r\nfirst\r\n7\r\nsecond!\r\n0\r\n\r\n", "{step}");
+            let mut out = Outbox::new(b"head".to_vec());
+            for data in [&[b'x'; 3][..], &[b'y'; 300], b"z"] {
+                if !out.takes_frame() {
+                    all.extend(drained(&mut out, step));
+                }
+                out.frame(Bytes::copy_from_slice(data), true);
+            }
+            out.end_chunks();
+            all.extend(drained(&mut out, step));
+            let middle = "y".repeat(300);
+            let whole = format!("head3\r\nxxx\r\n12c\r\n{middle}\r\n1\r\nz\r\n0\r\n\r\n");
+            assert!(all.ends_with(whole.as_bytes()), "{step}");
             let mut out = Outbox::new(b"head".to_vec());
             out.end_chunks_with(b"a: b\r\n");
             assert_eq!(drained(&mut out, step), b"head0\r\na: b\r\n\r\n");

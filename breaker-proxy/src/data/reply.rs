@@ -2,8 +2,9 @@
 
 use super::Plane;
 use super::body::Reply;
+use super::upload::UploadFailure;
 use super::upstream::Failure;
-use crate::keys::KeyError;
+use crate::keys::{KeyError, Why};
 use crate::path::PathError;
 use crate::wire::head::BadHead;
 use breaker_core::{By, Cause, Denial, KillLevel, LimitKind, Policy, Span};
@@ -128,9 +129,50 @@ pub fn invalid(why: &Invalid) -> Response<Reply> {
             "Method override refused",
             "this route is for calls that reduce risk; a field that changes the method is not taken here",
         ),
-        Invalid::Key(error) => plain(bad, "bad-key", "Bad key", &error.to_string()),
+        Invalid::Key(error) => {
+            let status = match error.why {
+                Why::LongBody => StatusCode::PAYLOAD_TOO_LARGE,
+                Why::Encoded | Why::OtherType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                _ => bad,
+            };
+            plain(status, "bad-key", "Bad key", &error.to_string())
+        }
         Invalid::TooLarge => too_large(),
     }
+}
+
+/// The body had to be looked into, and did not come in time.
+#[must_use]
+pub fn late_body() -> Response<Reply> {
+    plain(
+        StatusCode::REQUEST_TIMEOUT,
+        "request-timeout",
+        "Request body stopped arriving",
+        "the request body did not come in time to be looked into",
+    )
+}
+
+/// The body had to be looked into, and could not be read.
+#[must_use]
+pub fn unseen(failure: UploadFailure) -> Response<Reply> {
+    match failure {
+        UploadFailure::TooLarge => too_large(),
+        UploadFailure::Broken => {
+            let bad = StatusCode::BAD_REQUEST;
+            plain(bad, "body-broken", "Request body broke off", &failure.to_string())
+        }
+    }
+}
+
+/// The body had to be looked into, and too many others are.
+#[must_use]
+pub fn busy_looking() -> Response<Reply> {
+    plain(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "inspect-busy",
+        "Too many request bodies at once",
+        "too many request bodies are being looked into; try again",
+    )
 }
 
 fn too_large() -> Response<Reply> {
@@ -209,8 +251,11 @@ pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply
     let id = plane.names.id(denial);
     let (status, code, title, cause) = match denial.cause {
         Cause::Limit(_) => (StatusCode::TOO_MANY_REQUESTS, "limited", "Too many requests", "limit"),
-        Cause::Tripped(By::Limit(_) | By::Detector(_) | By::Wider) => {
+        Cause::Tripped(By::Limit(_)) => {
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a limit was exceeded")
+        }
+        Cause::Tripped(By::Detector(_) | By::Wider) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "a detector found something")
         }
         Cause::Tripped(By::Hand) => {
             (StatusCode::SERVICE_UNAVAILABLE, "tripped", "Tripped", "tripped by hand")

@@ -2,12 +2,16 @@
 
 use super::session::Session;
 use bytes::BytesMut;
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+
+/// Bytes of an answer to ourselves that are read at once.
+const HEARD: usize = 4096;
 
 /// An upstream's socket.
 pub enum Socket {
@@ -40,7 +44,7 @@ impl Socket {
         }
     }
 
-    /// Reads into memory of its own; a plain one at most as much as `into` has room for; 0 at the end.
+    /// Reads into memory of its own, for which there is `room` once something has come; 0 at the end.
     ///
     /// # Errors
     /// As above.
@@ -48,12 +52,47 @@ impl Socket {
         &mut self,
         cx: &mut Context<'_>,
         into: &mut BytesMut,
+        room: usize,
     ) -> Poll<io::Result<usize>> {
         match self {
-            // What is read is in `into` when this returns, so the future need not live on.
-            Socket::Plain(io) => pin!(io.read_buf(into)).poll(cx),
+            Socket::Plain(io) => {
+                // While nothing comes no memory waits for it.
+                ready!(io.poll_read_ready(cx))?;
+                into.reserve(room);
+                // What is read is in `into` when this returns, so the future need not live on.
+                pin!(io.read_buf(into)).poll(cx)
+            }
             Socket::Tls(session) => session.poll_read(cx, into),
         }
+    }
+
+    /// Writes words of our own. They pass no gate: never of a call.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub async fn say(&mut self, words: &[u8]) -> io::Result<()> {
+        match self {
+            Socket::Plain(io) => io.write_all(words).await,
+            Socket::Tls(session) => {
+                let mut left = words;
+                while !left.is_empty() {
+                    session.encrypt(&[io::IoSlice::new(left)])?;
+                    while session.wants_write() {
+                        poll_fn(|cx| session.poll_flush(cx)).await?;
+                    }
+                    left = left.get(session.settle()..).unwrap_or_default();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends what comes next; 0 at the end.
+    ///
+    /// # Errors
+    /// As [`Socket::poll_read`].
+    pub async fn hear(&mut self, into: &mut BytesMut) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read_large(cx, into, HEARD)).await
     }
 
     /// Whether it is as an idle connection should be: there, and silent.

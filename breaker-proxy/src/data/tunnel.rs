@@ -13,29 +13,31 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Carries both directions to their end. Without a byte in either for `idle` it ends, too.
+/// Carries both directions to their end. Without a byte in either for `idle` it ends, too. Was it an end that the client is to be told
+/// of in good order, after all that was for it?
 pub async fn carry(
     client: &Downstream,
     exchange: &mut Exchange,
     alarm: &mut Alarm,
     idle: Duration,
-) {
+) -> bool {
     exchange.switch();
-    let mut tunnel = Tunnel { client, exchange, sent: false, heard: false };
+    let mut tunnel = Tunnel { client, exchange, sent: false, heard: false, unflushed: false };
     let mut moved = Instant::now();
     poll_fn(|cx| match tunnel.poll(cx) {
-        Turn::Ended => Poll::Ready(()),
+        Turn::Ended => Poll::Ready(true),
+        Turn::BrokeOff => Poll::Ready(false),
         turn => {
             if turn == Turn::Moved {
                 moved = Instant::now();
             }
             match alarm.passed(moved + idle, cx) {
-                true => Poll::Ready(()),
+                true => Poll::Ready(true),
                 false => Poll::Pending,
             }
         }
     })
-    .await;
+    .await
 }
 
 struct Tunnel<'t> {
@@ -45,6 +47,8 @@ struct Tunnel<'t> {
     sent: bool,
     /// The upstream has sent everything.
     heard: bool,
+    /// Some of what the client was told waits for the kernel.
+    unflushed: bool,
 }
 
 /// What came of a look at both directions.
@@ -55,6 +59,7 @@ enum Turn {
     /// Both wait.
     Waits,
     Ended,
+    BrokeOff,
 }
 
 /// What came of one step in one direction: whether bytes moved, or that it broke off.
@@ -67,12 +72,12 @@ impl Tunnel<'_> {
             // Before anything else moves, in either direction.
             if self.exchange.poll_severed(cx) {
                 self.client.break_off();
-                return Turn::Ended;
+                return Turn::BrokeOff;
             }
-            let (Ok(up), Ok(down)) = (self.up(cx), self.down(cx)) else { return Turn::Ended };
+            let (Ok(up), Ok(down)) = (self.up(cx), self.down(cx)) else { return Turn::BrokeOff };
             let flushed = |left: bool, ended: bool| ended && !left;
             let left_up = !self.client.input().borrow().is_empty();
-            let left_down = !self.exchange.input().is_empty();
+            let left_down = self.unflushed || !self.exchange.input().is_empty();
             if flushed(left_up, self.sent) || flushed(left_down, self.heard) {
                 return Turn::Ended;
             }
@@ -112,8 +117,10 @@ impl Tunnel<'_> {
     fn down(&mut self, cx: &mut Context<'_>) -> Step {
         if self.exchange.input().is_empty() {
             // What was written may still wait for the kernel.
-            if matches!(self.client.poll_flush(cx), Poll::Ready(Err(_))) {
-                return Err(());
+            match self.client.poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Pending => self.unflushed = true,
             }
             if self.heard {
                 return Ok(false);

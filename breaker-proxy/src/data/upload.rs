@@ -97,6 +97,10 @@ impl Source {
 /// A request's body on its way to the upstream.
 pub struct Upload {
     source: Option<Source>,
+    /// How all of it is framed.
+    framing: Framing,
+    /// What was read of it already, and comes first.
+    held: Bytes,
     left: u64,
     progress: Option<Rc<Progress>>,
 }
@@ -120,13 +124,21 @@ impl Upload {
         let progress =
             || Rc::new(Progress { last: Cell::new(Instant::now()), done: Cell::new(false) });
         let progress = source.is_some().then(progress);
-        Upload { source, left: most.unwrap_or(u64::MAX), progress }
+        let framing = source.as_ref().map_or(Framing::None, Source::framing);
+        let left = most.unwrap_or(u64::MAX);
+        Upload { source, framing, held: Bytes::new(), left, progress }
     }
 
     /// How it is framed towards the upstream.
     #[must_use]
     pub fn framing(&self) -> Framing {
-        self.source.as_ref().map_or(Framing::None, Source::framing)
+        self.framing
+    }
+
+    /// Puts back what was read of its beginning, to be read once more.
+    pub fn put_back(&mut self, held: Bytes) {
+        debug_assert!(self.held.is_empty());
+        self.held = held;
     }
 
     /// Its progress; `None` for no body at all.
@@ -156,6 +168,9 @@ impl Upload {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, UploadFailure>>> {
+        if !self.held.is_empty() {
+            return Poll::Ready(Some(Ok(std::mem::take(&mut self.held))));
+        }
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
         let piece = ready!(source.poll_data(cx));
         let whole = source.is_whole();

@@ -9,7 +9,7 @@ use super::link::{self, Link};
 use super::outbox::Outbox;
 use super::upload::{Progress, Upload, UploadFailure};
 use crate::voice::say;
-use crate::wire::answer::{self, Framing, Head, Seen};
+use crate::wire::answer::{self, Form, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
 use crate::wire::{self, Breach};
 use breaker_core::{Denial, Span};
@@ -92,6 +92,8 @@ pub struct Outgoing {
     pub again: bool,
     /// It asks to go on as a WebSocket.
     pub switches: bool,
+    /// The head of the answer is wanted as lines.
+    pub as_lines: bool,
 }
 
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
@@ -111,6 +113,7 @@ pub struct Exchange {
     /// What of the answer came before its head.
     seen: Seen,
     to_head: bool,
+    as_lines: bool,
     /// Where the answer's body ends, once its head has come.
     framing: Framing,
     /// Whether the connection may carry another call after this one.
@@ -436,12 +439,14 @@ impl Exchange {
         let Some(link) = &self.link else { return Poll::Ready(Ok(0)) };
         let expected = match self.framing {
             Framing::Length(left) => usize::try_from(left).unwrap_or(READ_MAX).min(READ_MAX),
+            // As the last answer that this connection brought, so may this be large, and come together with its head.
+            Framing::None if link.lane.is_large() => READ_MAX + HEAD_ROOM,
             // What is small is read where it costs no memory of its own.
             _ => 0,
         };
         let read = if expected > SMALL {
-            self.input.reserve(expected);
-            link.lane.poll_read_large(cx, &mut self.input)
+            // One byte more than is expected: a read that fills its memory leaves it open whether there is more.
+            link.lane.poll_read_large(cx, &mut self.input, expected.saturating_add(1))
         } else {
             link.lane.poll_read(cx, &mut self.input)
         };
@@ -471,7 +476,10 @@ impl Exchange {
                 }
                 Poll::Ready(Ok(_)) => {}
             }
-            match answer::take(&mut self.input, self.to_head, &mut self.seen) {
+            let worker = &self.worker;
+            let memory = || worker.take_spare();
+            let form = if self.as_lines { Form::Lines(&memory) } else { Form::Map };
+            match answer::take(&mut self.input, self.to_head, &mut self.seen, form) {
                 Ok(None) => {}
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Err(breach) => return Poll::Ready(Err(self.ended(Failure::Breach(breach)))),
@@ -499,6 +507,12 @@ impl Exchange {
     }
 }
 
+/// Room for a head before what is read of a body.
+const HEAD_ROOM: usize = 4096;
+
+/// A body that does not fit into the worker's scratch together with its head.
+const LARGE: usize = 12 * 1024;
+
 /// What is read through the worker's scratch.
 const SMALL: usize = 8 * 1024;
 
@@ -518,7 +532,7 @@ pub async fn forward(
     upstream: usize,
     request: Outgoing,
 ) -> Result<Answer, Failure> {
-    let Outgoing { head, body, framing, to_head, again, switches } = request;
+    let Outgoing { head, body, framing, to_head, again, switches, as_lines } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
     let mut fresh = false;
@@ -539,6 +553,7 @@ pub async fn forward(
         input: BytesMut::new(),
         seen: Seen::default(),
         to_head,
+        as_lines,
         framing: Framing::None,
         lasts: false,
         broken: None,
@@ -554,6 +569,7 @@ pub async fn forward(
             Ok(head) => {
                 exchange.framing = head.framing;
                 exchange.lasts = head.lasts;
+                exchange.note_size();
                 let unasked = head.status == StatusCode::SWITCHING_PROTOCOLS
                     && !(switches && head.is_websocket);
                 let fault = head.status.is_server_error() || unasked;
@@ -641,6 +657,15 @@ impl Exchange {
         }
         self.apart = false;
         Poll::Ready(())
+    }
+
+    /// Notes whether the answer is large: the next one on this connection may be, too.
+    fn note_size(&self) {
+        let large = u64::try_from(LARGE).unwrap_or(u64::MAX);
+        let is_large = matches!(self.framing, Framing::Length(left) if left > large);
+        if let Some(link) = &self.link {
+            link.lane.set_large(is_large);
+        }
     }
 
     /// Puts the call on a connection. From here to its first write there is no await.

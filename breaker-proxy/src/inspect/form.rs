@@ -58,7 +58,7 @@ impl<'a> Encoded<'a> {
             return Ok((self.0.len() <= N).then_some(self.0));
         }
         for byte in decoded(self.0) {
-            room.push(byte.ok_or(FormError::Encoding)?);
+            room.push(&[byte.ok_or(FormError::Encoding)?]);
         }
         let Some(bytes) = room.bytes() else { return Ok(None) };
         std::str::from_utf8(bytes).map_err(|_| FormError::Encoding)?;

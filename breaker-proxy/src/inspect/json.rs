@@ -16,6 +16,7 @@ pub const MAX_DEPTH: usize = 64;
 /// A place in a document, written as RFC 6901 says: `/orders/0/account`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer {
+    text: Box<str>,
     tokens: Box<[Token]>,
 }
 
@@ -61,13 +62,19 @@ impl Pointer {
         if tokens.len() > MAX_DEPTH {
             return Err(PointerError::TooDeep);
         }
-        Ok(Pointer { tokens })
+        Ok(Pointer { text: text.into(), tokens })
     }
 
     /// The pointer to one member of the document itself, whatever its name holds.
     #[must_use]
     pub fn member(name: &str) -> Pointer {
-        Pointer { tokens: [Token::new(name.to_owned())].into() }
+        Pointer { text: name.into(), tokens: [Token::new(name.to_owned())].into() }
+    }
+
+    /// It as it was written: a pointer, or the name of a member.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 }
 

@@ -24,12 +24,13 @@ impl<const N: usize> fmt::Debug for Room<N> {
 }
 
 impl<const N: usize> Room<N> {
-    /// Adds a byte. What does not fit is lost, and [`Room::bytes`] says so.
-    pub fn push(&mut self, byte: u8) {
-        match self.bytes.get_mut(self.used) {
+    /// Adds bytes. If they do not fit they are lost, and [`Room::bytes`] says so.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let end = self.used.saturating_add(bytes.len());
+        match self.bytes.get_mut(self.used..end) {
             Some(slot) => {
-                *slot = byte;
-                self.used = self.used.saturating_add(1);
+                slot.copy_from_slice(bytes);
+                self.used = end;
             }
             None => self.spilt = true,
         }
@@ -37,15 +38,20 @@ impl<const N: usize> Room<N> {
 
     /// Adds a character as UTF-8.
     pub fn push_char(&mut self, character: char) {
-        for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-            self.push(byte);
-        }
+        self.push(character.encode_utf8(&mut [0; 4]).as_bytes());
     }
 
     /// All that was pushed; `None` if it did not fit.
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         if self.spilt { None } else { self.bytes.get(..self.used) }
+    }
+}
+
+impl<const N: usize> fmt::Write for Room<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes());
+        if self.spilt { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -71,7 +77,7 @@ mod tests {
     fn a_room_that_spills_says_so() {
         let mut room = Room::<4>::default();
         room.push_char('é');
-        room.push(b'a');
+        room.push(b"a");
         assert_eq!(room.bytes(), Some("éa".as_bytes()));
         room.push_char('é');
         assert_eq!(room.bytes(), None);

@@ -3,11 +3,13 @@
 use super::Breach;
 use super::chunks::Chunks;
 use super::fields::{Kind, kind};
+use super::response;
 use super::said::Said;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::mem::MaybeUninit;
+use std::str;
 
 /// Where the body of an answer ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +24,38 @@ pub enum Framing {
     Close,
 }
 
+/// In what form the fields of an answer are wanted.
+#[derive(Clone, Copy)]
+pub enum Form<'a> {
+    /// As a map.
+    Map,
+    /// As an HTTP/1 client gets them, in memory that this gives.
+    Lines(&'a dyn Fn() -> Vec<u8>),
+}
+
+/// The fields of an answer that pass.
+#[derive(Debug)]
+pub enum Passing {
+    /// As a map. `Content-Length` is there if it says how long the body is, or would be.
+    Map(HeaderMap),
+    /// As an HTTP/1 client gets them, behind the line with the status.
+    Lines {
+        /// What is sent, but for the framing and the end.
+        text: Vec<u8>,
+        /// `Date` is among them.
+        dated: bool,
+    },
+}
+
 /// The head of an answer.
 #[derive(Debug)]
 pub struct Head {
     /// How it went.
     pub status: StatusCode,
-    /// The fields that pass. `Content-Length` is there if it says how long the body is, or would be.
-    pub fields: HeaderMap,
+    /// The fields that pass.
+    pub fields: Passing,
+    /// How long the body is, or would be, where that is told.
+    pub told: Option<u64>,
     /// Where the body ends.
     pub framing: Framing,
     /// Whether the connection may carry another exchange after it.
@@ -51,10 +78,15 @@ pub struct Seen {
 ///
 /// # Errors
 /// It is no head of an answer, or one of too many before it.
-pub fn take(input: &mut BytesMut, to_head: bool, seen: &mut Seen) -> Result<Option<Head>, Breach> {
+pub fn take(
+    input: &mut BytesMut,
+    to_head: bool,
+    seen: &mut Seen,
+    form: Form<'_>,
+) -> Result<Option<Head>, Breach> {
     loop {
         let Some(length) = end_of_head(input, &mut seen.bytes)? else { return Ok(None) };
-        let head = parse(input.split_to(length).freeze(), to_head)?;
+        let head = parse(input, length, to_head, form)?;
         if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some(head));
         }
@@ -82,11 +114,45 @@ fn end_of_head(input: &[u8], seen: &mut usize) -> Result<Option<usize>, Breach> 
     }
 }
 
-fn parse(bytes: Bytes, to_head: bool) -> Result<Head, Breach> {
+/// Takes the head, which is so long, from what is at hand.
+fn parse(
+    input: &mut BytesMut,
+    length: usize,
+    to_head: bool,
+    form: Form<'_>,
+) -> Result<Head, Breach> {
+    match form {
+        Form::Map => {
+            let bytes = input.split_to(length).freeze();
+            read(&bytes, to_head, |parsed, said, told, _| {
+                map(parsed, &bytes, said, told).map(Passing::Map)
+            })
+        }
+        Form::Lines(memory) => {
+            let bytes = input.get(..length).unwrap_or(&[]);
+            let head = read(bytes, to_head, |parsed, said, _, status| {
+                Ok(lines(memory(), parsed, said, status))
+            });
+            input.advance(length);
+            head
+        }
+    }
+}
+
+fn read(
+    bytes: &[u8],
+    to_head: bool,
+    pass: impl FnOnce(
+        &[httparse::Header<'_>],
+        &Said,
+        Option<u64>,
+        StatusCode,
+    ) -> Result<Passing, Breach>,
+) -> Result<Head, Breach> {
     let mut places = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let config = httparse::ParserConfig::default();
-    match config.parse_response_with_uninit_headers(&mut parsed, &bytes, &mut places) {
+    match config.parse_response_with_uninit_headers(&mut parsed, bytes, &mut places) {
         // A line that ends otherwise than others do could end the head elsewhere.
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         _ => return Err(Breach::Head),
@@ -111,35 +177,67 @@ fn parse(bytes: Bytes, to_head: bool) -> Result<Head, Breach> {
     let impossible =
         status == StatusCode::NO_CONTENT && (said.chunked || said.length.is_some_and(|n| n > 0));
     let lasts = !said.closes && !twice && !impossible && framing != Framing::Close;
-    let fields = fields(parsed.headers, &bytes, &said, status)?;
+    let tells = !said.chunked && !status.is_informational() && status != StatusCode::NO_CONTENT;
+    let told = said.length.filter(|_| tells);
+    let fields = pass(parsed.headers, &said, told, status)?;
     let mut upgrades = parsed.headers.iter().filter(|f| f.name.eq_ignore_ascii_case("upgrade"));
     let is_websocket = status == StatusCode::SWITCHING_PROTOCOLS
         && upgrades.next().is_some_and(|f| f.value.trim_ascii().eq_ignore_ascii_case(b"websocket"))
         && upgrades.next().is_none();
-    Ok(Head { status, fields, framing, lasts, is_websocket })
+    Ok(Head { status, fields, told, framing, lasts, is_websocket })
 }
 
-/// The fields that pass. Their values share the head's memory.
-fn fields(
+/// Does this field stay with the upstream's connection? A server's word of whom it takes the client for is its own affair.
+fn stays_behind(name: &str, said: &Said) -> bool {
+    matches!(kind(name), Kind::Hop | Kind::Connection | Kind::Length)
+        || said.named.as_ref().is_some_and(|named| named.has(name))
+}
+
+/// The fields that pass, as lines.
+fn lines(
+    mut text: Vec<u8>,
+    parsed: &[httparse::Header<'_>],
+    said: &Said,
+    status: StatusCode,
+) -> Passing {
+    response::begin(&mut text, status);
+    let mut dated = false;
+    for field in parsed {
+        let from = text.len();
+        text.extend_from_slice(field.name.as_bytes());
+        let name = text.get_mut(from..).unwrap_or_default();
+        name.make_ascii_lowercase();
+        // Of ASCII alone, or it would not have been taken for a name.
+        let name = str::from_utf8(name).unwrap_or("");
+        if stays_behind(name, said) {
+            text.truncate(from);
+            continue;
+        }
+        dated |= name == "date";
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(field.value);
+        text.extend_from_slice(b"\r\n");
+    }
+    Passing::Lines { text, dated }
+}
+
+/// The fields that pass, as a map. Their values share the head's memory.
+fn map(
     parsed: &[httparse::Header<'_>],
     bytes: &Bytes,
     said: &Said,
-    status: StatusCode,
+    told: Option<u64>,
 ) -> Result<HeaderMap, Breach> {
     let mut fields = HeaderMap::with_capacity(parsed.len());
     for field in parsed {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Breach::Head)?;
-        // A server's word of whom it takes the client for is its own affair: only what is of the connection stays behind.
-        if matches!(kind(name.as_str()), Kind::Hop | Kind::Connection | Kind::Length)
-            || said.named.as_ref().is_some_and(|named| named.has(name.as_str()))
-        {
+        if stays_behind(name.as_str(), said) {
             continue;
         }
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value));
         fields.append(name, value.map_err(|_| Breach::Head)?);
     }
-    let tells = !said.chunked && !status.is_informational() && status != StatusCode::NO_CONTENT;
-    if let Some(length) = said.length.filter(|_| tells) {
+    if let Some(length) = told {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(fields)
@@ -158,7 +256,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn head(text: &str) -> Result<Option<Head>, Breach> {
-        take(&mut BytesMut::from(text), false, &mut Seen::default())
+        take(&mut BytesMut::from(text), false, &mut Seen::default(), Form::Map)
+    }
+
+    fn of(head: &Head) -> &HeaderMap {
+        match &head.fields {
+            Passing::Map(fields) => fields,
+            Passing::Lines { .. } => unreachable!("a map was asked for"),
+        }
     }
 
     fn framing(fields: &str) -> Result<(Framing, bool), Breach> {
@@ -247,15 +352,18 @@ mod tests {
     #[test]
     fn some_answers_have_no_body() {
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-        let head = take(&mut BytesMut::from(text), true, &mut Seen::default()).unwrap().unwrap();
+        let head = take(&mut BytesMut::from(text), true, &mut Seen::default(), Form::Map)
+            .unwrap()
+            .unwrap();
         assert_eq!((head.framing, head.lasts), (Framing::None, true));
-        assert_eq!(head.fields[header::CONTENT_LENGTH], "5");
+        assert_eq!(of(&head)[header::CONTENT_LENGTH], "5");
         for (code, told) in [(204, false), (304, true)] {
             let text = format!("HTTP/1.1 {code} X\r\nContent-Length: 5\r\n\r\n");
-            let head =
-                take(&mut BytesMut::from(&*text), false, &mut Seen::default()).unwrap().unwrap();
+            let head = take(&mut BytesMut::from(&*text), false, &mut Seen::default(), Form::Map)
+                .unwrap()
+                .unwrap();
             assert_eq!(head.framing, Framing::None);
-            assert_eq!(head.fields.contains_key(header::CONTENT_LENGTH), told);
+            assert_eq!(of(&head).contains_key(header::CONTENT_LENGTH), told);
         }
     }
 
@@ -264,10 +372,16 @@ mod tests {
     fn fields_of_the_connection_stay_behind() {
         let text = "HTTP/1.1 200 OK\r\nConnection: x-own, set-cookie\r\nx-own: 1\r\nKeep-Alive: 5\r\nUpgrade: h2c\r\n\
                     Trailer: a\r\nProxy-Connection: a\r\nServer: s\r\nVia: 1\r\nVia: 2\r\nContent-Length: 0\r\n\r\n";
-        let head = head(text).unwrap().unwrap();
+        let map = head(text).unwrap().unwrap();
         let got: Vec<_> =
-            head.fields.iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
+            of(&map).iter().map(|(n, v)| format!("{n}={}", v.to_str().unwrap())).collect();
         assert_eq!(got, ["server=s", "via=1", "via=2", "content-length=0"]);
+        let form = Form::Lines(&Vec::new);
+        let mut input = BytesMut::from(&*format!("{text}rest"));
+        let head = take(&mut input, false, &mut Seen::default(), form).unwrap().unwrap();
+        let Passing::Lines { text, dated } = head.fields else { panic!("{head:?}") };
+        assert_eq!(text, b"HTTP/1.1 200 OK\r\nserver: s\r\nvia: 1\r\nvia: 2\r\n");
+        assert_eq!((head.told, dated, &input[..]), (Some(0), false, &b"rest"[..]));
     }
 
     /// Goal: interim answers are passed over, a switch of protocols is not, and the body's first bytes stay.
@@ -279,7 +393,7 @@ mod tests {
             for piece in text.as_bytes().chunks(step) {
                 input.extend_from_slice(piece);
                 if got.is_none() {
-                    got = take(&mut input, false, &mut seen).unwrap();
+                    got = take(&mut input, false, &mut seen, Form::Map).unwrap();
                 }
             }
             let head = got.unwrap();
@@ -294,9 +408,9 @@ mod tests {
         #[test]
         fn any_bytes(text in "(HTTP/1\\.[01] [0-9]{3} \r\n)?((content-length|transfer-encoding|a): ?[0-9a-z, ]{0,8}\r\n){0,4}\r\n.{0,10}") {
             if let Ok(Some(head)) = head(&text) {
-                let length = head.fields.get_all(header::CONTENT_LENGTH).iter().count();
+                let length = of(&head).get_all(header::CONTENT_LENGTH).iter().count();
                 prop_assert!(length <= 1);
-                prop_assert!(!head.fields.contains_key(header::TRANSFER_ENCODING));
+                prop_assert!(!of(&head).contains_key(header::TRANSFER_ENCODING));
                 if matches!(head.framing, Framing::Chunked(_)) {
                     prop_assert_eq!(length, 0);
                 }

@@ -12,6 +12,8 @@ pub struct Asked<'a> {
     pub method: Method,
     /// Whether it came by HTTP/2.
     pub http2: bool,
+    /// Whether it came by HTTP/1.0.
+    pub http10: bool,
     /// Host and port, where the target says them.
     pub authority: Option<&'a str>,
     /// The path, as written; `*` for all of a server.
@@ -30,7 +32,8 @@ impl<'a> Asked<'a> {
             let mut tokens = self.fields.all(name).flat_map(|value| value.split(|&b| b == b','));
             tokens.any(|own| own.trim_ascii().eq_ignore_ascii_case(token))
         };
-        !self.http2
+        // RFC 9110, 7.8: old HTTP knows no upgrade.
+        !(self.http2 || self.http10)
             && self.method == Method::GET
             && has(&header::UPGRADE, b"websocket")
             && has(&header::CONNECTION, b"upgrade")
@@ -42,6 +45,7 @@ impl<'a> Asked<'a> {
         Asked {
             method: head.method.clone(),
             http2: head.version == hyper::Version::HTTP_2,
+            http10: head.version == hyper::Version::HTTP_10,
             authority: head.uri.authority().map(|authority| authority.as_str()),
             path: head.uri.path(),
             query: head.uri.query(),

@@ -174,7 +174,8 @@ impl Head {
                 }
             }
         };
-        Asked { method, http2: false, authority, path, query, fields }
+        let (http2, http10) = (false, !self.says.is_11);
+        Asked { method, http2, http10, authority, path, query, fields }
     }
 }
 
@@ -208,11 +209,16 @@ fn says(lines: Lines<'_>, is_11: bool, length: usize) -> Result<Says, BadHead> {
     Ok(Says { length, is_11, framing, closes, expects, trailers })
 }
 
+/// Whether a byte may stand in a target as it is. Other readers of URIs are kinder, to what is not ASCII above all.
+#[must_use]
+pub fn may_stand_in_target(byte: &u8) -> bool {
+    (b'!'..=b'~').contains(byte) && !b"#\"<>".contains(byte)
+}
+
 /// The target as a URI where it is no path of our own: with a host in it (RFC 9112, 3.2). `*` and what CONNECT names stay as
 /// they are: no route takes them.
 fn other_form(target: &[u8], method: &Method) -> Result<Option<Uri>, BadHead> {
-    let plain = |byte: &u8| (b'!'..=b'~').contains(byte) && !b"#\"<>".contains(byte);
-    if !target.iter().all(plain) {
+    if !target.iter().all(may_stand_in_target) {
         return Err(BadHead::Malformed);
     }
     if target.starts_with(b"/") || target == b"*" || *method == Method::CONNECT {

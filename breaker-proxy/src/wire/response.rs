@@ -40,34 +40,39 @@ pub struct Ours<'a> {
     pub date: &'a str,
 }
 
-/// Appends the whole head. Of the fields, `content-length` is ours.
-pub fn write<'a>(
-    out: &mut Vec<u8>,
-    status: StatusCode,
-    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
-    ours: &Ours<'_>,
-) {
+/// Appends the line with the status.
+pub fn begin(out: &mut Vec<u8>, status: StatusCode) {
     let reason = status.canonical_reason().unwrap_or("");
-    let mut push = |parts: &[&[u8]]| parts.iter().for_each(|part| out.extend_from_slice(part));
-    push(&[b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"]);
+    for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason.as_bytes(), b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Appends fields; `content-length` is ours and is left out. Says whether `date` is among them.
+pub fn fields<'a>(out: &mut Vec<u8>, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> bool {
     let mut dated = false;
-    for (name, value) in fields {
-        match name {
-            "content-length" => continue,
-            "date" => dated = true,
-            _ => {}
+    for (name, value) in fields.filter(|(name, _)| *name != "content-length") {
+        dated |= name == "date";
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            out.extend_from_slice(part);
         }
-        push(&[name.as_bytes(), b": ", value, b"\r\n"]);
     }
+    dated
+}
+
+/// Appends what is ours, and the end of the head. `dated`: it tells the date already.
+pub fn end(out: &mut Vec<u8>, ours: &Ours<'_>, dated: bool) {
     if !dated {
-        push(&[b"date: ", ours.date.as_bytes(), b"\r\n"]);
+        for part in [b"date: ", ours.date.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
     }
-    match ours.after {
-        After::AsUsual => {}
-        After::Close => push(&[b"connection: close\r\n"]),
-        After::KeepAlive => push(&[b"connection: keep-alive\r\n"]),
-        After::WebSocket => push(&[b"connection: upgrade\r\nupgrade: websocket\r\n"]),
-    }
+    out.extend_from_slice(match ours.after {
+        After::AsUsual => b"",
+        After::Close => b"connection: close\r\n",
+        After::KeepAlive => b"connection: keep-alive\r\n",
+        After::WebSocket => b"connection: upgrade\r\nupgrade: websocket\r\n",
+    });
     // Writing to a vector does not fail.
     let _ = match ours.coding {
         Coding::None | Coding::Close => out.write_all(b"\r\n"),
@@ -80,10 +85,11 @@ pub fn write<'a>(
 mod tests {
     use super::*;
 
-    fn head(coding: Coding, after: After, fields: &[(&str, &str)]) -> String {
+    fn head(coding: Coding, after: After, given: &[(&str, &str)]) -> String {
         let mut out = Vec::new();
-        let fields = fields.iter().map(|(name, value)| (*name, value.as_bytes()));
-        write(&mut out, StatusCode::OK, fields, &Ours { coding, after, date: "now" });
+        begin(&mut out, StatusCode::OK);
+        let dated = fields(&mut out, given.iter().map(|(name, value)| (*name, value.as_bytes())));
+        end(&mut out, &Ours { coding, after, date: "now" }, dated);
         String::from_utf8(out).unwrap()
     }
 
@@ -111,8 +117,7 @@ mod tests {
     #[test]
     fn an_unnamed_status_is_whole() {
         let mut out = Vec::new();
-        let ours = Ours { coding: Coding::None, after: After::AsUsual, date: "now" };
-        write(&mut out, StatusCode::from_u16(299).unwrap(), [].into_iter(), &ours);
-        assert_eq!(out, b"HTTP/1.1 299 \r\ndate: now\r\n\r\n");
+        begin(&mut out, StatusCode::from_u16(299).unwrap());
+        assert_eq!(out, b"HTTP/1.1 299 \r\n");
     }
 }

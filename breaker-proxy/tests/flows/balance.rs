@@ -8,6 +8,8 @@ use breaker_proxy::ports::Resolver;
 use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// One route to an upstream `u` of these endpoints.
 fn to(endpoints: &[SocketAddr], lines: &str) -> Setup {
@@ -206,6 +208,37 @@ fn an_idle_connection_of_one_worker_makes_room_for_another() {
     proxy.finish();
 }
 
+/// Goal: with far more calls than connections, on two workers, every call has its turn, and no more run at once than may.
+#[test]
+fn a_crowd_has_its_turn() {
+    let (now, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (count, record) = (Arc::clone(&now), Arc::clone(&most));
+    let upstream = Serving::start(move |_| {
+        // ordering: sequentially consistent, it stands beside sockets.
+        let at_once = count.fetch_add(1, Ordering::SeqCst) + 1;
+        record.fetch_max(at_once, Ordering::SeqCst);
+        std::thread::yield_now();
+        count.fetch_sub(1, Ordering::SeqCst);
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned()
+    });
+    let lines = "connections = 2\nqueue = { wait = \"9s\" }";
+    let proxy = Setup { workers: 2, ..to(&[upstream.address()], lines) }.start();
+    let mut clients: Vec<Wire> = (0..12).map(|_| proxy.client()).collect();
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                    assert_eq!(client.answer().status(), 200);
+                }
+            });
+        }
+    });
+    let most = most.load(Ordering::SeqCst);
+    assert!(most <= 2, "{most} at once");
+    assert_eq!(proxy.finish()["forwarded"], 2400);
+}
+
 /// Goal: a kill answers calls that wait for a connection at once, and none of them is ever sent.
 #[test]
 fn a_kill_empties_the_queue() {
@@ -363,4 +396,46 @@ fn addresses_that_are_dead_are_passed_over() {
     }
     assert_eq!(proxy.metric("breaker_endpoint_connect_failures_total"), 0.0);
     proxy.finish();
+}
+
+/// Goal: an endpoint whose checks fail gets no calls until they pass again, and checks are no calls: they are in no account, and a
+/// kill does not end them.
+#[test]
+fn a_sick_endpoint_gets_no_calls() {
+    let (is_sick, checks) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU64::new(0)));
+    let (sick, asked) = (Arc::clone(&is_sick), Arc::clone(&checks));
+    let one = Serving::start(move |request| {
+        let is_check = request.head.word(1) == "/healthz?deep";
+        if is_check {
+            assert_eq!(request.head.field("user-agent"), Some("breaker-health"));
+            // ordering: sequentially consistent, it stands beside sockets.
+            asked.fetch_add(1, Ordering::SeqCst);
+        }
+        let is_bad = is_check && sick.load(Ordering::SeqCst);
+        let status = if is_bad { "503 Ill" } else { "204 Well" };
+        format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")
+    });
+    let other = Serving::ok();
+    let rule = "health = { path = \"/healthz?deep\", every = \"1s\", fail = 1, pass = 1 }";
+    let proxy = to(&[one.address(), other.address()], rule).start();
+    let up = |count: f64| {
+        eventually("so many up", || (proxy.metric("breaker_endpoint_up") == count).then_some(()));
+    };
+    up(1.0);
+    for _ in 0..20 {
+        assert_eq!(proxy.get("").status(), 200, "to the one that is well");
+    }
+    assert!(proxy.metric("breaker_endpoint_checks_failed_total") >= 1.0);
+    proxy.cut("/");
+    is_sick.store(false, Ordering::SeqCst);
+    up(2.0);
+    proxy.lift("/");
+    eventually("a call to the other", || (proxy.get("").status() == 204).then_some(()));
+    let accounts = proxy.finish();
+    let calls = one.heard().len() + other.heard().len();
+    let checked = other.targets().iter().filter(|target| target.starts_with("/healthz")).count();
+    let checked = u64::try_from(checked).unwrap() + checks.load(Ordering::SeqCst);
+    let calls = u64::try_from(calls).unwrap() - checked;
+    assert_eq!(accounts["forwarded"], calls);
+    assert_eq!(accounts["offered"], calls);
 }

@@ -7,10 +7,16 @@ mod admin;
 #[cfg(test)]
 mod balance;
 #[cfg(test)]
+mod bodies;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod detect;
 mod exchange;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod keys;
 #[cfg(test)]
 mod kill;
 #[cfg(test)]

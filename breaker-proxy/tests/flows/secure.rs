@@ -11,6 +11,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use socket2::{Domain, Socket, Type};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -107,6 +108,23 @@ impl Secure {
         socket.set_write_timeout(Some(LIMIT)).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         Secure(StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket))
+    }
+
+    /// One that takes little of what it does not read.
+    fn narrow(proxy: &Proxy, config: Arc<ClientConfig>) -> Secure {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(32 * 1024).unwrap();
+        socket.connect(&proxy.data().into()).unwrap();
+        let socket = TcpStream::from(socket);
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.set_write_timeout(Some(LIMIT)).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        Secure(StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket))
+    }
+
+    fn say(&mut self, words: &str) {
+        self.0.write_all(words.as_bytes()).unwrap();
+        self.0.flush().unwrap();
     }
 
     /// One call; status and body, whose length must be told.
@@ -293,5 +311,98 @@ fn a_cut_ends_what_flows_by_tls() {
     let end = client.0.read_to_end(&mut seen);
     assert!(end.is_err() && seen.ends_with(b"half"), "{end:?}");
     exchange.assert_ends();
+    proxy.finish();
+}
+
+/// Goal: what TLS keeps for a client that does not take it is still owed: a cut ends it, and so does the deadline of who stops reading,
+/// wherever in the answer that is.
+/// Method: answers of so many lengths that of some only the last bytes are kept.
+#[test]
+fn what_tls_kept_was_out_of_reach() {
+    for cut in [true, false] {
+        let files = Files::new();
+        let upstream = Serving::start(|request| {
+            let length: usize = request.head.word(1)[1..].parse().unwrap();
+            let body = "x".repeat(length);
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}")
+        });
+        let deadlines = if cut { "" } else { "body_idle = \"200ms\"" };
+        let proxy = Setup { deadlines, ..files.setup(upstream.address(), "") }.start();
+        let config = files.client(None, &[]);
+        let clients: Vec<_> = (1..60)
+            .map(|step| {
+                let mut client = Secure::narrow(&proxy, Arc::clone(&config));
+                let length = step * 16_000;
+                client.say(&format!(
+                    "GET /{length} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+                ));
+                client
+            })
+            .collect();
+        eventually("all calls", || (upstream.heard().len() == clients.len()).then_some(()));
+        if cut {
+            proxy.cut("/");
+        }
+        eventually("their ends", || (proxy.metric("breaker_connections") == 0.0).then_some(()));
+        drop(clients);
+        proxy.finish();
+    }
+}
+
+/// Goal: who agrees on HTTP/2 and then says nothing, or half of a handshake, has the same deadline as who says nothing at all.
+#[test]
+fn silence_behind_a_handshake_had_no_end() {
+    let files = Files::new();
+    let upstream = Serving::ok();
+    let setup = files.setup(upstream.address(), "");
+    let proxy = Setup { deadlines: "head = \"300ms\"", ..setup }.start();
+    let mut half = TcpStream::connect(proxy.data()).unwrap();
+    half.write_all(&[0x16, 3, 1, 2, 0, 1]).unwrap();
+    let mut ends: Vec<_> = [&b"h2"[..], b"http/1.1"]
+        .into_iter()
+        .map(|protocol| {
+            let mut client = Secure::connect(&proxy, files.client(None, &[protocol]));
+            client.0.conn.complete_io(&mut client.0.sock).unwrap();
+            client.0.sock
+        })
+        .collect();
+    ends.push(half);
+    for mut end in ends {
+        end.set_read_timeout(Some(LIMIT)).unwrap();
+        let ended = std::io::copy(&mut end, &mut std::io::sink());
+        assert!(!ended.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    }
+    eventually("their places", || (proxy.metric("breaker_connections") == 0.0).then_some(()));
+    assert_eq!(proxy.metric("breaker_slow_heads_total"), 3.0);
+    proxy.finish();
+}
+
+/// Goal: what the upstream of a WebSocket says last reaches a client by TLS, however slowly it reads, with an end that is said.
+#[test]
+fn last_words_through_a_tunnel_by_tls_were_lost() {
+    let files = Files::new();
+    let upstream = Upstream::start();
+    let mut setup = files.setup(upstream.address(), "");
+    setup.rules.push_str("websocket = true\n");
+    let proxy = setup.start();
+    let mut client = Secure::narrow(&proxy, files.client(None, &[]));
+    client.say("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    let mut exchange = upstream.accept();
+    exchange.head();
+    exchange.send(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    );
+    let words = vec![b'w'; 3_000_000];
+    let mut writer = exchange.writer();
+    drop(exchange);
+    let sender = std::thread::spawn(move || {
+        writer.send_bytes(&words);
+        writer.end_writing();
+    });
+    let mut heard = Vec::new();
+    client.0.read_to_end(&mut heard).expect("an end that was said");
+    sender.join().unwrap();
+    let head = heard.windows(4).position(|piece| piece == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(heard.len() - head, 3_000_000);
     proxy.finish();
 }

@@ -6,6 +6,7 @@ use super::support::upstream::Upstream;
 use super::support::wire::{End, Wire};
 use super::support::{Proxy, Setup, eventually};
 use rustls::{HandshakeKind, ServerConfig};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -344,14 +345,23 @@ fn nothing_is_sent_after_the_answer_to_a_kill() {
                         ));
                         client.send_bytes(&body);
                     }
-                    match client.try_answer() {
+                    let answer = client.try_answer();
+                    // Once it stops nobody can connect any more.
+                    let again = || TcpStream::connect(address).map(Wire::new);
+                    match answer {
                         Some(answer) if answer.status() == 200 => {}
+                        // The upstream stops before the clients do.
+                        _ if stop.load(Ordering::SeqCst) => break,
                         // With an upload refused half-way its connection ends.
                         Some(answer) => {
                             assert_eq!(answer.status(), 503, "{}", answer.text());
-                            client = Wire::connect(address);
+                            let Ok(next) = again() else { break };
+                            client = next;
                         }
-                        None => client = Wire::connect(address),
+                        None => {
+                            let Ok(next) = again() else { break };
+                            client = next;
+                        }
                     }
                 }
             });
@@ -375,6 +385,21 @@ fn nothing_is_sent_after_the_answer_to_a_kill() {
         // Servers end with their connections, and those with the proxy.
         proxy.finish();
     });
+}
+
+/// Goal: health checks speak TLS, too.
+#[test]
+fn checks_speak_tls() {
+    let house = House::new();
+    let rule = "health = { path = \"/healthz\", every = \"1s\", fail = 1, pass = 1 }";
+    let proxy = house.start(&house.setup(rule));
+    for (status, up) in [("500 Ill", 0.0), ("200 Well", 1.0)] {
+        let mut vault = house.accept();
+        assert_eq!(vault.head().word(1), "/healthz");
+        vault.send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n"));
+        eventually("the finding", || (proxy.metric("breaker_endpoint_up") == up).then_some(()));
+    }
+    proxy.finish();
 }
 
 /// Goal: a file of authorities that is not there, or holds none, stops the start and is told by its key.

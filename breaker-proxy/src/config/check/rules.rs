@@ -6,7 +6,8 @@ use super::super::raw::{
 };
 use super::super::value::{parse_hold, parse_name, parse_rate, parse_span, parse_window};
 use super::detect::detectors;
-use super::{dimension, judged, word};
+use super::keys::dimension;
+use super::{judged, word};
 use crate::config::KeySource;
 use breaker_core::{
     Breaker, Capacity, Counting, KeyOverride, KeySpec, LimitKind, LimitSpec, Mode, Newcomers,

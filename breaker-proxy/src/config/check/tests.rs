@@ -4,8 +4,10 @@ use super::super::raw::SHAPES;
 use super::{default_text, load};
 use crate::config::upstream::{Endpoint, Upstream};
 use crate::config::{
-    Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, State, TokenSource, Wire,
+    Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, Segment, State, TokenSource,
+    Unreadable, Weight, Wire,
 };
+use crate::inspect::json::Pointer;
 use breaker_core::{
     Class, Counting, DetectorKind, Errors, Latency, LimitKind, Mode, Novel, OnBreach, OnFind,
     Ratio, Recover, Repeat, ShareOf, Silence, Span, Spread, Streak, Surge, Unit,
@@ -99,6 +101,8 @@ fn one_route_is_enough() {
             head_bytes: 32_768,
             fields: 100,
             body_bytes: None,
+            inspect_bytes: 64 * 1024,
+            inspecting: 1024,
             streams: 100,
             keys: 65_536,
         }
@@ -108,6 +112,7 @@ fn one_route_is_enough() {
         Deadlines {
             head: Span::from_secs(10),
             idle: Span::from_secs(60),
+            inspect: Span::from_secs(10),
             body_idle: Span::from_secs(30),
             connect: Span::from_secs(2),
             answer: Span::from_secs(30),
@@ -422,15 +427,15 @@ fn unknown_keys_are_found_everywhere() {
     one("[global]\nlimits = []", "global.limits: is not a key here; did you mean \"limit\"?");
     one_in_route(
         "shadow = true",
-        "routes.a.shadow: is not a key here; known here: name, group, match, upstream, class, slow, limit, detect, recover, mode, after_crash, keys",
+        "routes.a.shadow: is not a key here; known here: name, group, match, upstream, class, slow, weight, websocket, limit, detect, recover, mode, after_crash, keys",
     );
     one_in_limit(
         "rate = \"1/s\", bursts = 3",
         "routes.a.limit[0].bursts: is not a key here; did you mean \"burst\"?",
     );
     one_in_route(
-        "[[routes.keys]]\nname = \"k\"\nfrom = { header = \"x\", json = \"/y\" }",
-        "routes.a.keys.k.from.json: is not a key here; known here: header",
+        "[[routes.keys]]\nname = \"k\"\nfrom = { header = \"x\", jsno = \"/y\" }",
+        "routes.a.keys.k.from.jsno: is not a key here; did you mean \"json\"?",
     );
     one_in_route(
         "recover = { after = \"1s\", probe = 3 }",
@@ -835,7 +840,7 @@ fn limits_that_never_matter_are_told() {
 #[test]
 fn every_kind_of_limit_arrives() {
     let config = good(&format!(
-        "{ROUTE}after_crash = \"spent\"\nlimit = [{{ name = \"day\", budget = 20, idle = \"1h\" }}, {{ in_flight = 3 }}, \
+        "{ROUTE}weight = 3\nafter_crash = \"spent\"\nlimit = [{{ name = \"day\", budget = 20, idle = \"1h\" }}, {{ in_flight = 3 }}, \
          {{ rate = \"9000000000/s\", burst = 5000000000, by = \"weight\" }}, \
          {{ window = \"5000000000/1m\", by = \"weight\", of = \"offered\", on_breach = \"trip\" }}, \
          {{ window = \"2/1s\", candidate = true }}]\n"
@@ -872,6 +877,10 @@ fn overrides_and_newcomers_are_checked() {
     assert_eq!(key.overrides[0].label, b"vip");
     assert_eq!(key.overrides[0].limits.len(), 1);
     assert!(key.overrides[1].limits.is_empty(), "no limit at all is a choice");
+    let peer = KEY.replace("{ header = \"x\" }", "\"peer\"");
+    let config = good(&format!("{ROUTE}{peer}{over}key = \"2001:DB8::1\"\n"));
+    let label = &config.policy.routes[0].scope.keys[0].overrides[0].label;
+    assert_eq!(label, b"2001:db8:0:0::/64", "as requests carry it");
     for (text, line) in [
         (
             format!("{over}limit = []"),
@@ -884,6 +893,10 @@ fn overrides_and_newcomers_are_checked() {
         (
             format!("{over}key = \"a\"\nlimit = [{{ in_flight = 1, of = \"offered\" }}]"),
             "routes.a.keys.k.overrides[0].limit[0]: calls that are refused are never in flight; let it count admitted calls",
+        ),
+        (
+            format!("{over}key = \" a\""),
+            "routes.a.keys.k.overrides[0].key: no request carries \" a\"; a peer is an address, and a value has no blanks around it",
         ),
         (
             "newcomers = { burst = 3 }".to_owned(),
@@ -1361,7 +1374,7 @@ fn dimensions_are_checked() {
     );
     one_in_route(
         &key("from = {}"),
-        "routes.a.keys.k.from.header: is missing; name the field, as in from = { header = \"x-client\" }",
+        "routes.a.keys.k.from: names no part of a request; name one, as in from = { header = \"x-client\" }; known here: header, query, segment, forwarded, claim, json, form",
     );
     one_in_route(
         &key("from = { header = \"a b\" }"),
@@ -1405,6 +1418,256 @@ fn dimensions_are_checked() {
         ),
         "global.keys.k.missing: with \"skip\", nothing counts a call of routes.a that lacks the key; add a dimension that does not skip, such as from = \"peer\", or refuse such calls",
     );
+}
+
+/// Goal: every source of a key and of a weight can be given, and arrives.
+#[test]
+fn every_source_arrives() {
+    let config = good(
+        r#"
+        bounds.inspect_bytes = "1MiB"
+        wire.trusted = ["10.0.0.0/8", "192.0.2.1", "fd00::/8"]
+        [[global.keys]]
+        name = "client"
+        from = { forwarded = 2 }
+        [[groups]]
+        name = "pay"
+        [[groups.keys]]
+        name = "subject"
+        from = { claim = "sub", unverified = true }
+        missing = "share"
+        unreadable = "missing"
+        [[routes]]
+        name = "order"
+        group = "pay"
+        match = { path = "/orders/{id}" }
+        upstream = "builtin:origin"
+        weight = { json = "/quantity", times = "/price", scale = 2, missing = 0 }
+        [[routes.keys]]
+        name = "order"
+        from = { segment = "{id}" }
+        [[routes.keys]]
+        name = "account"
+        from = { json = "/account/a~1b" }
+        [[routes]]
+        name = "search"
+        group = "pay"
+        match = { path = "/{*rest}" }
+        upstream = "builtin:origin"
+        weight = "length"
+        [[routes.keys]]
+        name = "first"
+        from = { segment = 2 }
+        [[routes.keys]]
+        name = "account"
+        from = { query = "account" }
+        [[routes]]
+        name = "form"
+        match = { path = "/form" }
+        upstream = "builtin:origin"
+        weight = { header = "X-Cost", missing = "refuse" }
+        [[routes.keys]]
+        name = "account"
+        from = { form = "account" }
+        [[routes.keys]]
+        name = "realm"
+        from = { claim = "/realm/name", unverified = true }
+        "#,
+    );
+    assert_eq!(config.bounds.inspect_bytes, 1 << 20);
+    let trusted: Vec<String> = config.trusted.iter().map(ToString::to_string).collect();
+    assert_eq!(trusted, ["10.0.0.0/8", "192.0.2.1/32", "fd00::/8"]);
+    assert_eq!(config.global_keys[0].from, KeyFrom::Forwarded(2));
+    let subject = &config.groups[0].keys[0];
+    assert_eq!(subject.from, KeyFrom::Claim(Pointer::member("sub")));
+    assert_eq!((subject.missing, subject.unreadable), (Missing::Share, Unreadable::Missing));
+    let from = |route: usize, key: usize| config.routes[route].keys[key].from.clone();
+    let at = |text| Pointer::parse(text).unwrap();
+    assert_eq!(from(0, 0), KeyFrom::Segment(Segment::Named("id".to_owned())));
+    assert_eq!(from(0, 1), KeyFrom::Json(at("/account/a~1b")));
+    assert_eq!(from(1, 0), KeyFrom::Segment(Segment::At(2)));
+    assert_eq!(from(1, 1), KeyFrom::Query("account".to_owned()));
+    assert_eq!(from(2, 0), KeyFrom::Form("account".to_owned()));
+    assert_eq!(from(2, 1), KeyFrom::Claim(at("/realm/name")));
+    let (from, times) = (KeyFrom::Json(at("/quantity")), Some(KeyFrom::Json(at("/price"))));
+    assert_eq!(
+        config.routes[0].weight,
+        Some(Weight::Quantity { from, times, scale: 2, missing: Some(0) })
+    );
+    assert_eq!(config.routes[1].weight, Some(Weight::Length));
+    let header = KeyFrom::Header(http::HeaderName::from_static("x-cost"));
+    assert_eq!(
+        config.routes[2].weight,
+        Some(Weight::Quantity { from: header, times: None, scale: 0, missing: None })
+    );
+}
+
+/// Goal: a source that names nothing, nobody or more than one is told.
+#[test]
+fn sources_of_keys_are_checked() {
+    let one = |from: &str, line: &str| {
+        one_in_route(
+            &format!("[[routes.keys]]\nname = \"k\"\nfrom = {from}"),
+            &format!("routes.a.keys.k.from{line}"),
+        );
+    };
+    one(
+        "{ header = \"x\", query = \"y\" }",
+        ".query: there is also header; a key comes from one place; write another dimension for the other",
+    );
+    let field =
+        "is not the name of a field; write it decoded, in 1 to 128 bytes, as in \"account\"";
+    one("{ query = \"\" }", &format!(".query: \"\" {field}"));
+    one("{ form = \"a\\u0000\" }", &format!(".form: \"a\\0\" {field}"));
+    one(
+        "{ json = \"account\" }",
+        ".json: \"account\" does not begin with '/', so it is no JSON pointer; write it as in \"/order/account\" (RFC 6901)",
+    );
+    one(
+        "{ json = \"/a~2\" }",
+        ".json: \"/a~2\" has a '~' that is neither ~0 nor ~1, so it is no JSON pointer; write it as in \"/order/account\" (RFC 6901)",
+    );
+    let unverified = "would be taken from a token that nobody here verifies, so anyone could write it; say unverified = true if something in front verifies the token, or if a wrong name is a small harm";
+    one("{ claim = \"sub\" }", &format!(".claim: {unverified}"));
+    one("{ claim = \"sub\", unverified = false }", &format!(".claim: {unverified}"));
+    one(
+        "{ claim = \"\", unverified = true }",
+        ".claim: \"\" names no claim; write it as in \"sub\"",
+    );
+    one(
+        "{ header = \"x\", unverified = true }",
+        ".unverified: belongs to a claim; drop it: only a token would have to be verified",
+    );
+    one(
+        "{ segment = \"{*rest}\" }",
+        ".segment: \"{*rest}\" takes many segments, so it names nobody; give the one that is meant a parameter of its own",
+    );
+    one(
+        "{ segment = \"a b\" }",
+        ".segment: \"a b\" is not the name of a segment; name a parameter of the route's path, as in \"{id}\", or count from 1",
+    );
+    one("{ segment = 0 }", ".segment: 0 is too few; use a number from 1 to 64");
+    one(
+        "{ segment = \"{id}\" }",
+        ".segment: the path segment `{id}` is not in the path \"/{*rest}\" of routes.a; name a parameter that every route of the dimension has, or a place in its path",
+    );
+    one("{ forwarded = 9 }", ".forwarded: 9 is too many; use a number from 1 to 8");
+    one(
+        "{ forwarded = 1 }",
+        ".forwarded: believes nobody, because wire.trusted names no network; name those in front of us, as in wire.trusted = [\"10.0.0.0/8\"], or say from = \"peer\"",
+    );
+    for header in ["X-Forwarded-For", "forwarded", "x-real-ip", "x_forwarded_for"] {
+        one(
+            &format!("{{ header = \"{header}\" }}"),
+            &format!(
+                ".header: \"{header}\" tells of the client, and any client can write it; say from = {{ forwarded = 1 }} and name those in front of us in wire.trusted"
+            ),
+        );
+    }
+    let key = |text: &str| format!("[[routes.keys]]\nname = \"k\"\n{text}");
+    one_in_route(
+        &key("from = \"peer\"\nunreadable = \"missing\"\nmissing = \"share\""),
+        "routes.a.keys.k.unreadable: belongs to a key from json, form or claim; drop it: only what stands in a body or a token may be unreadable",
+    );
+    one_in_route(
+        &key("from = { json = \"/a\" }\nunreadable = \"missing\""),
+        "routes.a.keys.k.unreadable: changes nothing while a missing key is refused; say missing = \"share\" or \"skip\" as well, or drop it",
+    );
+    one_in_route(
+        &key(
+            "from = \"peer\"\n[[routes.keys.overrides]]\nkey = \"10.0.0.300\"\nlimit = [{ rate = \"1/s\" }]",
+        ),
+        "routes.a.keys.k.overrides[0].key: no request carries \"10.0.0.300\"; a peer is an address, and a value has no blanks around it",
+    );
+    // A dimension of a wider scope must be in every path.
+    let routes = "[[groups]]\nname = \"g\"\n[[groups.keys]]\nname = \"k\"\nfrom = { segment = 2 }\n[[routes]]\nname = \"b\"\ngroup = \"g\"\nmatch = { path = \"/x/{id}\" }\nupstream = \"http://h\"\n[[routes]]\nname = \"c\"\ngroup = \"g\"\nmatch = { path = \"/x\" }\nupstream = \"http://h\"\n";
+    assert_eq!(
+        bad(routes),
+        [
+            "groups.g.keys.k.from.segment: path segment 2 is not in the path \"/x\" of routes.c; name a parameter that every route of the dimension has, or a place in its path"
+        ]
+    );
+}
+
+/// Goal: an override is for the key that requests carry, in whatever spelling it is written.
+#[test]
+fn an_override_is_for_the_key_that_requests_carry() {
+    let config = good(&format!(
+        "{ROUTE}[[routes.keys]]\nname = \"k\"\nfrom = \"peer\"\n[[routes.keys.overrides]]\nkey = \"2001:DB8::7\"\nlimit = [{{ rate = \"1/s\" }}]\n"
+    ));
+    let own = &config.policy.routes[0].scope.keys[0].overrides[0];
+    assert_eq!(own.label, b"2001:db8:0:0::/64");
+}
+
+/// Goal: a weight that says nothing, or too much, is told; and so is a limit that would find no weight.
+#[test]
+fn weights_are_checked() {
+    let one = |weight: &str, line: &str| {
+        one_in_route(&format!("weight = {weight}"), &format!("routes.a.weight{line}"));
+    };
+    one("0", ": 0 is too few; use a number from 1 to 9223372036854775807");
+    one("\"size\"", ": \"size\" is not known here; \"length\" is the only word here");
+    one(
+        "true",
+        ": is true or false, but a word or a table is needed; in the table, the keys are: header, query, json, form, times, scale, missing",
+    );
+    one(
+        "{}",
+        ": names no part of a request; say header, query, json or form, as in weight = { json = \"/quantity\" }",
+    );
+    one(
+        "{ header = \"x\", json = \"/y\" }",
+        ".json: there is also header; a weight is read from one place; for a product of two say times = \"…\"",
+    );
+    one(
+        "{ json = \"/q\", times = \"p\" }",
+        ".times: \"p\" does not begin with '/', so it is no JSON pointer; write it as in \"/order/account\" (RFC 6901)",
+    );
+    one(
+        "{ json = \"/q\", times = \"/q\" }",
+        ".times: is the quantity itself; name the other factor, as in { json = \"/quantity\", times = \"/price\" }",
+    );
+    one("{ query = \"q\", scale = 10 }", ".scale: 10 is too many; use a number from 0 to 9");
+    one(
+        "{ query = \"q\", missing = \"skip\" }",
+        ".missing: \"skip\" is not known here; \"refuse\" is the only word here",
+    );
+    one(
+        "{ query = \"q\", missing = -1 }",
+        ".missing: -1 is too few; use a number from 0 to 9223372036854775807",
+    );
+    let needed = "is missing, but a limit on its calls counts weight and would refuse them all; say weight = 1, weight = \"length\" or weight = { header = \"…\" }";
+    let limit = "limit = [{ rate = \"1/s\", by = \"weight\" }]";
+    one_in_route(limit, &format!("routes.a.weight: {needed}"));
+    one_in_route(
+        &format!("[[routes.keys]]\nname = \"k\"\nfrom = \"peer\"\n{limit}"),
+        &format!("routes.a.weight: {needed}"),
+    );
+    assert_eq!(bad(&format!("[global]\n{limit}\n{ROUTE}")), [format!("routes.a.weight: {needed}")]);
+    good(&format!("[global]\n{limit}\n{ROUTE}weight = 1\n"));
+}
+
+/// Goal: a network that is none, or everyone, is told.
+#[test]
+fn trusted_networks_are_checked() {
+    let bad_network = |text: &str, line: &str| {
+        one(
+            &format!("wire.trusted = [\"{text}\"]"),
+            &format!("wire.trusted[0]: \"{text}\" {line}"),
+        );
+    };
+    for text in ["", "10.0.0", "10.0.0.0/33", "example.com", "10.0.0.0/-1"] {
+        bad_network(text, "is no network; write it as in \"10.0.0.0/8\", or an address alone");
+    }
+    bad_network("10.0.0.1/8", "has bits beyond its length; write \"10.0.0.0/8\"");
+    bad_network("::ffff:10.0.0.0/104", "is of IPv4 addresses written as IPv6; write them as IPv4");
+    for text in ["0.0.0.0/0", "::/0"] {
+        bad_network(
+            text,
+            "is everyone, so that anyone could name another client; name those in front of us alone",
+        );
+    }
+    good(&format!("wire.trusted = \"::1\"\n{ROUTE}"));
 }
 
 /// Goal: the documentation has a row for every key that the file may hold, under the name of its table.

@@ -1,7 +1,9 @@
 //! Upstreams: the `[[upstreams]]` of a file, and what a route says of its own; it asks no network.
 
-use super::super::raw::{MARK_DOWN, QUEUE, Report, Section, Text, is_name, nearest_hint, quoted};
-use super::super::upstream::{Endpoint, MarkDown, Queue, Upstream};
+use super::super::raw::{
+    HEALTH, MARK_DOWN, QUEUE, Report, Section, Text, is_name, nearest_hint, quoted,
+};
+use super::super::upstream::{Endpoint, Health, MarkDown, Queue, Upstream};
 use super::super::value::{Flaw, flaw, parse_deadline, parse_endpoint, parse_hold};
 use super::super::{ConfigError, Listen};
 use super::{file_path, judged, name};
@@ -135,6 +137,8 @@ fn settings(upstream: &mut Upstream, section: &mut Section, report: &mut Report<
     if upstream.ca.is_some() && has_some && !upstream.endpoints.iter().any(Endpoint::is_tls) {
         report.wrong(place, "there is no https:// endpoint", "drop it, or write https://");
     }
+    upstream.health =
+        section.section("health", HEALTH, report).map(|mut table| health(&mut table, report));
     if let Some(mut table) = section.section("queue", QUEUE, report) {
         let Queue { calls, wait } = &mut upstream.queue;
         *calls = small(table.whole("calls", 0, MAX_CONNECTIONS, report)).unwrap_or(*calls);
@@ -157,6 +161,38 @@ fn settings(upstream: &mut Upstream, section: &mut Section, report: &mut Report<
             *at_most = *hold;
         }
     }
+}
+
+fn health(table: &mut Section, report: &mut Report<'_>) -> Health {
+    if !table.has("path") {
+        let hint = "say what to ask for, as in path = \"/healthz\"";
+        report.wrong(table.path_of("path"), "is missing", hint);
+    }
+    let path = table.text("path", report).and_then(|text| judged(&text, parse_path, report));
+    let every = table.quantity("every", "5s", report);
+    let every = every.and_then(|text| judged(&text, parse_refresh, report));
+    let within = table.quantity("within", "1s", report);
+    let within = within.and_then(|text| judged(&text, parse_deadline, report));
+    let mut times = |key, usual| {
+        let found = table.whole(key, 1, MAX_FAILURES, report);
+        found.and_then(|found| u32::try_from(found).ok()).unwrap_or(usual)
+    };
+    let (fail, pass) = (times("fail", 3), times("pass", 2));
+    Health {
+        path: path.unwrap_or_default(),
+        every: every.unwrap_or(Span::from_secs(5)),
+        within: within.unwrap_or(Span::from_secs(1)),
+        fail,
+        pass,
+    }
+}
+
+fn parse_path(text: &str) -> Result<String, Flaw> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if !text.starts_with('/') || !is_plain || text.len() > 1024 {
+        return flaw("is not a path", "write it as in \"/healthz\", at most 1024 characters");
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_refresh(text: &str) -> Result<Span, Flaw> {
@@ -237,7 +273,7 @@ fn leads_to(endpoint: &Endpoint, own: SocketAddr) -> bool {
 mod tests {
     use crate::config::Config;
     use crate::config::check::load;
-    use crate::config::upstream::{Endpoint, MarkDown, Queue, Upstream};
+    use crate::config::upstream::{Endpoint, Health, MarkDown, Queue, Upstream};
     use breaker_core::Span;
 
     fn read(upstreams: &str, upstream: &str) -> Result<Config, String> {
@@ -272,13 +308,21 @@ mod tests {
     fn every_key_of_an_upstream_arrives() {
         let found = upstream(
             "[[upstreams]]\nname = \"u\"\nendpoints = [\"https://a\", \"http://b\"]\nconnections = 7\n\
-             queue = { calls = 0, wait = \"5ms\" }\nmark_down = { after = 9, hold = \"2s\", at_most = \"8s\" }\ndns_refresh = \"1s\"\nca = \"/etc/ca.pem\"",
+             queue = { calls = 0, wait = \"5ms\" }\nmark_down = { after = 9, hold = \"2s\", at_most = \"8s\" }\ndns_refresh = \"1s\"\nca = \"/etc/ca.pem\"\n\
+             health = { path = \"/h?x=1\", every = \"2s\", within = \"250ms\", fail = 4, pass = 5 }",
             "\"u\"",
         );
         assert_eq!(found.connections, 7);
         assert_eq!(found.queue, Queue { calls: 0, wait: Span::from_millis(5) });
         let (hold, at_most) = (Span::from_secs(2), Span::from_secs(8));
         assert_eq!(found.mark_down, MarkDown { after: 9, hold, at_most });
+        assert_eq!(found.dns_refresh, Span::from_secs(1));
+        assert_eq!(found.ca, Some("/etc/ca.pem".into()));
+        let (every, within) = (Span::from_secs(2), Span::from_millis(250));
+        let path = "/h?x=1".to_owned();
+        assert_eq!(found.health, Some(Health { path, every, within, fail: 4, pass: 5 }));
+        let tls = Endpoint::Https { host: "a".to_owned(), port: 443 };
+        assert_eq!(found.endpoints, [tls, http("b", 80)]);
         let long =
             "[[upstreams]]\nname = \"u\"\nendpoints = \"http://a\"\nmark_down = { hold = \"5m\" }";
         assert_eq!(upstream(long, "\"u\"").mark_down.at_most, Span::from_secs(300));
@@ -354,6 +398,16 @@ mod tests {
                 &format!("{good}\nconnections = 0"),
                 "\"u\"",
                 "upstreams.u.connections: 0 is too few; use a number from 1 to 1000000",
+            ),
+            (
+                &format!("{good}\nhealth = {{ every = \"2s\" }}"),
+                "\"u\"",
+                "upstreams.u.health.path: is missing; say what to ask for, as in path = \"/healthz\"",
+            ),
+            (
+                &format!("{good}\nhealth = {{ path = \"/a b\" }}"),
+                "\"u\"",
+                "upstreams.u.health.path: \"/a b\" is not a path; write it as in \"/healthz\", at most 1024 characters",
             ),
             (
                 &format!("{good}\nqueue = {{ wait = 5 }}"),

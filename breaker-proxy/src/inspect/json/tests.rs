@@ -80,8 +80,11 @@ fn what_is_no_pointer_is_refused() {
     ] {
         assert_eq!(Pointer::parse(text), Err(why), "{text}");
     }
-    assert_eq!(Pointer::parse("/~01"), Ok(Pointer::member("~1")), "decoded once");
-    assert_eq!(Pointer::parse("/a~1b"), Ok(Pointer::member("a/b")));
+    for (text, name) in [("/~01", "~1"), ("/a~1b", "a/b"), ("/", "")] {
+        let pointer = Pointer::parse(text).unwrap();
+        assert_eq!(pointer.tokens, Pointer::member(name).tokens, "decoded once");
+        assert_eq!((pointer.as_str(), Pointer::member(name).as_str()), (text, name));
+    }
 }
 
 /// Goal: a member on the way that stands twice is refused however it is spelled, at every depth; one beside the way is not.
