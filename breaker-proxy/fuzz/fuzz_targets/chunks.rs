@@ -84,7 +84,11 @@ fuzz_target!(|input: &[u8]| {
         assert!(trailing.ends_with(b"\r\n"));
         assert_eq!(trailing == b"\r\n", trailing.len() == 2);
         for (name, _) in &trailers {
-            assert!(!["content-length", "transfer-encoding", "host", "authorization"].contains(&&**name), "{name}");
+            assert!(
+                !["content-length", "transfer-encoding", "host", "authorization"]
+                    .contains(&&**name),
+                "{name}"
+            );
         }
     }
     // Whatever the bytes, coded they come back.

@@ -23,10 +23,23 @@ fn trimmed(value: &[u8]) -> &[u8] {
 
 /// RFC 9110, 7.6.1, and what is ours: names as a server sees them that turns fields into variables.
 fn stays(name: &str) -> bool {
-    let hop = ["connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"];
+    let hop = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    ];
     let ours = ["host", "content-length", "expect", "forwarded", "x-real-ip"];
-    let is_ours = |name: &str| hop.contains(&name) || ours.contains(&name) || name.starts_with("x-forwarded-");
-    is_ours(name) || is_ours(&name.replace('_', "-")) || (name.contains('_') && name.replace('_', "-") == "cookie")
+    let is_ours = |name: &str| {
+        hop.contains(&name) || ours.contains(&name) || name.starts_with("x-forwarded-")
+    };
+    is_ours(name)
+        || is_ours(&name.replace('_', "-"))
+        || (name.contains('_') && name.replace('_', "-") == "cookie")
 }
 
 /// What must arrive of the client's own words.
@@ -45,7 +58,8 @@ fn expected(fields: &[Field], http2: bool) -> Vec<Field> {
     let mut left: Vec<Field> = fields.iter().filter(|(name, _)| passes(name)).cloned().collect();
     if http2 {
         let is_cookie = |field: &&Field| field.0 == "cookie";
-        let pieces: Vec<&[u8]> = left.iter().filter(is_cookie).map(|(_, value)| &value[..]).collect();
+        let pieces: Vec<&[u8]> =
+            left.iter().filter(is_cookie).map(|(_, value)| &value[..]).collect();
         let whole = pieces.join(&b"; "[..]);
         let any = !pieces.is_empty();
         left.retain(|(name, _)| name != "cookie");
@@ -57,8 +71,11 @@ fn expected(fields: &[Field], http2: bool) -> Vec<Field> {
 }
 
 fn check(asked: &Asked<'_>, mode: Forwarded) {
-    let given: Vec<Field> =
-        asked.fields.iter().map(|(name, value)| (name.to_owned(), trimmed(value).to_vec())).collect();
+    let given: Vec<Field> = asked
+        .fields
+        .iter()
+        .map(|(name, value)| (name.to_owned(), trimmed(value).to_vec()))
+        .collect();
     let ours = Ours {
         host: "host.test:81",
         path: "/p",
@@ -72,7 +89,8 @@ fn check(asked: &Asked<'_>, mode: Forwarded) {
     let mut sent = Vec::new();
     request::write(&mut sent, asked, &ours);
     let mut places = Vec::new();
-    let head = Head::read(&mut sent, &mut places, ROOM).expect("ours is a head").expect("a whole one");
+    let head =
+        Head::read(&mut sent, &mut places, ROOM).expect("ours is a head").expect("a whole one");
     assert_eq!((head.says.length, head.says.framing), (sent.len(), Framing::Length(3)));
     let there = head.asked(&sent, &places);
     let all = there.fields.iter().map(|(name, value)| (name.to_owned(), value.to_vec()));
@@ -123,6 +141,7 @@ fuzz_target!(|input: &[u8]| {
     let asked = Asked {
         method: Method::GET,
         http2: true,
+        http10: false,
         authority: None,
         path: "/p",
         query: None,

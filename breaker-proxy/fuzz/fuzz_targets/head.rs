@@ -101,7 +101,9 @@ fuzz_target!(|input: &[u8]| {
     if hosts > 1 || asked.method == Method::CONNECT || asked.method == Method::TRACE {
         return;
     }
-    let Some(host) = asked.authority.map(str::as_bytes).or(named).and_then(authority) else { return };
+    let Some(host) = asked.authority.map(str::as_bytes).or(named).and_then(authority) else {
+        return;
+    };
     let Ok(path) = canonical(asked.path) else { return };
     let route = ROUTER.find(Some(host.host()), &asked.method, &path);
     let peer = "192.0.2.7".parse().expect("an address");
@@ -119,7 +121,8 @@ fuzz_target!(|input: &[u8]| {
     let mut sent = Vec::new();
     request::write(&mut sent, &asked, &ours);
     let (mut heard, mut places) = (sent.clone(), Vec::new());
-    let up = Head::read(&mut heard, &mut places, WIDE).expect("ours is a head").expect("a whole one");
+    let up =
+        Head::read(&mut heard, &mut places, WIDE).expect("ours is a head").expect("a whole one");
     assert_eq!(up.says.length, sent.len(), "one head, and nothing behind it");
     assert_eq!((up.says.is_11, up.says.framing, up.says.closes), (true, body, false));
     let upstream = up.asked(&heard, &places);

@@ -43,12 +43,14 @@ fn segment(text: &str) -> Option<String> {
     let meaning = percent_decode_str(&written).decode_utf8().ok()?;
     let is_hidden = |c: char| c.is_control() || c == '/' || c == '\\';
     let is_dots = |part: &str| part == "." || part == "..";
-    if meaning.chars().any(is_hidden) || meaning.starts_with(';') || meaning.split(';').any(is_dots) {
+    if meaning.chars().any(is_hidden) || meaning.starts_with(';') || meaning.split(';').any(is_dots)
+    {
         return None;
     }
     // An encoding of an encoding: an encoded `%` and what would be its digits.
     let pieces = pieces(&written)?;
-    let is_digit = |piece: &str| piece.len() == 1 && piece.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_digit =
+        |piece: &str| piece.len() == 1 && piece.bytes().all(|byte| byte.is_ascii_hexdigit());
     let twice = |window: &[&str]| window[0] == "%25" && is_digit(window[1]) && is_digit(window[2]);
     (!pieces.windows(3).any(twice)).then_some(written)
 }
@@ -69,7 +71,8 @@ fuzz_target!(|path: &str| {
     let Ok(found) = found else { return };
     assert!(matches!(canonical(&found), Ok(Cow::Borrowed(same)) if same == found), "{path:?}");
     assert_eq!(matches!(found, Cow::Borrowed(_)), found == path, "{path:?}");
-    let same = |spelling: String| assert_eq!(canonical(&spelling).as_deref(), Ok(&*found), "{spelling:?}");
+    let same =
+        |spelling: String| assert_eq!(canonical(&spelling).as_deref(), Ok(&*found), "{spelling:?}");
     let written = pieces(&found).expect("what was accepted is well encoded");
     let respelled = |piece: &&str| match piece.as_bytes() {
         [byte] if is_unreserved(*byte) => format!("%{byte:02x}"),
