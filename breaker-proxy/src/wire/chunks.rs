@@ -116,6 +116,12 @@ fn trailers(input: &[u8]) -> Result<Option<(usize, Option<HeaderMap>)>, Breach> 
     let mut fields = [httparse::EMPTY_HEADER; TRAILERS_MAX];
     match httparse::parse_headers(input, &mut fields) {
         Ok(httparse::Status::Complete((length, fields))) => {
+            // A line that ends otherwise than others do could end elsewhere for them: here, too, the body would.
+            let text = input.get(..length).unwrap_or(&[]);
+            let crlf = |at: usize| at.checked_sub(1).and_then(|at| text.get(at)) == Some(&b'\r');
+            if !memchr::memchr_iter(b'\n', text).all(crlf) {
+                return Err(Breach::Chunk);
+            }
             let mut map = HeaderMap::new();
             for field in fields {
                 let name = HeaderName::from_bytes(field.name.as_bytes());
@@ -234,6 +240,18 @@ mod tests {
         }
         for text in [b"".as_slice(), b"5", b"5\r\nabc", b"1\r\na\r\n", b"0\r\n", b"0\r\nx: 1\r\n"] {
             assert_eq!(whole(text, 1).unwrap(), None, "{text:?}");
+        }
+    }
+
+    /// Goal: trailers end with CR LF as everything else does: a bare LF behind the last chunk, or in a trailer, is no end of a body.
+    #[test]
+    fn a_bare_line_feed_ends_no_trailers() {
+        for text in
+            [b"0\r\n\n".as_slice(), b"0\r\nx: 1\n\r\n", b"0\r\nx: 1\r\n\n", b"0\r\nx: 1\n\n"]
+        {
+            for step in 1..=text.len() {
+                assert!(whole(text, step).is_err(), "{text:?} by {step}");
+            }
         }
     }
 

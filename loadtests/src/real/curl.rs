@@ -319,7 +319,8 @@ impl Try<'_> {
 
     /// Several requests over one HTTP/2 connection in clear, by nghttp.
     fn nghttp(&self, path: &str, times: usize) -> Outcome {
-        let urls = vec![self.url(path); times];
+        // It asks for equal URLs once.
+        let urls = (0..times).map(|number| self.url(&format!("{path}?{number}")));
         let output =
             Command::new("nghttp").args(["-n", "-s"]).args(urls).stdin(Stdio::null()).output();
         let output = output.map_err(|error| error.to_string())?;
