@@ -394,7 +394,10 @@ fn lengths_without_measure_are_only_lengths() {
                 None => drop(wire.rest()),
             }
             drop((wire, client));
-            assert_eq!(proxy.finish()["upstream_errors"], 1, "{length}");
+            // An HTTP/2 client that cannot hold the number takes its stream back, perhaps before the upstream's end was seen.
+            let takes_back = http2 && length.to_string().len() > 19;
+            let errors = proxy.finish()["upstream_errors"].as_u64();
+            assert!(errors == Some(1) || (takes_back && errors == Some(0)), "{length} {errors:?}");
         }
     }
 }
