@@ -1,6 +1,8 @@
 //! The body of what we answer, on its way down to the client; it is never held whole.
 
-use super::upstream::{Exchange, Failure};
+use super::failure::Failure;
+use super::streamed::Streamed;
+use super::upstream::Exchange;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::cell::RefCell;
@@ -15,7 +17,9 @@ pub enum Reply {
     Whole(Option<Bytes>),
     /// The upstream's answer as it comes.
     Flow(Box<Exchange>),
-    /// The same, while the request is still being sent by a task of its own.
+    /// The same, from a connection that carries others, too.
+    Stream(Box<Streamed>),
+    /// As [`Reply::Flow`], while the request is still being sent by a task of its own.
     Both(Rc<RefCell<Exchange>>),
     /// None: what comes is a WebSocket.
     Switched(Box<Exchange>),
@@ -28,6 +32,7 @@ impl Reply {
         match self {
             Reply::Whole(_) => false,
             Reply::Flow(exchange) | Reply::Switched(exchange) => exchange.is_severed(),
+            Reply::Stream(streamed) => streamed.is_severed(),
             Reply::Both(exchange) => exchange.borrow().is_severed(),
         }
     }
@@ -59,6 +64,9 @@ impl Body for Reply {
             Reply::Flow(exchange) => {
                 exchange.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(Broken)))
             }
+            Reply::Stream(streamed) => {
+                streamed.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(Broken)))
+            }
             Reply::Both(exchange) => {
                 let frame = exchange.borrow_mut().poll_frame(cx);
                 frame.map(|frame| frame.map(|result| result.map_err(Broken)))
@@ -71,6 +79,7 @@ impl Body for Reply {
             Reply::Whole(bytes) => bytes.is_none(),
             Reply::Switched(_) => true,
             Reply::Flow(exchange) => exchange.is_at_end(),
+            Reply::Stream(streamed) => streamed.is_at_end(),
             Reply::Both(exchange) => exchange.borrow().is_at_end(),
         }
     }
@@ -83,6 +92,7 @@ impl Body for Reply {
             }
             Reply::Switched(_) => SizeHint::with_exact(0),
             Reply::Flow(exchange) => exchange.size_hint(),
+            Reply::Stream(streamed) => streamed.size_hint(),
             Reply::Both(exchange) => exchange.borrow().size_hint(),
         }
     }

@@ -2,8 +2,8 @@
 
 use super::Plane;
 use super::body::Reply;
+use super::failure::Failure;
 use super::upload::UploadFailure;
-use super::upstream::Failure;
 use crate::keys::{KeyError, Why};
 use crate::path::PathError;
 use crate::wire::head::BadHead;
