@@ -29,6 +29,7 @@ pub mod trust;
 pub mod tunnel;
 pub mod upload;
 pub mod upstream;
+pub mod watched;
 
 use crate::certificates::Certificates;
 use crate::config::{Bounds, Deadlines, Wire};

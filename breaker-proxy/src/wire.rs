@@ -4,6 +4,7 @@ pub mod answer;
 pub mod asked;
 pub mod chunks;
 pub mod fields;
+pub mod grpc;
 pub mod head;
 pub mod kept;
 pub mod request;

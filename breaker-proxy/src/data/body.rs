@@ -1,6 +1,7 @@
 //! The body of what we answer, on its way down to the client; it is never held whole.
 
 use super::upstream::{Exchange, Failure};
+use super::watched::Watched;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::cell::RefCell;
@@ -19,6 +20,8 @@ pub enum Reply {
     Both(Rc<RefCell<Exchange>>),
     /// None: what comes is a WebSocket.
     Switched(Box<Exchange>),
+    /// One of these, looked at as it passes.
+    Watched(Box<Watched>),
 }
 
 impl Reply {
@@ -29,6 +32,17 @@ impl Reply {
             Reply::Whole(_) => false,
             Reply::Flow(exchange) | Reply::Switched(exchange) => exchange.is_severed(),
             Reply::Both(exchange) => exchange.borrow().is_severed(),
+            Reply::Watched(watched) => watched.reply().is_severed(),
+        }
+    }
+
+    /// Is the rest of the request sent by a task of its own?
+    #[must_use]
+    pub fn is_sent_apart(&self) -> bool {
+        match self {
+            Reply::Both(_) => true,
+            Reply::Watched(watched) => watched.reply().is_sent_apart(),
+            Reply::Whole(_) | Reply::Flow(_) | Reply::Switched(_) => false,
         }
     }
 }
@@ -42,6 +56,14 @@ impl fmt::Display for Broken {
 /// An answer that broke off; the client's connection or stream ends with it.
 #[derive(Debug)]
 pub struct Broken(Failure);
+
+impl Broken {
+    /// Why.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        &self.0
+    }
+}
 
 impl std::error::Error for Broken {}
 
@@ -63,6 +85,7 @@ impl Body for Reply {
                 let frame = exchange.borrow_mut().poll_frame(cx);
                 frame.map(|frame| frame.map(|result| result.map_err(Broken)))
             }
+            Reply::Watched(watched) => watched.poll_frame(cx),
         }
     }
 
@@ -72,6 +95,7 @@ impl Body for Reply {
             Reply::Switched(_) => true,
             Reply::Flow(exchange) => exchange.is_at_end(),
             Reply::Both(exchange) => exchange.borrow().is_at_end(),
+            Reply::Watched(watched) => watched.is_at_end(),
         }
     }
 
@@ -84,6 +108,7 @@ impl Body for Reply {
             Reply::Switched(_) => SizeHint::with_exact(0),
             Reply::Flow(exchange) => exchange.size_hint(),
             Reply::Both(exchange) => exchange.borrow().size_hint(),
+            Reply::Watched(watched) => watched.reply().size_hint(),
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     push(&[b" HTTP/1.1\r\nhost: ", ours.host.as_bytes(), b"\r\n"]);
     let mut values = head.fields.all(&header::CONNECTION).peekable();
     let named = values.peek().is_some().then(|| Named::of(values));
-    let mut cookies = false;
+    let (mut cookies, mut codings) = (false, false);
     for (name, value) in head.fields.iter() {
         let passes = match kind(name) {
             Kind::EndToEnd => named.as_ref().is_none_or(|named| !named.has(name)),
@@ -58,6 +58,10 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
                 false
             }
             Kind::Cookie => true,
+            Kind::Hop => {
+                codings |= name == "te";
+                false
+            }
             _ => false,
         };
         if passes {
@@ -70,6 +74,9 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     write_forwarding(out, ours);
     if ours.switches {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    } else if codings && head.takes_trailers() {
+        // The client's word is for us alone; this is ours, and we do pass trailers on to who takes them (RFC 9110, 10.1.4).
+        out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
     }
     // Writing to a vector does not fail.
     let _ = match ours.framing {
@@ -162,6 +169,23 @@ mod tests {
             assert_eq!(text.contains("10.0.0.9"), how != Forwarded::None);
             assert!(text.contains("cookie: a=1\r\n"), "protected: {text}");
             assert!(text.ends_with("content-length: 5\r\n\r\n"), "{text}");
+        }
+    }
+
+    /// Goal: an upstream hears that its client takes trailers, and of no other coding that the client named.
+    #[test]
+    fn trailers_are_asked_for_where_they_are_taken() {
+        let ours = "te: trailers\r\nconnection: te\r\n";
+        for (given, expected) in [
+            ("trailers", ours),
+            ("deflate;q=0.5, Trailers", ours),
+            ("deflate", ""),
+            ("trailers;q=1", ""),
+            ("", ""),
+        ] {
+            let request = Request::get("/").header("te", given).header("connection", "te");
+            let text = sent(request.body(()).unwrap(), Forwarded::None, Framing::None);
+            assert_eq!(text, format!("GET / HTTP/1.1\r\nhost: good\r\n{expected}\r\n"), "{given}");
         }
     }
 

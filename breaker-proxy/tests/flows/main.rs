@@ -14,6 +14,8 @@ mod cli;
 mod detect;
 mod exchange;
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod keys;
