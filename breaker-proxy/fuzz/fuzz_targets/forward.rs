@@ -81,6 +81,7 @@ fn check(asked: &Asked<'_>, mode: Forwarded) {
         path: "/p",
         framing: Framing::Length(3),
         switches: false,
+        plain: false,
         forwarded: mode,
         secure: true,
         peer: "2001:db8::1".parse().expect("an address"),

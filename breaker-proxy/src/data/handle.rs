@@ -8,9 +8,10 @@ use super::inspect::Waiting;
 use super::peer::Peer;
 use super::reply;
 use super::reply::{Invalid, Refusal};
+use super::settle::Settling;
 use super::upload::Upload;
 use super::upstream::{Exchange, Outgoing, forward};
-use super::watched::{Watch, watched};
+use super::watched::Watch;
 use crate::inspect::prefix::{Prefix, Seen};
 use crate::keys::Given;
 use crate::path::{self, PathError};
@@ -43,6 +44,8 @@ pub struct Admitted {
     switches: bool,
     /// It speaks gRPC.
     grpc: Option<Grpc>,
+    /// What its answer says of its weight.
+    settling: Option<Rc<Settling>>,
     /// A status may follow what has come of its answer, should that break off.
     may_trail: bool,
 }
@@ -90,14 +93,14 @@ pub async fn send(
     body: Upload,
     as_lines: bool,
 ) -> Answer {
-    let Admitted { call, upstream, head, switches, grpc, may_trail } = admitted;
+    let Admitted { call, upstream, head, switches, grpc, settling, may_trail } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
     let request = Outgoing { head, body, framing, to_head, again, switches, as_lines };
     match forward(worker, call, upstream, request).await {
         Ok((head, exchange)) => {
-            let watch = Watch { worker, messages: may_trail };
+            let watch = Watch { worker, settling, messages: may_trail };
             answered(head, exchange, switches, grpc, watch)
         }
         Err(failure) => {
@@ -242,7 +245,12 @@ fn judge(
             let client = (!head.http2).then(|| Rc::clone(peer));
             let (pass, ticket) = (permit.pass(), permit.detach());
             let kept = Arc::clone(&current);
-            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client);
+            let settling = plan
+                .settle
+                .as_ref()
+                .map(|settle| Rc::new(Settling::new(Arc::clone(settle), ticket.weight())));
+            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client)
+                .settled_by(settling.clone());
             let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
             let mut out = worker.take_spare();
             let ours = Ours {
@@ -250,6 +258,7 @@ fn judge(
                 path: &canonical,
                 framing,
                 switches,
+                plain: plan.settle.as_ref().is_some_and(|settle| settle.looks_into_body()),
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
                 peer: peer.ip,
@@ -260,7 +269,7 @@ fn judge(
             // Only HTTP/2 has trailers that every client waits for, and only plain gRPC has them as such.
             let may_trail = head.http2 && grpc == Some(Grpc::Plain);
             let upstream = plan.upstream;
-            Ok(Admitted { call, upstream, head: out, switches, grpc, may_trail })
+            Ok(Admitted { call, upstream, head: out, switches, grpc, settling, may_trail })
         }
     }
 }
@@ -337,6 +346,7 @@ fn answered(
     grpc: Option<Grpc>,
     watch: Watch<'_>,
 ) -> Answer {
+    let mut watching = watch.begin(&head);
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !(switches && head.is_websocket) {
         // Nobody asked for that protocol.
@@ -347,6 +357,7 @@ fn answered(
         Reply::Switched(exchange)
     } else if exchange.is_at_end() {
         // Nobody polls a body that is at its end.
+        watching.end();
         exchange.finish();
         Reply::Whole(None)
     } else if exchange.still_sends() {
@@ -354,6 +365,6 @@ fn answered(
     } else {
         Reply::Flow(exchange)
     };
-    let body = watched(body, &head, watch);
+    let body = watching.over(body);
     Answer { status: head.status, fields: head.fields, told: head.told, body }
 }

@@ -29,6 +29,8 @@ pub struct Ours<'a> {
     pub framing: Framing,
     /// It asks to go on as a WebSocket.
     pub switches: bool,
+    /// The answer is looked into: it must come whole, and in no coding.
+    pub plain: bool,
     /// Which fields tell of the client.
     pub forwarded: Forwarded,
     /// The client came by TLS.
@@ -52,6 +54,7 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     let (mut cookies, mut codings) = (false, false);
     for (name, value) in head.fields.iter() {
         let passes = match kind(name) {
+            Kind::EndToEnd if ours.plain && asks_for_another(name) => false,
             Kind::EndToEnd => named.as_ref().is_none_or(|named| !named.has(name)),
             Kind::Cookie if head.http2 => {
                 cookies = true;
@@ -71,6 +74,9 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     if cookies {
         write_cookies(out, head.fields.all(&header::COOKIE));
     }
+    if ours.plain {
+        out.extend_from_slice(b"accept-encoding: identity\r\n");
+    }
     write_forwarding(out, ours);
     if ours.switches {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
@@ -85,6 +91,18 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
         Framing::Length(length) => write!(out, "content-length: {length}\r\n\r\n"),
         Framing::Chunked => out.write_all(b"transfer-encoding: chunked\r\n\r\n"),
     };
+}
+
+/// Does this field ask for an answer in another coding, or for a part of it; also as a server spells it that turns fields into variables?
+fn asks_for_another(name: &str) -> bool {
+    let is = |own: &str| {
+        own.len() == name.len()
+            && own
+                .bytes()
+                .zip(name.bytes())
+                .all(|(own, byte)| own == byte || (own == b'-' && byte == b'_'))
+    };
+    is("accept-encoding") || is("range") || is("if-range")
 }
 
 fn write_forwarding(out: &mut Vec<u8>, ours: &Ours<'_>) {
@@ -129,7 +147,9 @@ mod tests {
         let mut out = Vec::new();
         let (host, path, peer_text) = ("good", head.uri.path(), "10.0.0.9");
         let (secure, switches) = (false, false);
-        let ours = Ours { host, path, framing, switches, forwarded, secure, peer, peer_text };
+        let plain = false;
+        let ours =
+            Ours { host, path, framing, switches, plain, forwarded, secure, peer, peer_text };
         write(&mut out, &Asked::of(&head), &ours);
         String::from_utf8(out).unwrap()
     }

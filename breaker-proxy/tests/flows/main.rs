@@ -34,6 +34,8 @@ mod secure;
 #[cfg(test)]
 mod secure_upstream;
 #[cfg(test)]
+mod settle;
+#[cfg(test)]
 mod standings;
 #[cfg(test)]
 mod support;
