@@ -26,6 +26,7 @@ pub mod peer;
 pub mod reply;
 pub mod resolve;
 pub mod session;
+pub mod settle;
 pub mod socket;
 pub mod stream;
 pub mod streamed;
@@ -34,6 +35,7 @@ pub mod trust;
 pub mod tunnel;
 pub mod upload;
 pub mod upstream;
+pub mod watched;
 
 use crate::certificates::Certificates;
 use crate::config::{Bounds, Deadlines, Wire};
@@ -145,6 +147,8 @@ pub struct Worker {
     pub lines: RefCell<Vec<Line>>,
     /// Bodies that are being looked into.
     pub inspecting: Cell<u32>,
+    /// Bytes of answers that are held to be looked into.
+    pub tapped: Cell<usize>,
     /// Memory of heads that were sent, for the next.
     spare: RefCell<Vec<Vec<u8>>>,
     /// The date in the words of HTTP, and in which second it was written down.
@@ -213,6 +217,7 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             lines: RefCell::default(),
             inspecting: Cell::new(0),
+            tapped: Cell::new(0),
             spare: RefCell::default(),
             date: RefCell::default(),
         }))

@@ -58,6 +58,8 @@ fn fill(control: &Control) {
             .absolute(sum(&|account| account.shadowed.get()));
         counter!("breaker_unread_keys_total", "scope" => scope.clone())
             .absolute(sum(&|account| account.unread.get()));
+        counter!("breaker_unsettled_calls_total", "scope" => scope.clone())
+            .absolute(sum(&|account| account.unsettled.get()));
     }
     states(control);
     limits(control, &snapshot);
@@ -309,6 +311,10 @@ fn describe() {
     describe_counter!(
         "breaker_unread_keys_total",
         "requests with a body or token in which a key could not be read, so that it counted as missing"
+    );
+    describe_counter!(
+        "breaker_unsettled_calls_total",
+        "calls whose answer did not say what they weighed, so that what was reserved stood"
     );
     describe_counter!(
         "breaker_slow_bodies_total",

@@ -5,6 +5,7 @@ pub mod asked;
 pub mod chunks;
 pub mod fields;
 pub mod frames;
+pub mod grpc;
 pub mod head;
 pub mod kept;
 pub mod plural;

@@ -18,7 +18,7 @@ use super::value::{
 };
 use super::{
     Admin, Bounds, ClientCertificates, Config, Deadlines, Forwarded, Group, KeySource, Listen,
-    Match, Missing, Route, State, Tls, TokenSource, Weight, Wire,
+    Match, Missing, Route, Settle, State, Tls, TokenSource, Weight, Wire,
 };
 use breaker_core::{
     Class, DetectorKind, DetectorSpec, GroupSpec, OnFind, PolicySpec, RouteSpec, ShareOf, Span,
@@ -141,6 +141,7 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
             websocket: route.websocket,
             keys: route.rules.sources,
             weight: route.weight,
+            settle: route.settle,
         });
     }
     config
@@ -409,6 +410,7 @@ struct RouteAt {
     upstream: Upstream,
     slow: Option<Span>,
     weight: Option<Weight>,
+    settle: Option<Settle>,
     websocket: bool,
     rules: Rules,
 }
@@ -500,6 +502,7 @@ fn route(
             .quantity("slow", "2s", report)
             .and_then(|text| judged(&text, parse_deadline, report)),
         weight: keys::weight(section, report),
+        settle: keys::settle(section, report),
         rules: rules(section, Level::Named, report),
     }
 }

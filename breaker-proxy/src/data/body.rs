@@ -3,6 +3,7 @@
 use super::failure::Failure;
 use super::streamed::Streamed;
 use super::upstream::Exchange;
+use super::watched::Watched;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use std::cell::RefCell;
@@ -23,6 +24,8 @@ pub enum Reply {
     Both(Rc<RefCell<Exchange>>),
     /// None: what comes is a WebSocket.
     Switched(Box<Exchange>),
+    /// One of these, looked at as it passes.
+    Watched(Box<Watched>),
 }
 
 impl Reply {
@@ -34,6 +37,17 @@ impl Reply {
             Reply::Flow(exchange) | Reply::Switched(exchange) => exchange.is_severed(),
             Reply::Stream(streamed) => streamed.is_severed(),
             Reply::Both(exchange) => exchange.borrow().is_severed(),
+            Reply::Watched(watched) => watched.reply().is_severed(),
+        }
+    }
+
+    /// Is the rest of the request sent by a task of its own?
+    #[must_use]
+    pub fn is_sent_apart(&self) -> bool {
+        match self {
+            Reply::Both(_) | Reply::Stream(_) => true,
+            Reply::Watched(watched) => watched.reply().is_sent_apart(),
+            Reply::Whole(_) | Reply::Flow(_) | Reply::Switched(_) => false,
         }
     }
 }
@@ -47,6 +61,14 @@ impl fmt::Display for Broken {
 /// An answer that broke off; the client's connection or stream ends with it.
 #[derive(Debug)]
 pub struct Broken(Failure);
+
+impl Broken {
+    /// Why.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        &self.0
+    }
+}
 
 impl std::error::Error for Broken {}
 
@@ -71,6 +93,7 @@ impl Body for Reply {
                 let frame = exchange.borrow_mut().poll_frame(cx);
                 frame.map(|frame| frame.map(|result| result.map_err(Broken)))
             }
+            Reply::Watched(watched) => watched.poll_frame(cx),
         }
     }
 
@@ -81,6 +104,7 @@ impl Body for Reply {
             Reply::Flow(exchange) => exchange.is_at_end(),
             Reply::Stream(streamed) => streamed.is_at_end(),
             Reply::Both(exchange) => exchange.borrow().is_at_end(),
+            Reply::Watched(watched) => watched.is_at_end(),
         }
     }
 
@@ -94,6 +118,7 @@ impl Body for Reply {
             Reply::Flow(exchange) => exchange.size_hint(),
             Reply::Stream(streamed) => streamed.size_hint(),
             Reply::Both(exchange) => exchange.borrow().size_hint(),
+            Reply::Watched(watched) => watched.reply().size_hint(),
         }
     }
 }

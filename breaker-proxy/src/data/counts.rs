@@ -61,6 +61,8 @@ pub struct Account {
     pub shadowed: Count,
     /// A body or token in which a key could not be read, so that it counted as missing.
     pub unread: Count,
+    /// Of the forwarded: answers that should have said what their call weighed and did not, so that what was reserved stood.
+    pub unsettled: Count,
 }
 
 /// One worker's counters.
@@ -148,6 +150,8 @@ pub struct Totals {
     pub shadowed: u64,
     /// See [`Account::unread`].
     pub unread: u64,
+    /// See [`Account::unsettled`].
+    pub unsettled: u64,
 }
 
 impl Totals {
@@ -166,6 +170,7 @@ impl Totals {
         self.severed += account.severed.get();
         self.shadowed += account.shadowed.get();
         self.unread += account.unread.get();
+        self.unsettled += account.unsettled.get();
     }
 
     /// All accounts of all shards.

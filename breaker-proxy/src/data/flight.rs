@@ -5,6 +5,7 @@ use super::counts::Account;
 use super::endpoint::Upstream;
 use super::lane::Lane;
 use super::peer::Peer;
+use super::settle::Settling;
 use super::stream::Stream;
 use crate::snapshot::Snapshot;
 use breaker_core::{Denial, Held, Mono, Outcome, Pass, Permit, Settlement, Ticket};
@@ -122,6 +123,8 @@ pub struct Call {
     arriving: Cell<bool>,
     /// From when on the upstream's time counts: when the request began to leave, or the last of its body had come.
     asked_at: Cell<Mono>,
+    /// What its answer says of its weight.
+    settling: Option<Rc<Settling>>,
 }
 
 impl Call {
@@ -162,7 +165,15 @@ impl Call {
             stage: Cell::new(Stage::Waiting),
             arriving: Cell::new(false),
             asked_at: Cell::new(Mono::ZERO),
+            settling: None,
         }
+    }
+
+    /// The same call, of which the answer says what it weighed.
+    #[must_use]
+    pub fn settled_by(mut self, settling: Option<Rc<Settling>>) -> Call {
+        self.settling = settling;
+        self
     }
 
     /// What the last look needs.
@@ -339,9 +350,16 @@ impl Drop for Call {
             self.account().failed.up();
         }
         let (plane, never_sent) = (self.worker.plane, !self.was_sent());
+        let truth = self.settling.as_ref().and_then(|settling| {
+            // What never left used nothing.
+            if never_sent { Some(0) } else { settling.weight() }
+        });
+        if self.settling.is_some() && truth.is_none() {
+            self.account().unsettled.up();
+        }
         if let Some(held) = self.held.take() {
             // The policy is the one it was admitted by.
-            let _ = held.end(plane.breaker, &self.snapshot.policy, None, plane.clock.mono());
+            let _ = held.end(plane.breaker, &self.snapshot.policy, truth, plane.clock.mono());
         }
         // Unsettled, it gives back its place in flight; what never left gives back all it was charged.
         match self.permit() {

@@ -7,15 +7,18 @@ use super::flight::Call;
 use super::inspect::Waiting;
 use super::peer::Peer;
 use super::reply;
-use super::reply::Invalid;
+use super::reply::{Invalid, Refusal};
+use super::settle::Settling;
 use super::upload::Upload;
 use super::upstream::{Carrier, Outgoing, forward};
+use super::watched::Watch;
 use crate::inspect::prefix::{Prefix, Seen};
 use crate::keys::Given;
 use crate::path::{self, PathError};
 use crate::snapshot::{Plan, Snapshot};
 use crate::wire::answer::Head;
 use crate::wire::asked::Asked;
+use crate::wire::grpc::Grpc;
 use crate::wire::head::may_stand_in_target;
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Verdict};
@@ -39,6 +42,12 @@ pub struct Admitted {
     head: Vec<u8>,
     /// It asks to go on as a WebSocket, and may.
     switches: bool,
+    /// It speaks gRPC.
+    grpc: Option<Grpc>,
+    /// What its answer says of its weight.
+    settling: Option<Rc<Settling>>,
+    /// A status may follow what has come of its answer, should that break off.
+    may_trail: bool,
 }
 
 /// Takes one HTTP/2 request to its answer. Every request ends in exactly one place of its route's account.
@@ -84,16 +93,19 @@ pub async fn send(
     body: Upload,
     as_lines: bool,
 ) -> Answer {
-    let Admitted { call, upstream, head, switches } = admitted;
+    let Admitted { call, upstream, head, switches, grpc, settling, may_trail } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
     let request = Outgoing { head, body, framing, to_head, again, switches, as_lines };
     match forward(worker, call, upstream, request).await {
-        Ok((head, exchange)) => answered(head, exchange, switches),
+        Ok((head, exchange)) => {
+            let watch = Watch { worker, settling, messages: may_trail };
+            answered(head, exchange, switches, grpc, watch)
+        }
         Err(failure) => {
             let snapshot = worker.plane.current.load();
-            reply::failed(worker.plane, &snapshot.policy, &failure).into()
+            reply::failed(worker.plane, &snapshot.policy, &failure).said(grpc).into()
         }
     }
 }
@@ -124,6 +136,23 @@ pub fn decide(
     framing: Framing,
     seen: Option<&Prefix>,
 ) -> Decision {
+    judge(worker, peer, head, framing, seen).map_err(|refusal| refusal.said(grpc_of(head)))
+}
+
+/// In which form a request speaks gRPC: always by a POST.
+#[must_use]
+pub fn grpc_of(head: &Asked<'_>) -> Option<Grpc> {
+    if head.method == Method::POST { Grpc::of(head.fields) } else { None }
+}
+
+#[expect(clippy::result_large_err, reason = "as above")]
+fn judge(
+    worker: &Rc<Worker>,
+    peer: &Rc<Peer>,
+    head: &Asked<'_>,
+    framing: Framing,
+    seen: Option<&Prefix>,
+) -> Result<Admitted, Refusal> {
     let plane = worker.plane;
     let current = plane.current.load();
     let snapshot: &Snapshot = &current;
@@ -216,7 +245,12 @@ pub fn decide(
             let client = (!head.http2).then(|| Rc::clone(peer));
             let (pass, ticket) = (permit.pass(), permit.detach());
             let kept = Arc::clone(&current);
-            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client);
+            let settling = plan
+                .settle
+                .as_ref()
+                .map(|settle| Rc::new(Settling::new(Arc::clone(settle), ticket.weight())));
+            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client)
+                .settled_by(settling.clone());
             let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
             let mut out = worker.take_spare();
             let ours = Ours {
@@ -224,13 +258,18 @@ pub fn decide(
                 path: &canonical,
                 framing,
                 switches,
+                plain: plan.settle.as_ref().is_some_and(|settle| settle.looks_into_body()),
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
                 peer: peer.ip,
                 peer_text: &peer.text,
             };
             request::write(&mut out, head, &ours);
-            Ok(Admitted { call, upstream: plan.upstream, head: out, switches })
+            let grpc = grpc_of(head);
+            // Only HTTP/2 has trailers that every client waits for, and only plain gRPC has them as such.
+            let may_trail = head.http2 && grpc == Some(Grpc::Plain);
+            let upstream = plan.upstream;
+            Ok(Admitted { call, upstream, head: out, switches, grpc, settling, may_trail })
         }
     }
 }
@@ -300,24 +339,36 @@ fn has_good_port(host: &Authority) -> bool {
 }
 
 /// The upstream's answer as ours.
-fn answered(head: Head, carrier: Carrier, switches: bool) -> Answer {
+fn answered(
+    head: Head,
+    carrier: Carrier,
+    switches: bool,
+    grpc: Option<Grpc>,
+    watch: Watch<'_>,
+) -> Answer {
+    let mut watching = watch.begin(&head);
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let body = match carrier {
         Carrier::Exchange(exchange) if switched && !(switches && head.is_websocket) => {
             // Nobody asked for that protocol.
             exchange.unusable();
-            return reply::unasked_switch().into();
+            return reply::unasked_switch().said(grpc).into();
         }
         Carrier::Exchange(exchange) if switched => Reply::Switched(exchange),
         Carrier::Exchange(mut exchange) if exchange.is_at_end() => {
             // Nobody polls a body that is at its end.
+            watching.end();
             exchange.finish();
             Reply::Whole(None)
         }
         Carrier::Exchange(exchange) if exchange.still_sends() => Reply::Both(exchange.send_apart()),
         Carrier::Exchange(exchange) => Reply::Flow(exchange),
-        Carrier::Streamed(streamed) if streamed.is_at_end() => Reply::Whole(None),
+        Carrier::Streamed(streamed) if streamed.is_at_end() => {
+            watching.end();
+            Reply::Whole(None)
+        }
         Carrier::Streamed(streamed) => Reply::Stream(streamed),
     };
+    let body = watching.over(body);
     Answer { status: head.status, fields: head.fields, told: head.told, body }
 }

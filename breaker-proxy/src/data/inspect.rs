@@ -10,6 +10,7 @@ use super::upload::{Upload, UploadFailure};
 use super::upstream::duration;
 use crate::inspect::prefix::Prefix;
 use crate::wire::asked::Asked;
+use crate::wire::grpc::Grpc;
 use crate::wire::kept::Kept;
 use crate::wire::request::Framing;
 use std::future::poll_fn;
@@ -40,6 +41,10 @@ impl Waiting {
         Waiting { head: Kept::of(head), framing, route }
     }
 
+    fn grpc(&self) -> Option<Grpc> {
+        handle::grpc_of(&self.head.asked())
+    }
+
     /// Reads what is looked into of the body, and decides.
     ///
     /// A body of no more than the bound is read whole, one that is longer to just beyond it, and one that says it is longer not at all. Until
@@ -49,7 +54,7 @@ impl Waiting {
         let Some(_seat) = Seat::take(worker) else {
             account.offered.up();
             account.failed.up();
-            return Err(reply::busy_looking());
+            return Err(reply::busy_looking().said(self.grpc()));
         };
         let length = match self.framing {
             Framing::None => Some(0),
@@ -68,13 +73,14 @@ impl Waiting {
             Err(unseen) => {
                 account.offered.up();
                 account.invalid.up();
-                Err(match unseen {
+                let refusal = match unseen {
                     Unseen::Late => {
                         worker.shard.slow_bodies.up();
                         reply::late_body()
                     }
                     Unseen::Failed(failure) => reply::unseen(failure),
-                })
+                };
+                Err(refusal.said(self.grpc()))
             }
         }
     }

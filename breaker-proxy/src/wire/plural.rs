@@ -99,6 +99,7 @@ mod tests {
             path: head.uri.path(),
             framing,
             switches: false,
+            plain: false,
             forwarded: Forwarded::XForwarded,
             secure: false,
             peer: IpAddr::from(Ipv4Addr::LOCALHOST),

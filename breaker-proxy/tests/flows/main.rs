@@ -14,6 +14,8 @@ mod cli;
 mod detect;
 mod exchange;
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
 mod h2_upstream;
 #[cfg(test)]
 mod hostile;
@@ -33,6 +35,8 @@ mod restart;
 mod secure;
 #[cfg(test)]
 mod secure_upstream;
+#[cfg(test)]
+mod settle;
 #[cfg(test)]
 mod standings;
 #[cfg(test)]
