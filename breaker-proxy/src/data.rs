@@ -25,10 +25,12 @@ pub mod reply;
 pub mod resolve;
 pub mod session;
 pub mod socket;
+pub mod times;
 pub mod trust;
 pub mod tunnel;
 pub mod upload;
 pub mod upstream;
+pub mod visit;
 
 use crate::certificates::Certificates;
 use crate::config::{Bounds, Deadlines, Wire};
@@ -136,6 +138,8 @@ pub struct Worker {
     pub scratch: RefCell<Box<[u8]>>,
     /// Where the lines of a head are noted while it is read.
     pub lines: RefCell<Vec<Line>>,
+    /// Memory for the courses of requests, for the next.
+    pub courses: RefCell<Vec<Rc<visit::Course>>>,
     /// Bodies that are being looked into.
     pub inspecting: Cell<u32>,
     /// Memory of heads that were sent, for the next.
@@ -201,6 +205,7 @@ impl Worker {
             second: Cell::new(0),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             lines: RefCell::default(),
+            courses: RefCell::default(),
             inspecting: Cell::new(0),
             spare: RefCell::default(),
             date: RefCell::default(),

@@ -4,12 +4,14 @@ use crate::control::sweep::{self, Whose};
 use crate::control::task::{Control, shown};
 use crate::data::counts::Account;
 use crate::data::endpoint::Tally;
+use crate::data::times::{ADDED, Ending, Pair, Sum, WHOLE};
 use crate::snapshot::Snapshot;
 use ::metrics::{
     Label, Recorder, counter, describe_counter, describe_gauge, gauge, with_local_recorder,
 };
 use breaker_core::{DetectorSpec, LimitKind, LimitSpec, Mode, Scope, ScopeCounts};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use std::fmt::Write as _;
 
 /// The page, in the text format of Prometheus.
 #[must_use]
@@ -17,7 +19,9 @@ pub fn render(control: &Control) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     with_local_recorder(&recorder as &dyn Recorder, || fill(control));
-    handle.render()
+    let mut page = handle.render();
+    times(control, &mut page);
+    page
 }
 
 /// Reads one number of an account.
@@ -94,6 +98,67 @@ fn fill(control: &Control) {
     gauge!("breaker_kills_live").set(as_gauge(u64::try_from(control.kills().len()).unwrap_or(0)));
     gauge!("breaker_journal_up").set(if control.journal_lost() { 0.0 } else { 1.0 });
     gauge!("breaker_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// How long requests took. The recorder takes one value at a time and cannot be handed what workers have counted, so these lines are written
+/// here. An ending that no request of a route has had has none, since each is some twenty lines.
+fn times(control: &Control, page: &mut String) {
+    let plane = control.plane();
+    let snapshot = plane.current.load();
+    let plans = snapshot.plans.iter().enumerate();
+    let scopes = plans.map(|(index, plan)| (Some(index), plan.scope.as_str()));
+    let scopes: Vec<_> = scopes.chain(std::iter::once((None, "none"))).collect();
+    let mut tell = |name: &str, help: &str, bounds: &[u64], add: fn(&Pair, &mut Sum)| {
+        // Writing to a string does not fail.
+        let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for (route, scope) in &scopes {
+            for (ending, word) in Ending::ALL {
+                let pairs = plane.shards.iter().filter_map(|shard| shard.times(*route).of(ending));
+                let mut sum = Sum::new(bounds.len());
+                pairs.for_each(|pair| add(pair, &mut sum));
+                let labels = format!("scope=\"{scope}\",result=\"{word}\"");
+                let _ = histogram(page, name, &labels, bounds, &sum);
+            }
+        }
+        page.push('\n');
+    };
+    tell(
+        "breaker_request_seconds",
+        "from the first byte of a request's head to the last byte of its answer",
+        &WHOLE,
+        |pair, sum| pair.whole.add_to(sum),
+    );
+    tell(
+        "breaker_request_added_seconds",
+        "of that, the part in which neither the upstream nor the client was waited for",
+        &ADDED,
+        |pair, sum| pair.added.add_to(sum),
+    );
+}
+
+fn histogram(
+    page: &mut String,
+    name: &str,
+    labels: &str,
+    bounds: &[u64],
+    sum: &Sum,
+) -> std::fmt::Result {
+    let count = sum.buckets.iter().fold(0_u64, |all, here| all.wrapping_add(*here));
+    if count == 0 {
+        return Ok(());
+    }
+    let mut below = 0_u64;
+    for (bound, here) in bounds.iter().zip(&sum.buckets) {
+        below = below.wrapping_add(*here);
+        writeln!(page, "{name}_bucket{{{labels},le=\"{}\"}} {below}", seconds(*bound))?;
+    }
+    writeln!(page, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}")?;
+    writeln!(page, "{name}_sum{{{labels}}} {}", seconds(sum.nanos))?;
+    writeln!(page, "{name}_count{{{labels}}} {count}")
+}
+
+fn seconds(nanos: u64) -> f64 {
+    as_gauge(nanos) / 1.0e9
 }
 
 /// Reads one number of a worker's count of an endpoint.

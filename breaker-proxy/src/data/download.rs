@@ -28,7 +28,14 @@ pub struct Download {
 
 /// It broke off: nothing more can be sent, and it must not look whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BrokeOff;
+pub enum BrokeOff {
+    /// The answer itself did.
+    Answer,
+    /// The client left, or reads no more.
+    Client,
+    /// A kill ended it while its client did not read.
+    Severed,
+}
 
 impl Download {
     /// An answer with this head. A body that does not come with it (to a HEAD) is `None`.
@@ -80,7 +87,7 @@ impl Download {
                             self.end();
                         }
                     }
-                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(BrokeOff)),
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(BrokeOff::Answer)),
                     Poll::Ready(None) => self.end(),
                 }
             }
@@ -93,7 +100,8 @@ impl Download {
                         self.unflushed = true;
                         return Poll::Pending;
                     }
-                    _ => return Poll::Ready(Err(BrokeOff)),
+                    Poll::Pending => return Poll::Ready(Err(BrokeOff::Severed)),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(BrokeOff::Client)),
                 }
                 if waits {
                     return Poll::Pending;
@@ -108,7 +116,8 @@ impl Download {
                     self.out.advance(taken);
                     self.sent = self.sent.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
                 }
-                Poll::Ready(_) | Poll::Pending => return Poll::Ready(Err(BrokeOff)),
+                Poll::Ready(_) => return Poll::Ready(Err(BrokeOff::Client)),
+                Poll::Pending => return Poll::Ready(Err(BrokeOff::Severed)),
             }
         }
     }

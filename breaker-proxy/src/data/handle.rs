@@ -9,7 +9,8 @@ use super::peer::Peer;
 use super::reply;
 use super::reply::Invalid;
 use super::upload::Upload;
-use super::upstream::{Exchange, Outgoing, forward};
+use super::upstream::{Exchange, Failure, Outgoing, forward};
+use super::visit::{Course, Verdict, Visit};
 use crate::inspect::prefix::{Prefix, Seen};
 use crate::keys::Given;
 use crate::path::{self, PathError};
@@ -18,7 +19,7 @@ use crate::wire::answer::Head;
 use crate::wire::asked::Asked;
 use crate::wire::head::may_stand_in_target;
 use crate::wire::request::{self, Framing, Ours};
-use breaker_core::{Class, Denial, Verdict};
+use breaker_core::{Class, Denial, Mono, Verdict as Decided};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
@@ -39,6 +40,16 @@ pub struct Admitted {
     head: Vec<u8>,
     /// It asks to go on as a WebSocket, and may.
     switches: bool,
+    course: Rc<Course>,
+}
+
+/// When a request is decided about, and who is told of it.
+#[derive(Clone, Copy)]
+pub struct Moment<'v> {
+    /// The one instant of the whole decision.
+    pub now: Mono,
+    /// The course of the request.
+    pub course: &'v Rc<Course>,
 }
 
 /// Takes one HTTP/2 request to its answer. Every request ends in exactly one place of its route's account.
@@ -46,24 +57,29 @@ pub async fn handle(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
-) -> Response<Reply> {
+) -> (Response<Reply>, Visit) {
+    let now = worker.plane.clock.mono();
+    let visit = Visit::begin(&worker, now);
     let (head, body) = request.into_parts();
     let mut body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
     let asked = Asked::of(&head);
     let to_head = asked.method == Method::HEAD;
     let decision = match waits(&worker, &peer, &asked, body.framing()) {
-        Some(waiting) => waiting.decide(&worker, &peer, &mut body).await,
-        None => decide(&worker, &peer, &asked, body.framing(), None),
+        Some(waiting) => visit.timed(waiting.decide(&worker, &peer, &mut body, &visit)).await,
+        None => {
+            let moment = Moment { now, course: visit.course() };
+            decide(&worker, &peer, &asked, body.framing(), None, moment)
+        }
     };
     let response = match decision {
         Ok(sent) => {
             let method = asked.method;
             drop(head);
-            send(&worker, sent, &method, body, false).await.into()
+            visit.timed(send(&worker, sent, &method, body, false)).await.into()
         }
         Err(response) => response,
     };
-    if to_head { without_body(response) } else { response }
+    (if to_head { without_body(response) } else { response }, visit)
 }
 
 /// An answer to a HEAD: our own words are as long as they would be, and do not come.
@@ -84,14 +100,19 @@ pub async fn send(
     body: Upload,
     as_lines: bool,
 ) -> Answer {
-    let Admitted { call, upstream, head, switches } = admitted;
+    let Admitted { call, upstream, head, switches, course } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
     let request = Outgoing { head, body, framing, to_head, again, switches, as_lines };
     match forward(worker, call, upstream, request).await {
-        Ok((head, exchange)) => answered(head, exchange, switches),
+        Ok((head, exchange)) => answered(head, exchange, switches, &course),
         Err(failure) => {
+            course.ends(match &failure {
+                Failure::Halted(denial) => Verdict::of(denial),
+                Failure::Severed(_) => Verdict::Severed,
+                _ => Verdict::Failed,
+            });
             let snapshot = worker.plane.current.load();
             reply::failed(worker.plane, &snapshot.policy, &failure).into()
         }
@@ -123,6 +144,7 @@ pub fn decide(
     head: &Asked<'_>,
     framing: Framing,
     seen: Option<&Prefix>,
+    moment: Moment<'_>,
 ) -> Decision {
     let plane = worker.plane;
     let current = plane.current.load();
@@ -142,10 +164,12 @@ pub fn decide(
     else {
         nowhere.offered.up();
         nowhere.unrouted.up();
+        moment.course.ends(Verdict::Unrouted);
         return Err(reply::unrouted());
     };
     let account = worker.shard.account(index);
     account.offered.up();
+    moment.course.routed(index);
 
     if let (Some(most), Framing::Length(length)) = (plane.bounds.body_bytes, framing)
         && length > most
@@ -192,8 +216,9 @@ pub fn decide(
         Some(print) => call.with_fingerprint(print),
         None => call,
     };
-    match plane.breaker.admit(&snapshot.policy, call, plane.clock.mono()) {
-        Verdict::Deny(denial) => {
+    match plane.breaker.admit(&snapshot.policy, call, moment.now) {
+        Decided::Deny(denial) => {
+            moment.course.ends(Verdict::of(&denial));
             if matches!(denial.cause, breaker_core::Cause::Limit(_)) {
                 account.throttled.up();
             } else {
@@ -202,7 +227,7 @@ pub fn decide(
             learn(worker, plan, &given, &denial);
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
-        Verdict::Allow(permit) => {
+        Decided::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
                 learn(worker, plan, &given, &denial);
@@ -216,7 +241,10 @@ pub fn decide(
             let client = (!head.http2).then(|| Rc::clone(peer));
             let (pass, ticket) = (permit.pass(), permit.detach());
             let kept = Arc::clone(&current);
-            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client);
+            let call =
+                Call::new(Rc::clone(worker), index, kept, pass, ticket, client, moment.course);
+            // Until it is answered.
+            moment.course.ends(Verdict::Gone);
             let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
             let mut out = worker.take_spare();
             let ours = Ours {
@@ -230,7 +258,8 @@ pub fn decide(
                 peer_text: &peer.text,
             };
             request::write(&mut out, head, &ours);
-            Ok(Admitted { call, upstream: plan.upstream, head: out, switches })
+            let course = Rc::clone(moment.course);
+            Ok(Admitted { call, upstream: plan.upstream, head: out, switches, course })
         }
     }
 }
@@ -300,13 +329,15 @@ fn has_good_port(host: &Authority) -> bool {
 }
 
 /// The upstream's answer as ours.
-fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool) -> Answer {
+fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool, course: &Course) -> Answer {
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !(switches && head.is_websocket) {
         // Nobody asked for that protocol.
         exchange.unusable();
+        course.ends(Verdict::Failed);
         return reply::unasked_switch().into();
     }
+    course.ends(Verdict::Passed);
     let body = if switched {
         Reply::Switched(exchange)
     } else if exchange.is_at_end() {
