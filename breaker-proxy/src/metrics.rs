@@ -1,15 +1,16 @@
 //! The metrics page: reads the counters when it is asked and owns every metric name; nothing is decided from it.
 
-use crate::control::sweep::{self, Whose};
+use crate::access::Access;
+use crate::control::sweep::Whose;
 use crate::control::task::{Control, shown};
-use crate::data::counts::Account;
+use crate::data::counts::{Account, Shard};
 use crate::data::endpoint::Tally;
 use crate::data::times::{ADDED, Ending, Pair, Sum, WHOLE};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, detector_name, limit_name};
 use ::metrics::{
     Label, Recorder, counter, describe_counter, describe_gauge, gauge, with_local_recorder,
 };
-use breaker_core::{DetectorSpec, LimitKind, LimitSpec, Mode, Scope, ScopeCounts};
+use breaker_core::{DetectorSpec, LimitSpec, Mode, Scope, ScopeCounts};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::fmt::Write as _;
 
@@ -68,7 +69,7 @@ fn fill(control: &Control) {
     keys(control);
     detectors(control, &snapshot);
     saves(control);
-    let total = |read: fn(&crate::data::counts::Shard) -> u64| plane.shards.iter().map(read).sum();
+    let total = |read: fn(&Shard) -> u64| plane.shards.iter().map(read).sum();
     gauge!("breaker_calls_open").set(as_gauge(total(|shard| shard.calls.get())));
     counter!("breaker_connections_refused_total")
         .absolute(total(|shard| shard.refused_connections.get()));
@@ -85,6 +86,7 @@ fn fill(control: &Control) {
     counter!("breaker_slow_bodies_total").absolute(total(|shard| shard.slow_bodies.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
+    access_log(control);
     endpoints(&snapshot);
     // ordering: relaxed, a number on its own.
     let connections = plane.connections.load(std::sync::atomic::Ordering::Relaxed);
@@ -98,6 +100,20 @@ fn fill(control: &Control) {
     gauge!("breaker_kills_live").set(as_gauge(u64::try_from(control.kills().len()).unwrap_or(0)));
     gauge!("breaker_journal_up").set(if control.journal_lost() { 0.0 } else { 1.0 });
     gauge!("breaker_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Lines of the access log: none where there is no log.
+fn access_log(control: &Control) {
+    let plane = control.plane();
+    let total = |read: fn(&Shard) -> u64| plane.shards.iter().map(read).sum::<u64>();
+    let log = plane.sight.log.as_ref();
+    let (lost, errors) = log.map_or((0, 0), |log| (log.lost(), log.errors()));
+    counter!("breaker_access_log_lines_total").absolute(total(|shard| shard.logged.get()));
+    counter!("breaker_access_log_dropped_total")
+        .absolute(total(|shard| shard.unlogged.get()).saturating_add(lost));
+    counter!("breaker_access_log_errors_total").absolute(errors);
+    let failing = log.is_some_and(Access::is_failing);
+    gauge!("breaker_access_log_up").set(if failing { 0.0 } else { 1.0 });
 }
 
 /// How long requests took. The recorder takes one value at a time and cannot be handed what workers have counted, so these lines are written
@@ -289,7 +305,7 @@ fn detectors(control: &Control, snapshot: &Snapshot) {
     let tell = |whose: &Whose, rules: &[DetectorSpec]| {
         for (index, rule) in (0u8..).zip(rules) {
             let counts = tallies.findings.get(&(whose.clone(), index)).copied().unwrap_or_default();
-            let name = sweep::named(rule, index);
+            let name = detector_name(rule, index);
             for (result, times) in [
                 ("enforced", counts.enforced),
                 ("shadow", counts.shadowed),
@@ -330,21 +346,6 @@ fn labels(whose: &Whose, more: &[(&'static str, &str)]) -> Vec<Label> {
     labels.extend(whose.dimension.clone().map(|dimension| Label::new("dimension", dimension)));
     labels.extend(more.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())));
     labels
-}
-
-/// What people call a limit: its name, or its kind and index.
-#[must_use]
-pub fn limit_name(limit: &LimitSpec, index: u8) -> String {
-    if !limit.name.is_empty() {
-        return limit.name.clone();
-    }
-    let kind = match limit.kind {
-        LimitKind::Rate { .. } => "rate",
-        LimitKind::Window { .. } => "window",
-        LimitKind::Budget { .. } => "budget",
-        LimitKind::InFlight { .. } => "in_flight",
-    };
-    format!("{kind}[{index}]")
 }
 
 #[expect(
@@ -490,5 +491,15 @@ fn describe() {
         "breaker_key_turned_away_total",
         "first sights of keys beyond what newcomers allow"
     );
+    describe_counter!("breaker_access_log_lines_total", "lines made for the access log");
+    describe_counter!(
+        "breaker_access_log_dropped_total",
+        "lines for which there was no room, or that could not be written"
+    );
+    describe_counter!(
+        "breaker_access_log_errors_total",
+        "attempts to write the access log, or to open it again, that failed"
+    );
+    describe_gauge!("breaker_access_log_up", "0 while the access log cannot be written");
     describe_gauge!("breaker_build_info", "1, labelled with the version");
 }

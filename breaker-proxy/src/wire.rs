@@ -5,6 +5,7 @@ pub mod asked;
 pub mod chunks;
 pub mod fields;
 pub mod head;
+pub mod ids;
 pub mod kept;
 pub mod request;
 pub mod response;

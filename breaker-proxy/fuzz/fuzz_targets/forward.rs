@@ -82,6 +82,7 @@ fn check(asked: &Asked<'_>, mode: Forwarded) {
         framing: Framing::Length(3),
         switches: false,
         forwarded: mode,
+        request_id: None,
         secure: true,
         peer: "2001:db8::1".parse().expect("an address"),
         peer_text: "2001:db8::1",

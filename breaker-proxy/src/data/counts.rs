@@ -95,6 +95,10 @@ pub struct Shard {
     pub connects: Count,
     /// GET requests sent again because they were never sent the first time.
     pub resent: Count,
+    /// Lines written for the access log.
+    pub logged: Count,
+    /// Lines for which there was no room.
+    pub unlogged: Count,
     /// Calls open right now: admitted, and their answer not yet at its end.
     pub calls: Count,
 }
@@ -115,6 +119,8 @@ impl Shard {
             stalled_clients: Count::default(),
             connects: Count::default(),
             resent: Count::default(),
+            logged: Count::default(),
+            unlogged: Count::default(),
             calls: Count::default(),
         }
     }

@@ -22,6 +22,8 @@ pub struct Download {
     trailers: bool,
     /// Bytes that the kernel took.
     sent: u64,
+    /// Bytes of the body that came.
+    carried: usize,
     /// All of it was written, and some of it waits for the kernel.
     unflushed: bool,
 }
@@ -44,13 +46,19 @@ impl Download {
         let chunked = coding == Coding::Chunked;
         let ended = body.is_none();
         let (out, sent, unflushed) = (Outbox::new(head), 0, false);
-        Download { out, body, ended, chunked, trailers, sent, unflushed }
+        Download { out, body, ended, chunked, trailers, sent, carried: 0, unflushed }
     }
 
     /// A number that grows with what the kernel takes for this client, and whether it owes to take more.
     #[must_use]
     pub fn progress(&self, client: &Downstream) -> (u64, bool) {
         (self.sent.wrapping_add(client.taken()), self.unflushed || !self.out.is_empty())
+    }
+
+    /// Bytes of the body that came.
+    #[must_use]
+    pub fn carried(&self) -> usize {
+        self.carried
     }
 
     /// The memory of its head, for another.
@@ -130,7 +138,10 @@ impl Download {
     fn take(&mut self, frame: Frame<Bytes>) {
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}
-            Ok(data) => self.out.frame(data, self.chunked),
+            Ok(data) => {
+                self.carried = self.carried.saturating_add(data.len());
+                self.out.frame(data, self.chunked);
+            }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
                 if self.chunked && self.trailers {

@@ -2,7 +2,7 @@
 
 use super::Worker;
 use super::counts::Account;
-use super::endpoint::Upstream;
+use super::endpoint::{Endpoint, Upstream};
 use super::lane::Lane;
 use super::peer::Peer;
 use super::visit::{Course, Verdict};
@@ -195,6 +195,13 @@ impl Call {
     pub fn set_lane(&self, lane: Option<&Rc<Lane>>) {
         if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot) {
             flight.lane = lane.cloned();
+        }
+    }
+
+    /// Says which endpoint it goes to, where anybody wants to know.
+    pub fn goes_to(&self, endpoint: &Endpoint) {
+        if self.worker.plane.sight.log.is_some() {
+            self.course.notes().borrow_mut().sent_to(endpoint.label());
         }
     }
 

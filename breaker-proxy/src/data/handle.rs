@@ -40,6 +40,7 @@ pub struct Admitted {
     head: Vec<u8>,
     /// It asks to go on as a WebSocket, and may.
     switches: bool,
+    /// What its client's request is told of it.
     course: Rc<Course>,
 }
 
@@ -62,7 +63,9 @@ pub async fn handle(
     let visit = Visit::begin(&worker, now);
     let (head, body) = request.into_parts();
     let mut body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
+    body.tell(visit.course());
     let asked = Asked::of(&head);
+    visit.note(&peer, Some(&asked));
     let to_head = asked.method == Method::HEAD;
     let decision = match waits(&worker, &peer, &asked, body.framing()) {
         Some(waiting) => visit.timed(waiting.decide(&worker, &peer, &mut body, &visit)).await,
@@ -77,8 +80,9 @@ pub async fn handle(
             drop(head);
             visit.timed(send(&worker, sent, &method, body, false)).await.into()
         }
-        Err(response) => response,
+        Err(response) => visit.identified(response),
     };
+    visit.course().answered(response.status());
     (if to_head { without_body(response) } else { response }, visit)
 }
 
@@ -114,7 +118,13 @@ pub async fn send(
                 _ => Verdict::Failed,
             });
             let snapshot = worker.plane.current.load();
-            reply::failed(worker.plane, &snapshot.policy, &failure).into()
+            if let (Failure::Halted(denial) | Failure::Severed(denial), true) =
+                (&failure, worker.plane.sight.looks())
+            {
+                course.notes().borrow_mut().denied(&snapshot, denial, &worker.plane.names);
+            }
+            let answer = reply::failed(worker.plane, &snapshot.policy, &failure);
+            course.identified(answer).into()
         }
     }
 }
@@ -170,6 +180,16 @@ pub fn decide(
     let account = worker.shard.account(index);
     account.offered.up();
     moment.course.routed(index);
+    let looks = plane.sight.looks();
+    if looks {
+        let upstream = snapshot.upstreams.get(plan.upstream);
+        let shown = upstream.map_or("", |upstream| match upstream.endpoints() {
+            [only] => only.label(),
+            _ => upstream.label(),
+        });
+        let mut notes = moment.course.notes().borrow_mut();
+        notes.routed(&plane.sight, plan.scope.as_str(), &canonical, shown);
+    }
 
     if let (Some(most), Framing::Length(length)) = (plane.bounds.body_bytes, framing)
         && length > most
@@ -225,12 +245,20 @@ pub fn decide(
                 account.halted.up();
             }
             learn(worker, plan, &given, &denial);
+            if looks {
+                moment.course.notes().borrow_mut().denied(snapshot, &denial, &plane.names);
+            }
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
         Decided::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
                 learn(worker, plan, &given, &denial);
+                if looks {
+                    let mut notes = moment.course.notes().borrow_mut();
+                    notes.denied(snapshot, &denial, &plane.names);
+                    notes.shadowed();
+                }
             }
             if plan.learns {
                 plan.keys.each_label(&given, |_, label| {
@@ -247,6 +275,7 @@ pub fn decide(
             moment.course.ends(Verdict::Gone);
             let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
             let mut out = worker.take_spare();
+            let notes = moment.course.notes().borrow();
             let ours = Ours {
                 host: host.as_str(),
                 path: &canonical,
@@ -254,6 +283,7 @@ pub fn decide(
                 switches,
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
+                request_id: notes.request_id(),
                 peer: peer.ip,
                 peer_text: &peer.text,
             };

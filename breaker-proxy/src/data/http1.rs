@@ -20,6 +20,7 @@ use super::upload::Upload;
 use super::upstream::{Exchange, duration};
 use super::visit::{Verdict, Visit};
 use crate::wire::answer::Passing;
+use crate::wire::asked::Asked;
 use crate::wire::head::{BadHead, Head, Room, Says};
 use crate::wire::response::{self, After, Coding};
 use breaker_core::Mono;
@@ -225,8 +226,8 @@ impl Connection<'_> {
             Ok(None) => (None, blank),
             Ok(Some(head)) => {
                 self.blank.set(0);
-                let visit = self.visit(now);
                 let asked = head.asked(text, &lines);
+                let visit = self.visit(now, Some(&asked));
                 let framing = head.says.framing;
                 let step = match handle::waits(&worker, &self.peer, &asked, framing) {
                     Some(waiting) => Step::Waits(Box::new(waiting)),
@@ -248,7 +249,7 @@ impl Connection<'_> {
 
     /// What is no request is answered, and ends the connection: nothing behind it is believed.
     fn refuse(&mut self, bad: BadHead) -> Next {
-        let visit = self.visit(self.worker().plane.clock.mono());
+        let visit = self.visit(self.worker().plane.clock.mono(), None);
         let nowhere = &self.worker().shard.nowhere;
         nowhere.offered.up();
         nowhere.invalid.up();
@@ -257,11 +258,12 @@ impl Connection<'_> {
     }
 
     /// The request whose head is whole now, or never will be. What of it came before was waited for.
-    fn visit(&mut self, now: Mono) -> Visit {
+    fn visit(&mut self, now: Mono, asked: Option<&Asked<'_>>) -> Visit {
         let began = self.begun.take().unwrap_or(now);
         let visit = Visit::begin(self.worker(), began);
         visit.course().pause(began);
         visit.course().resume(now);
+        visit.note(&self.peer, asked);
         visit
     }
 
@@ -286,7 +288,8 @@ impl Connection<'_> {
         if kept {
             shard.nowhere.offered.up();
             shard.nowhere.invalid.up();
-            let _visit = self.visit(self.worker().plane.clock.mono());
+            let visit = self.visit(self.worker().plane.clock.mono(), None);
+            visit.course().answered(StatusCode::REQUEST_TIMEOUT);
             self.client.say_at_once(TOO_SLOW);
         }
         Poll::Ready(None)
@@ -297,6 +300,7 @@ impl Connection<'_> {
         let Next { method, says, step, visit } = next;
         self.client.begin_body(says.framing, says.expects);
         let mut body = Upload::of_http1(&self.client, self.worker().plane.bounds.body_bytes);
+        body.tell(visit.course());
         let decision = match step {
             Step::Decided(decision) => decision,
             Step::Waits(waiting) => {
@@ -310,7 +314,7 @@ impl Connection<'_> {
         let answer = match decision {
             Err(response) => {
                 self.client.drain();
-                Answer::from(response)
+                Answer::from(visit.identified(response))
             }
             Ok(sent) => {
                 let answer = handle::send(self.worker(), sent, &method, body, true);
@@ -336,6 +340,7 @@ impl Connection<'_> {
     /// Sends an answer; true: the connection serves on.
     async fn answer(&mut self, answer: Answer, says: &Says, to_head: bool, visit: &Visit) -> bool {
         let Answer { status, fields, told, body } = answer;
+        visit.course().answered(status);
         let whole = self.client.is_whole() || matches!(body, Reply::Both(_));
         let lasts = !says.closes && whole && !self.worker().open.is_ending();
         let never = status.is_informational() || status == StatusCode::NO_CONTENT;
@@ -454,6 +459,7 @@ impl Connection<'_> {
         })
         .await;
         let course = visit.course();
+        course.took_away(download.carried());
         match sent {
             Ok(()) => course.is_whole(),
             Err(BrokeOff::Severed) => course.ends(Verdict::Severed),

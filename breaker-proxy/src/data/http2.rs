@@ -184,6 +184,9 @@ impl Body for Carried {
         own.visit.resume();
         let frame = Pin::new(&mut own.reply).poll_frame(cx);
         let course = own.visit.course();
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            course.took_away(frame.data_ref().map_or(0, Bytes::len));
+        }
         match &frame {
             Poll::Ready(Some(Err(_))) if course.verdict() == Verdict::Passed => {
                 course.ends(Verdict::Failed);

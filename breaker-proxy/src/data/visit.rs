@@ -5,9 +5,15 @@
 //! and a task that has to wait for anything else says so when it does.
 
 use super::Worker;
+use super::body::Reply;
+use super::notes::{End, Notes};
+use super::peer::Peer;
+use super::reply;
 use super::times::Ending;
+use crate::wire::asked::Asked;
 use breaker_core::{Cause, Denial, Mono, Span};
-use std::cell::Cell;
+use hyper::{Response, StatusCode};
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -107,6 +113,14 @@ pub struct Course {
     whole: Cell<bool>,
     /// Its time was counted.
     counted: Cell<bool>,
+    /// How long all of it took, and what of that was added, once it was counted.
+    took: Cell<(Span, Span)>,
+    /// The status of its answer; 0: it had none.
+    status: Cell<u16>,
+    bytes_in: Cell<u64>,
+    bytes_out: Cell<u64>,
+    /// Empty where nobody looks.
+    notes: RefCell<Notes>,
 }
 
 impl Course {
@@ -152,6 +166,38 @@ impl Course {
         self.whole.set(true);
     }
 
+    /// The status of its answer.
+    pub fn answered(&self, status: StatusCode) {
+        self.status.set(status.as_u16());
+    }
+
+    /// So many bytes of its body came.
+    pub fn brought(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes_in.set(self.bytes_in.get().saturating_add(bytes));
+    }
+
+    /// So many bytes of its answer's body went.
+    pub fn took_away(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes_out.set(self.bytes_out.get().saturating_add(bytes));
+    }
+
+    /// Our own answer to it, with its id if it has one.
+    #[must_use]
+    pub fn identified(&self, response: Response<Reply>) -> Response<Reply> {
+        match self.notes.borrow().request_id() {
+            Some(id) => reply::identified(response, id),
+            None => response,
+        }
+    }
+
+    /// What is kept of it for those who look at it; empty where nobody does.
+    #[must_use]
+    pub fn notes(&self) -> &RefCell<Notes> {
+        &self.notes
+    }
+
     fn begin(&self, now: Mono) {
         self.began.set(now);
         self.paused.set(None);
@@ -160,6 +206,9 @@ impl Course {
         self.verdict.set(Verdict::default());
         self.whole.set(false);
         self.counted.set(false);
+        self.status.set(0);
+        self.bytes_in.set(0);
+        self.bytes_out.set(0);
     }
 }
 
@@ -182,6 +231,25 @@ impl Visit {
     #[must_use]
     pub fn course(&self) -> &Rc<Course> {
         &self.course
+    }
+
+    /// Notes what it asks for, if anybody looks; `None`: that could not be read.
+    pub fn note(&self, peer: &Peer, asked: Option<&Asked<'_>>) {
+        let sight = &self.worker.plane.sight;
+        if sight.looks() {
+            let mut notes = self.course.notes.borrow_mut();
+            let fresh = || self.worker.new_id();
+            match asked {
+                Some(asked) => notes.take(sight, peer, asked, fresh),
+                None => notes.begin(sight, peer, fresh),
+            }
+        }
+    }
+
+    /// Our own answer to it, with its id if it has one.
+    #[must_use]
+    pub fn identified(&self, response: Response<Reply>) -> Response<Reply> {
+        self.course.identified(response)
     }
 
     /// Others are waited for from now on; the clock is read if nobody was.
@@ -224,15 +292,36 @@ impl Visit {
             }
             let whole = now.since(course.began.get());
             let added = whole.as_nanos().saturating_sub(course.waited.get().as_nanos());
+            course.took.set((whole, Span::from_nanos(added)));
             let times = self.worker.shard.times(course.route.get());
             times.note(course.verdict.get().ending(), whole, Span::from_nanos(added));
         }
     }
 }
 
+impl Visit {
+    /// Tells those who look how it went.
+    fn tell(&self) {
+        let (course, (whole, added)) = (&self.course, self.course.took.get());
+        let end = End {
+            at: self.worker.plane.clock.wall(),
+            status: Some(course.status.get()).filter(|status| *status != 0),
+            verdict: course.verdict.get(),
+            bytes_in: course.bytes_in.get(),
+            bytes_out: course.bytes_out.get(),
+            whole,
+            added,
+        };
+        self.worker.log(|out| course.notes.borrow_mut().tell(&end, out));
+    }
+}
+
 impl Drop for Visit {
     fn drop(&mut self) {
         self.count();
+        if self.worker.plane.sight.looks() {
+            self.tell();
+        }
         // Whoever still holds it keeps it.
         if Rc::strong_count(&self.course) == 1 {
             let mut spare = self.worker.courses.borrow_mut();
