@@ -29,7 +29,7 @@ pub mod resolve;
 pub mod session;
 pub mod settle;
 pub mod socket;
-pub mod stream;
+pub mod strand;
 pub mod streamed;
 pub mod times;
 pub mod trunk;
