@@ -6,6 +6,7 @@ pub mod chunks;
 pub mod fields;
 pub mod head;
 pub mod kept;
+pub mod proxied;
 pub mod request;
 pub mod response;
 pub mod said;

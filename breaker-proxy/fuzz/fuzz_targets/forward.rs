@@ -83,6 +83,7 @@ fn check(asked: &Asked<'_>, mode: Forwarded) {
         switches: false,
         forwarded: mode,
         secure: true,
+        trusted: false,
         peer: "2001:db8::1".parse().expect("an address"),
         peer_text: "2001:db8::1",
     };

@@ -115,6 +115,7 @@ fuzz_target!(|input: &[u8]| {
         switches,
         forwarded: Forwarded::Both,
         secure: false,
+        trusted: false,
         peer,
         peer_text: "192.0.2.7",
     };

@@ -33,6 +33,17 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// The client takes of it, however slowly: it has not stopped reading.
+    pub fn is_taken(&self) {
+        match self {
+            Reply::Whole(_) => {}
+            Reply::Flow(exchange) | Reply::Switched(exchange) => exchange.is_taken(),
+            Reply::Both(exchange) => exchange.borrow().is_taken(),
+        }
+    }
+}
+
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -19,8 +19,8 @@ use crate::wire::asked::Asked;
 use crate::wire::head::may_stand_in_target;
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Verdict};
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderName, HeaderValue};
+use h2::RecvStream;
+use hyper::header::HeaderName;
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
@@ -42,38 +42,33 @@ pub struct Admitted {
 }
 
 /// Takes one HTTP/2 request to its answer. Every request ends in exactly one place of its route's account.
-pub async fn handle(
-    worker: Rc<Worker>,
-    peer: Rc<Peer>,
-    request: Request<Incoming>,
-) -> Response<Reply> {
+pub async fn handle(worker: Rc<Worker>, peer: Rc<Peer>, request: Request<RecvStream>) -> Answer {
     let (head, body) = request.into_parts();
-    let mut body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
+    let mut body = Upload::of_http2(&worker, body, &head.headers);
     let asked = Asked::of(&head);
     let to_head = asked.method == Method::HEAD;
     let decision = match waits(&worker, &peer, &asked, body.framing()) {
         Some(waiting) => waiting.decide(&worker, &peer, &mut body).await,
         None => decide(&worker, &peer, &asked, body.framing(), None),
     };
-    let response = match decision {
+    let answer = match decision {
         Ok(sent) => {
             let method = asked.method;
             drop(head);
-            send(&worker, sent, &method, body, false).await.into()
+            send(&worker, sent, &method, body, false).await
         }
-        Err(response) => response,
+        Err(response) => response.into(),
     };
-    if to_head { without_body(response) } else { response }
+    if to_head { without_body(answer) } else { answer }
 }
 
 /// An answer to a HEAD: our own words are as long as they would be, and do not come.
-fn without_body(mut response: Response<Reply>) -> Response<Reply> {
-    if let Reply::Whole(Some(words)) = response.body() {
-        let length = HeaderValue::from(words.len());
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
-        *response.body_mut() = Reply::Whole(None);
+fn without_body(mut answer: Answer) -> Answer {
+    if let Reply::Whole(Some(words)) = &answer.body {
+        answer.told = u64::try_from(words.len()).ok();
+        answer.body = Reply::Whole(None);
     }
-    response
+    answer
 }
 
 /// Sends an admitted call and waits for the head of its answer, which is wanted `as_lines` or as a map.
@@ -226,6 +221,7 @@ pub fn decide(
                 switches,
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
+                trusted: peer.trusted,
                 peer: peer.ip,
                 peer_text: &peer.text,
             };

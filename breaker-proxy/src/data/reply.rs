@@ -157,6 +157,7 @@ pub fn late_body() -> Response<Reply> {
 pub fn unseen(failure: UploadFailure) -> Response<Reply> {
     match failure {
         UploadFailure::TooLarge => too_large(),
+        UploadFailure::Slow => late_body(),
         UploadFailure::Broken => {
             let bad = StatusCode::BAD_REQUEST;
             plain(bad, "body-broken", "Request body broke off", &failure.to_string())

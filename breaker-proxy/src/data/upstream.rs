@@ -195,6 +195,7 @@ impl Exchange {
                     return Err(Failure::UploadTooLarge);
                 }
                 Poll::Ready(Some(Err(UploadFailure::Broken))) => return Err(Failure::UploadBroken),
+                Poll::Ready(Some(Err(UploadFailure::Slow))) => return Err(Failure::UploadStalled),
                 Poll::Ready(None) => {
                     self.upload = None;
                     if self.chunked {
@@ -310,6 +311,11 @@ impl Exchange {
     /// What has come from the upstream and was not taken yet.
     pub fn input(&mut self) -> &mut BytesMut {
         &mut self.input
+    }
+
+    /// The client takes of the answer.
+    pub fn is_taken(&self) {
+        self.call.is_busy();
     }
 
     /// Must its call end now?
@@ -631,6 +637,10 @@ impl Exchange {
     #[must_use]
     pub fn send_apart(mut self: Box<Self>) -> Rc<RefCell<Exchange>> {
         self.apart = true;
+        // Its client is answered: what it still sends is a conversation, with no pace of its own.
+        if let Some(upload) = &mut self.upload {
+            upload.take_time();
+        }
         let shared = Rc::new(RefCell::new(*self));
         let weak = Rc::downgrade(&shared);
         tokio::task::spawn_local(poll_fn(move |cx| match weak.upgrade() {

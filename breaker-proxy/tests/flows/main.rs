@@ -12,9 +12,13 @@ mod bodies;
 mod cli;
 #[cfg(test)]
 mod detect;
+#[cfg(test)]
+mod downstream;
 mod exchange;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod http2;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
