@@ -346,6 +346,11 @@ impl Streamed {
         self.leave();
     }
 
+    /// The client takes of the answer.
+    pub fn is_taken(&self) {
+        self.call.is_busy();
+    }
+
     /// Must its call end now?
     #[must_use]
     pub fn is_severed(&self) -> bool {
