@@ -53,6 +53,8 @@ impl Waiting {
         visit: &Visit,
     ) -> Decision {
         visit.course().routed(self.route);
+        // Until it is decided.
+        visit.course().ends(Verdict::Gone);
         let account = worker.shard.account(self.route);
         let Some(_seat) = Seat::take(worker) else {
             account.offered.up();
@@ -79,6 +81,7 @@ impl Waiting {
             Err(unseen) => {
                 account.offered.up();
                 account.invalid.up();
+                visit.course().ends(Verdict::Invalid);
                 Err(match unseen {
                     Unseen::Late => {
                         worker.shard.slow_bodies.up();
