@@ -350,6 +350,12 @@ impl Ticket {
         self.marks.probes() != 0
     }
 
+    /// The weight that the call was admitted with, in the unit of its limits; `u64::MAX`: none was said.
+    #[must_use]
+    pub const fn weight(&self) -> u64 {
+        self.weight
+    }
+
     #[inline(always)]
     const fn copied(&self) -> Ticket {
         Ticket { ..*self }

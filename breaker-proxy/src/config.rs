@@ -9,6 +9,7 @@ mod value;
 
 use crate::inspect::json::Pointer;
 use breaker_core::{PolicyError, PolicySpec, Span};
+
 use ipnet::IpNet;
 use sight::{AccessLog, RequestId};
 use std::fmt;
@@ -208,6 +209,8 @@ pub struct Route {
     pub keys: Vec<KeySource>,
     /// How much its calls weigh; `None`: nothing asks.
     pub weight: Option<Weight>,
+    /// Where its answers say how much they weighed; `None`: what was charged stands.
+    pub settle: Option<Settle>,
 }
 
 /// Which requests a route takes.
@@ -320,6 +323,39 @@ pub enum Unreadable {
     Refuse,
     /// As if the key were missing.
     Missing,
+}
+
+/// How the answers of a route say what its calls really weighed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// Where it stands.
+    pub from: SettleFrom,
+    /// Decimal places of the unit, as of a weight.
+    pub scale: u8,
+    /// What a call weighed whose whole answer does not say it; `None`: what was charged.
+    pub missing: Option<u64>,
+}
+
+impl Settle {
+    /// Whether the body of an answer must be seen, and so must be readable.
+    #[must_use]
+    pub fn looks_into_body(&self) -> bool {
+        matches!(self.from, SettleFrom::Body { .. })
+    }
+}
+
+/// Where an answer says what its call weighed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SettleFrom {
+    /// In a field of its head.
+    Header(http::HeaderName),
+    /// In its body, by what that is. At least one is there.
+    Body {
+        /// In a JSON document.
+        json: Option<Pointer>,
+        /// In the JSON data of a server-sent event; of several the last.
+        events: Option<Pointer>,
+    },
 }
 
 /// How much a call weighs.

@@ -3,12 +3,14 @@
 pub mod alarm;
 pub mod answer;
 pub mod body;
+pub mod cable;
 pub mod channel;
 pub mod counts;
 pub mod doors;
 pub mod download;
 pub mod downstream;
 pub mod endpoint;
+pub mod failure;
 pub mod flight;
 pub mod front;
 pub mod handle;
@@ -25,13 +27,18 @@ pub mod peer;
 pub mod reply;
 pub mod resolve;
 pub mod session;
+pub mod settle;
 pub mod socket;
+pub mod stream;
+pub mod streamed;
 pub mod times;
+pub mod trunk;
 pub mod trust;
 pub mod tunnel;
 pub mod upload;
 pub mod upstream;
 pub mod visit;
+pub mod watched;
 
 use crate::access::BATCH;
 use crate::certificates::Certificates;
@@ -135,6 +142,8 @@ pub struct Worker {
     pub sender: Sender<'static>,
     /// Idle upstream connections, and who waits for one.
     pub pools: link::Pools,
+    /// Upstream connections that carry many calls each.
+    pub trunks: trunk::Trunks,
     /// Its calls in flight.
     pub flights: RefCell<flight::Flights>,
     /// Its client connections.
@@ -153,6 +162,8 @@ pub struct Worker {
     ids: Cell<(u64, u64)>,
     /// Bodies that are being looked into.
     pub inspecting: Cell<u32>,
+    /// Bytes of answers that are held to be looked into.
+    pub tapped: Cell<usize>,
     /// Memory of heads that were sent, for the next.
     spare: RefCell<Vec<Vec<u8>>>,
     /// The date in the words of HTTP, and in which second it was written down.
@@ -166,13 +177,16 @@ impl Worker {
         self.second.set(second);
         // One second of grace, since a tick may come right after the question.
         let idle = self.plane.deadlines.body_idle.as_secs_ceil() + 1;
+        self.flights.borrow_mut().forget_ended();
         if let Some(since) = second.checked_sub(idle) {
             let ended = self.flights.borrow_mut().end_stalled(since);
             self.shard.stalled_clients.add(ended);
         }
         self.hand_over_log();
         if second.is_multiple_of(REAP_EVERY) {
-            self.pools.reap(tokio::time::Instant::now());
+            let now = tokio::time::Instant::now();
+            self.pools.reap(now);
+            self.trunks.reap(now);
         }
     }
 
@@ -249,6 +263,7 @@ impl Worker {
             shard: plane.shards.get(index)?,
             sender: plane.senders.sender(index)?,
             pools: link::Pools::default(),
+            trunks: trunk::Trunks::default(),
             flights: RefCell::default(),
             open: front::Open::default(),
             second: Cell::new(0),
@@ -258,6 +273,7 @@ impl Worker {
             log: RefCell::default(),
             ids: Cell::new((getrandom::u64().ok()?, 0)),
             inspecting: Cell::new(0),
+            tapped: Cell::new(0),
             spare: RefCell::default(),
             date: RefCell::default(),
         }))

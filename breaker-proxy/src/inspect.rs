@@ -5,6 +5,7 @@
 //! length, and without allocation.
 
 pub mod decimal;
+pub mod events;
 pub mod form;
 pub mod json;
 pub mod prefix;

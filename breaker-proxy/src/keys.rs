@@ -3,7 +3,7 @@
 //! Whatever two readers could take for different things is refused: the limits, and whoever kills a key, must mean the very client
 //! that the upstream will see. So each value has one canonical form, and [`spelled`] gives it for a label that a person wrote.
 
-mod body;
+pub mod body;
 mod label;
 mod peer;
 

@@ -63,6 +63,8 @@ fn fill(control: &Control) {
             .absolute(sum(&|account| account.shadowed.get()));
         counter!("breaker_unread_keys_total", "scope" => scope.clone())
             .absolute(sum(&|account| account.unread.get()));
+        counter!("breaker_unsettled_calls_total", "scope" => scope.clone())
+            .absolute(sum(&|account| account.unsettled.get()));
     }
     states(control);
     limits(control, &snapshot);
@@ -86,6 +88,7 @@ fn fill(control: &Control) {
     counter!("breaker_slow_bodies_total").absolute(total(|shard| shard.slow_bodies.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
+    counter!("breaker_upstream_torn_total").absolute(total(|shard| shard.torn.get()));
     access_log(control);
     endpoints(&snapshot);
     // ordering: relaxed, a number on its own.
@@ -376,6 +379,10 @@ fn describe() {
         "requests with a body or token in which a key could not be read, so that it counted as missing"
     );
     describe_counter!(
+        "breaker_unsettled_calls_total",
+        "calls whose answer did not say what they weighed, so that what was reserved stood"
+    );
+    describe_counter!(
         "breaker_slow_bodies_total",
         "requests refused because a body that is looked into did not come in time"
     );
@@ -410,6 +417,10 @@ fn describe() {
     describe_counter!(
         "breaker_resent_total",
         "GET requests that were never sent on a dead connection and went out on a new one"
+    );
+    describe_counter!(
+        "breaker_upstream_torn_total",
+        "HTTP/2 connections to upstreams that ended with all their calls, because a kill met a half-written frame"
     );
     describe_gauge!("breaker_upstream_waiting", "calls that wait for a connection");
     describe_counter!("breaker_endpoint_connects_total", "connections made to each endpoint");

@@ -1,6 +1,6 @@
 //! One policy with the router that leads to it, swapped whole; it decides nothing.
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Settle};
 use crate::data::endpoint::Upstream;
 use crate::data::trust::{self, Flaw, Roots};
 use crate::keys::{self, Reader};
@@ -40,6 +40,8 @@ pub struct Plan {
     pub upstream: usize,
     /// Reads the call's keys, in the order of the policy's dimensions, and its weight.
     pub keys: Reader,
+    /// Where an answer says what its call weighed.
+    pub settle: Option<Arc<Settle>>,
     /// An answer whose head takes longer is slow.
     pub slow: Option<Span>,
     /// A request that asks for it may go on as a WebSocket.
@@ -212,6 +214,7 @@ impl Snapshot {
                 scope: scope.clone(),
                 upstream,
                 keys,
+                settle: configured.settle.clone().map(Arc::new),
                 slow: configured.slow,
                 websocket: configured.websocket,
                 prints: judged

@@ -3,9 +3,10 @@
 
 use crate::admin::{Admin, Answer};
 use crate::error::LoadError;
+use crate::intake::Vault;
 use crate::judge::{self, Span, Told, Upstream};
 use crate::load::{Connection, Kind, Load, Mix, Plan, Record, Target};
-use crate::origin::{Manner, Origin, Stall};
+use crate::origin::{Manner, Origin, Speech, Stall};
 use crate::proxy::{Proxy, Sabotage};
 use crate::report::{Table, Verdict, median_and_most};
 use crate::stamp::{self, Wall};
@@ -31,6 +32,12 @@ pub(crate) struct KillArgs {
     /// Let the origin read bodies slowly, so that the proxy's writes must wait; more connections have bodies.
     #[arg(long)]
     stall: bool,
+    /// Let the proxy speak to the origin over TLS.
+    #[arg(long, conflicts_with = "data", conflicts_with = "print_rules")]
+    tls: bool,
+    /// Let the proxy speak to the origin over HTTP/2, in clear or, with --tls, over TLS.
+    #[arg(long)]
+    h2: bool,
     /// Build a fault into the proxy, which the run must catch; implies --stall.
     #[arg(long, value_enum, conflicts_with = "data")]
     sabotage: Option<Sabotage>,
@@ -106,9 +113,18 @@ const SCOPES: [(&str, [bool; 4]); 4] = [
 const LEVELS: [&str; 2] = ["halt", "cut"];
 
 /// The groups and routes that [`TARGETS`] and [`SCOPES`] speak of.
-fn rules(origin: SocketAddr) -> String {
+fn rules(origin: SocketAddr, speech: &Speech) -> String {
+    let (scheme, authority) = match &speech.vault {
+        None => ("http", String::new()),
+        Some(vault) => ("https", format!("ca = {:?}\n", vault.authority().display().to_string())),
+    };
+    let http2 = if speech.http2 { HTTP2 } else { "" };
     format!(
-        r#"[[groups]]
+        r#"[[upstreams]]
+name = "origin"
+endpoints = ["{scheme}://{origin}"]
+{authority}{http2}
+[[groups]]
 name = "g"
 
 [[groups]]
@@ -118,7 +134,7 @@ name = "h"
 name = "r"
 group = "g"
 match = {{ path = "/r/{{*rest}}" }}
-upstream = "http://{origin}"
+upstream = "origin"
 
 [[routes.keys]]
 name = "client"
@@ -128,33 +144,40 @@ from = {{ header = "x-client" }}
 name = "s"
 group = "g"
 match = {{ path = "/s/{{*rest}}" }}
-upstream = "http://{origin}"
+upstream = "origin"
 
 [[routes]]
 name = "t"
 group = "h"
 match = {{ path = "/t/{{*rest}}" }}
-upstream = "http://{origin}"
+upstream = "origin"
 "#
     )
 }
+
+/// What the rules say of an upstream that speaks HTTP/2.
+pub(crate) const HTTP2: &str = "http2 = true\n";
 
 /// Runs the command.
 ///
 /// # Errors
 /// When the series could not be carried out.
 pub(crate) fn run(args: &KillArgs) -> Result<ExitCode, LoadError> {
+    let vault = if args.tls { Some(Vault::new(args.h2)?) } else { None };
+    let speech = Speech { vault, http2: args.h2 };
     if args.print_rules {
-        print!("{}", rules(args.origin));
+        print!("{}", rules(args.origin, &speech));
         return Ok(ExitCode::SUCCESS);
     }
     let stalled = args.stall || args.sabotage.is_some();
     let manner = Manner { stall: stalled.then_some(STALL), close_every: Some(CLOSE_EVERY) };
-    let origin = Origin::start(args.origin, manner)?;
-    println!("origin on {}, kernel receive timestamps on", origin.addr());
+    let origin = Origin::start_as(args.origin, manner, &speech)?;
+    let version = if args.h2 { "HTTP/2" } else { "HTTP/1.1" };
+    let secure = if args.tls { " over TLS" } else { "" };
+    println!("origin on {}, {version}{secure}, kernel receive timestamps on", origin.addr());
     let proxy = match (args.data, args.admin, args.token.as_deref()) {
         (Some(data), Some(admin), Some(token)) => Proxy::external(data, admin, token),
-        _ => Proxy::inside(&rules(origin.addr()), args.sabotage)?,
+        _ => Proxy::inside(&rules(origin.addr(), &speech), args.sabotage)?,
     };
     println!("proxy on {}", proxy.data);
     let series = kill_again_and_again(&Bench {

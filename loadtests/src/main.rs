@@ -7,8 +7,11 @@ use std::process::ExitCode;
 mod accounts;
 mod admin;
 mod clients;
+mod cut;
 mod error;
 mod exactness;
+mod frames;
+mod intake;
 mod judge;
 mod kill;
 mod load;
@@ -40,6 +43,7 @@ struct Cli {
 enum Command {
     Accounts(accounts::AccountsArgs),
     Clients(real::ClientsArgs),
+    Cut(cut::CutArgs),
     Exactness(exactness::ExactnessArgs),
     Kill(kill::KillArgs),
     Rivals(rivals::RivalsArgs),
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Accounts(args) => accounts::run(&args),
         Command::Clients(args) => real::run(&args),
+        Command::Cut(args) => cut::run(&args),
         Command::Exactness(args) => exactness::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Rivals(args) => rivals::run(&args),

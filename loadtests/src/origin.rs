@@ -2,7 +2,9 @@
 //! and knows nothing of proxies.
 
 use crate::error::LoadError;
-use crate::stamp::{self, Room, Taken, Wall};
+use crate::frames;
+use crate::intake::{Intake, Stamp, Vault};
+use crate::stamp::{self, Taken, Wall};
 use crate::wire::{Decoder, Event, Side};
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use parking_lot::Mutex;
@@ -11,9 +13,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
 /// A running origin: one thread of its own.
 #[derive(Debug)]
@@ -43,6 +46,15 @@ pub(crate) struct Manner {
     /// One of so many answers ends its connection, so that at any moment some calls wait for a new one: admitted, and not
     /// yet written.
     pub(crate) close_every: Option<usize>,
+}
+
+/// How an origin speaks; by default HTTP/1.1 in clear.
+#[derive(Default)]
+pub(crate) struct Speech {
+    /// TLS.
+    pub(crate) vault: Option<Vault>,
+    /// HTTP/2, and nothing else.
+    pub(crate) http2: bool,
 }
 
 impl Manner {
@@ -87,7 +99,7 @@ impl Log {
     }
 
     /// Notes a first byte; `None` when the log is full, which a verdict must not pass over.
-    fn open(&self, arrival: Arrival) -> Option<usize> {
+    pub(crate) fn open(&self, arrival: Arrival) -> Option<usize> {
         let mut arrivals = self.arrivals.lock();
         if arrivals.len() == MOST_ARRIVALS {
             return None;
@@ -96,7 +108,8 @@ impl Log {
         Some(arrivals.len() - 1)
     }
 
-    fn change(&self, place: Option<usize>, change: impl FnOnce(&mut Arrival)) {
+    /// Changes what was noted there.
+    pub(crate) fn change(&self, place: Option<usize>, change: impl FnOnce(&mut Arrival)) {
         let mut arrivals = self.arrivals.lock();
         if let Some(arrival) = place.and_then(|place| arrivals.get_mut(place)) {
             change(arrival);
@@ -117,7 +130,22 @@ impl Origin {
     ///
     /// # Errors
     /// When the system refuses the socket or the thread.
+    #[cfg(test)]
     pub(crate) fn start(addr: SocketAddr, manner: Manner) -> Result<Origin, LoadError> {
+        Origin::start_as(addr, manner, &Speech::default())
+    }
+
+    /// The same, for an origin that speaks in another way.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) fn start_as(
+        addr: SocketAddr,
+        manner: Manner,
+        speech: &Speech,
+    ) -> Result<Origin, LoadError> {
+        let tls = speech.vault.as_ref().map(Vault::acceptor);
+        let http2 = speech.http2;
         let listener = TcpListener::bind(addr).map_err(LoadError::io("listen as the origin"))?;
         stamp::enable(&listener).map_err(LoadError::io("ask for receive timestamps"))?;
         if let Some(stall) = manner.stall {
@@ -139,7 +167,7 @@ impl Origin {
                 // Leaving this block drops the runtime, and with it every connection.
                 runtime.block_on(async move {
                     tokio::select! {
-                        () = accept(listener, log, manner) => {}
+                        () = accept(listener, log, manner, tls, http2) => {}
                         _ = stopped => {}
                     }
                 });
@@ -170,7 +198,13 @@ impl Drop for Origin {
     }
 }
 
-async fn accept(listener: TcpListener, log: Arc<Log>, manner: Manner) {
+async fn accept(
+    listener: TcpListener,
+    log: Arc<Log>,
+    manner: Manner,
+    tls: Option<TlsAcceptor>,
+    http2: bool,
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return eprintln!("origin: cannot listen: {error}"),
@@ -178,10 +212,10 @@ async fn accept(listener: TcpListener, log: Arc<Log>, manner: Manner) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let log = Arc::clone(&log);
+                let (log, tls) = (Arc::clone(&log), tls.clone());
                 tokio::spawn(async move {
                     // A connection that ends in the middle has its arrival in the log already.
-                    let _ = serve(stream, &log, manner).await;
+                    let _ = speak(stream, log, manner, tls, http2).await;
                 });
             }
             Err(error) => return eprintln!("origin: cannot accept: {error}"),
@@ -189,13 +223,40 @@ async fn accept(listener: TcpListener, log: Arc<Log>, manner: Manner) {
     }
 }
 
+/// Serves a connection in the way it is meant to be.
+async fn speak(
+    stream: TcpStream,
+    log: Arc<Log>,
+    manner: Manner,
+    tls: Option<TlsAcceptor>,
+    http2: bool,
+) -> Result<(), LoadError> {
+    let (intake, at) = Intake::new(stream, tls.is_some())?;
+    let Some(tls) = tls else {
+        if !http2 {
+            return serve(intake, &at, &log, manner).await;
+        }
+        // What ends a connection of HTTP/2 shows in its streams.
+        let _ = frames::serve(intake, at, log, manner).await;
+        return Ok(());
+    };
+    let secure = tls.accept(intake).await.map_err(LoadError::io("shake hands"))?;
+    if !http2 {
+        return serve(secure, &at, &log, manner).await;
+    }
+    let _ = frames::serve(secure, at, log, manner).await;
+    Ok(())
+}
+
 /// Reads requests one at a time until the end of the connection.
-async fn serve(mut stream: TcpStream, log: &Log, manner: Manner) -> Result<(), LoadError> {
-    stream.set_nodelay(true).map_err(LoadError::io("set an origin connection up"))?;
-    stamp::enable(&stream).map_err(LoadError::io("set an origin connection up"))?;
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    at: &Stamp,
+    log: &Log,
+    manner: Manner,
+) -> Result<(), LoadError> {
     let mut decoder = Decoder::new(Side::Request);
     let mut buffer = vec![0; 64 * 1024];
-    let mut room = Room::new();
     let mut place = None;
     loop {
         let most = match manner.stall {
@@ -207,7 +268,9 @@ async fn serve(mut stream: TcpStream, log: &Log, manner: Manner) -> Result<(), L
             }
             _ => buffer.len(),
         };
-        let taken = take(&stream, buffer.get_mut(..most).unwrap_or_default(), &mut room).await?;
+        let into = buffer.get_mut(..most).unwrap_or_default();
+        let bytes = stream.read(into).await.map_err(LoadError::io("read as the origin"))?;
+        let taken = Taken { bytes, at: at.get() };
         let now = stamp::wall();
         let mut rest = buffer.get(..taken.bytes).unwrap_or_default();
         if rest.is_empty() {
@@ -242,6 +305,7 @@ async fn serve(mut stream: TcpStream, log: &Log, manner: Manner) -> Result<(), L
                         .write_all(if last { LAST_ANSWER } else { ANSWER })
                         .await
                         .map_err(LoadError::io("answer as the origin"))?;
+                    stream.flush().await.map_err(LoadError::io("answer as the origin"))?;
                     if last {
                         return Ok(());
                     }
@@ -257,14 +321,6 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// The answer that ends its connection.
 const LAST_ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok";
-
-/// One stamped read, when there is something to read.
-async fn take(stream: &TcpStream, into: &mut [u8], room: &mut Room) -> Result<Taken, LoadError> {
-    stream
-        .async_io(Interest::READABLE, || stamp::read(stream, into, room))
-        .await
-        .map_err(LoadError::io("read as the origin"))
-}
 
 #[cfg(test)]
 mod tests {

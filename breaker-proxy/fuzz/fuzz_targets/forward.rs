@@ -81,6 +81,7 @@ fn check(asked: &Asked<'_>, mode: Forwarded) {
         path: "/p",
         framing: Framing::Length(3),
         switches: false,
+        plain: false,
         forwarded: mode,
         request_id: None,
         secure: true,
@@ -105,6 +106,12 @@ fn check(asked: &Asked<'_>, mode: Forwarded) {
     }
     if matches!(mode, Forwarded::Forwarded | Forwarded::Both) {
         wanted.push(("forwarded", b"for=\"[2001:db8::1]\";host=\"host.test:81\";proto=https"));
+    }
+    let mut codings = asked.fields.iter().filter(|(name, _)| *name == "te");
+    if codings.any(|(_, value)| {
+        value.split(|byte| *byte == b',').any(|own| own.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    }) {
+        wanted.extend([("te", &b"trailers"[..]), ("connection", b"te")]);
     }
     wanted.push(("content-length", b"3"));
     assert_eq!(own, wanted);

@@ -81,6 +81,7 @@ pub(super) const UPSTREAM: Shape = Shape {
     keys: &[
         "name",
         "endpoints",
+        "protocol",
         "connections",
         "queue",
         "mark_down",
@@ -104,6 +105,7 @@ pub(super) const ROUTE: Shape = Shape {
         "class",
         "slow",
         "weight",
+        "settle",
         "websocket",
         "limit",
         "detect",
@@ -138,6 +140,8 @@ pub(super) const WEIGHT: Shape = Shape {
     name: "weight",
     keys: &["header", "query", "json", "form", "times", "scale", "missing"],
 };
+pub(super) const SETTLE: Shape =
+    Shape { name: "settle", keys: &["header", "json", "events", "scale", "missing"] };
 pub(super) const OVERRIDE: Shape = Shape { name: "overrides", keys: &["key", "limit"] };
 pub(super) const RATE: Shape = Shape { name: "newcomers", keys: &["rate", "burst"] };
 pub(super) const LIMIT: Shape = Shape {
@@ -194,8 +198,8 @@ pub(super) const RECOVER: Shape = Shape { name: "recover", keys: &["probes", "af
 #[cfg(test)]
 pub(super) const SHAPES: &[Shape] = &[
     ROOT, LISTEN, TLS, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, ACCESS_LOG, TRACE, GLOBAL, GROUP,
-    UPSTREAM, QUEUE, HEALTH, MARK_DOWN, ROUTE, MATCH, KEY, FROM, WEIGHT, OVERRIDE, RATE, LIMIT,
-    DETECT, RECOVER,
+    UPSTREAM, QUEUE, HEALTH, MARK_DOWN, ROUTE, MATCH, KEY, FROM, WEIGHT, SETTLE, OVERRIDE, RATE,
+    LIMIT, DETECT, RECOVER,
 ];
 
 /// Collects every error of one reading, and knows the environment.

@@ -68,6 +68,8 @@ pub struct Account {
     pub shadowed: Count,
     /// A body or token in which a key could not be read, so that it counted as missing.
     pub unread: Count,
+    /// Of the forwarded: answers that should have said what their call weighed and did not, so that what was reserved stood.
+    pub unsettled: Count,
 }
 
 /// One worker's counters.
@@ -95,6 +97,8 @@ pub struct Shard {
     pub connects: Count,
     /// GET requests sent again because they were never sent the first time.
     pub resent: Count,
+    /// HTTP/2 connections to upstreams that a kill ended together with other calls: a piece of a killed one was half written.
+    pub torn: Count,
     /// Lines written for the access log.
     pub logged: Count,
     /// Lines for which there was no room.
@@ -119,6 +123,7 @@ impl Shard {
             stalled_clients: Count::default(),
             connects: Count::default(),
             resent: Count::default(),
+            torn: Count::default(),
             logged: Count::default(),
             unlogged: Count::default(),
             calls: Count::default(),
@@ -170,6 +175,8 @@ pub struct Totals {
     pub shadowed: u64,
     /// See [`Account::unread`].
     pub unread: u64,
+    /// See [`Account::unsettled`].
+    pub unsettled: u64,
 }
 
 impl Totals {
@@ -188,6 +195,7 @@ impl Totals {
         self.severed += account.severed.get();
         self.shadowed += account.shadowed.get();
         self.unread += account.unread.get();
+        self.unsettled += account.unsettled.get();
     }
 
     /// All accounts of all shards.

@@ -7,16 +7,20 @@ use super::flight::Call;
 use super::inspect::Waiting;
 use super::peer::Peer;
 use super::reply;
-use super::reply::Invalid;
+use super::reply::{Invalid, Refusal};
+use super::settle::Settling;
 use super::upload::Upload;
-use super::upstream::{Exchange, Failure, Outgoing, forward};
+use super::failure::Failure;
+use super::upstream::{Carrier, Outgoing, forward};
 use super::visit::{Course, Verdict, Visit};
+use super::watched::Watch;
 use crate::inspect::prefix::{Prefix, Seen};
 use crate::keys::Given;
 use crate::path::{self, PathError};
 use crate::snapshot::{Plan, Snapshot};
 use crate::wire::answer::Head;
 use crate::wire::asked::Asked;
+use crate::wire::grpc::Grpc;
 use crate::wire::head::may_stand_in_target;
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Mono, Verdict as Decided};
@@ -41,6 +45,12 @@ pub struct Admitted {
     head: Vec<u8>,
     /// It asks to go on as a WebSocket, and may.
     switches: bool,
+    /// It speaks gRPC.
+    grpc: Option<Grpc>,
+    /// What its answer says of its weight.
+    settling: Option<Rc<Settling>>,
+    /// A status may follow what has come of its answer, should that break off.
+    may_trail: bool,
     /// What its client's request is told of it.
     course: Rc<Course>,
 }
@@ -105,13 +115,16 @@ pub async fn send(
     body: Upload,
     as_lines: bool,
 ) -> Answer {
-    let Admitted { call, upstream, head, switches, course } = admitted;
+    let Admitted { call, upstream, head, switches, grpc, settling, may_trail, course } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
     let request = Outgoing { head, body, framing, to_head, again, switches, as_lines };
     match forward(worker, call, upstream, request).await {
-        Ok((head, exchange)) => answered(head, exchange, switches, &course),
+        Ok((head, carrier)) => {
+            let watch = Watch { worker, settling, messages: may_trail };
+            answered(head, carrier, switches, grpc, watch, &course)
+        }
         Err(failure) => {
             course.ends(match &failure {
                 Failure::Halted(denial) => Verdict::of(denial),
@@ -124,7 +137,7 @@ pub async fn send(
             {
                 notes.borrow_mut().denied(&snapshot, denial, &worker.plane.names);
             }
-            let answer = reply::failed(worker.plane, &snapshot.policy, &failure);
+            let answer = reply::failed(worker.plane, &snapshot.policy, &failure).said(grpc);
             course.identified(answer).into()
         }
     }
@@ -157,6 +170,24 @@ pub fn decide(
     seen: Option<&Prefix>,
     moment: Moment<'_>,
 ) -> Decision {
+    judge(worker, peer, head, framing, seen, moment).map_err(|refusal| refusal.said(grpc_of(head)))
+}
+
+/// In which form a request speaks gRPC: always by a POST.
+#[must_use]
+pub fn grpc_of(head: &Asked<'_>) -> Option<Grpc> {
+    if head.method == Method::POST { Grpc::of(head.fields) } else { None }
+}
+
+#[expect(clippy::result_large_err, reason = "as above")]
+fn judge(
+    worker: &Rc<Worker>,
+    peer: &Rc<Peer>,
+    head: &Asked<'_>,
+    framing: Framing,
+    seen: Option<&Prefix>,
+    moment: Moment<'_>,
+) -> Result<Admitted, Refusal> {
     let plane = worker.plane;
     let current = plane.current.load();
     let snapshot: &Snapshot = &current;
@@ -269,8 +300,12 @@ pub fn decide(
             let client = (!head.http2).then(|| Rc::clone(peer));
             let (pass, ticket) = (permit.pass(), permit.detach());
             let kept = Arc::clone(&current);
-            let call =
-                Call::new(Rc::clone(worker), index, kept, pass, ticket, client, moment.course);
+            let settling = plan
+                .settle
+                .as_ref()
+                .map(|settle| Rc::new(Settling::new(Arc::clone(settle), ticket.weight())));
+            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client, moment.course)
+                .settled_by(settling.clone());
             // Until it is answered.
             moment.course.ends(Verdict::Gone);
             let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
@@ -281,6 +316,7 @@ pub fn decide(
                 path: &canonical,
                 framing,
                 switches,
+                plain: plan.settle.as_ref().is_some_and(|settle| settle.looks_into_body()),
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
                 request_id: notes.as_ref().and_then(|notes| notes.request_id()),
@@ -288,8 +324,11 @@ pub fn decide(
                 peer_text: &peer.text,
             };
             request::write(&mut out, head, &ours);
-            let course = Rc::clone(moment.course);
-            Ok(Admitted { call, upstream: plan.upstream, head: out, switches, course })
+            let grpc = grpc_of(head);
+            // Only HTTP/2 has trailers that every client waits for, and only plain gRPC has them as such.
+            let may_trail = head.http2 && grpc == Some(Grpc::Plain);
+            let (upstream, course) = (plan.upstream, Rc::clone(moment.course));
+            Ok(Admitted { call, upstream, head: out, switches, grpc, settling, may_trail, course })
         }
     }
 }
@@ -359,25 +398,39 @@ fn has_good_port(host: &Authority) -> bool {
 }
 
 /// The upstream's answer as ours.
-fn answered(head: Head, mut exchange: Box<Exchange>, switches: bool, course: &Course) -> Answer {
+fn answered(
+    head: Head,
+    carrier: Carrier,
+    switches: bool,
+    grpc: Option<Grpc>,
+    watch: Watch<'_>,
+    course: &Course,
+) -> Answer {
+    let mut watching = watch.begin(&head);
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switched && !(switches && head.is_websocket) {
-        // Nobody asked for that protocol.
-        exchange.unusable();
-        course.ends(Verdict::Failed);
-        return reply::unasked_switch().into();
-    }
     course.ends(Verdict::Passed);
-    let body = if switched {
-        Reply::Switched(exchange)
-    } else if exchange.is_at_end() {
-        // Nobody polls a body that is at its end.
-        exchange.finish();
-        Reply::Whole(None)
-    } else if exchange.still_sends() {
-        Reply::Both(exchange.send_apart())
-    } else {
-        Reply::Flow(exchange)
+    let body = match carrier {
+        Carrier::Exchange(exchange) if switched && !(switches && head.is_websocket) => {
+            // Nobody asked for that protocol.
+            exchange.unusable();
+            course.ends(Verdict::Failed);
+            return reply::unasked_switch().said(grpc).into();
+        }
+        Carrier::Exchange(exchange) if switched => Reply::Switched(exchange),
+        Carrier::Exchange(mut exchange) if exchange.is_at_end() => {
+            // Nobody polls a body that is at its end.
+            watching.end();
+            exchange.finish();
+            Reply::Whole(None)
+        }
+        Carrier::Exchange(exchange) if exchange.still_sends() => Reply::Both(exchange.send_apart()),
+        Carrier::Exchange(exchange) => Reply::Flow(exchange),
+        Carrier::Streamed(streamed) if streamed.is_at_end() => {
+            watching.end();
+            Reply::Whole(None)
+        }
+        Carrier::Streamed(streamed) => Reply::Stream(streamed),
     };
+    let body = watching.over(body);
     Answer { status: head.status, fields: head.fields, told: head.told, body }
 }

@@ -253,7 +253,7 @@ impl Connection<'_> {
         let nowhere = &self.worker().shard.nowhere;
         nowhere.offered.up();
         nowhere.invalid.up();
-        let step = Step::Decided(Err(reply::invalid(&Invalid::Head(bad))));
+        let step = Step::Decided(Err(reply::invalid(&Invalid::Head(bad)).into()));
         Next { method: Method::GET, says: Says::unbelieved(), step, visit }
     }
 
@@ -341,7 +341,7 @@ impl Connection<'_> {
     async fn answer(&mut self, answer: Answer, says: &Says, to_head: bool, visit: &Visit) -> bool {
         let Answer { status, fields, told, body } = answer;
         visit.course().answered(status);
-        let whole = self.client.is_whole() || matches!(body, Reply::Both(_));
+        let whole = self.client.is_whole() || body.is_sent_apart();
         let lasts = !says.closes && whole && !self.worker().open.is_ending();
         let never = status.is_informational() || status == StatusCode::NO_CONTENT;
         let bodiless = to_head || never || status == StatusCode::NOT_MODIFIED;

@@ -11,6 +11,7 @@ use super::upstream::duration;
 use super::visit::{Verdict, Visit};
 use crate::inspect::prefix::Prefix;
 use crate::wire::asked::Asked;
+use crate::wire::grpc::Grpc;
 use crate::wire::kept::Kept;
 use crate::wire::request::Framing;
 use std::future::poll_fn;
@@ -41,6 +42,10 @@ impl Waiting {
         Waiting { head: Kept::of(head), framing, route }
     }
 
+    fn grpc(&self) -> Option<Grpc> {
+        handle::grpc_of(&self.head.asked())
+    }
+
     /// Reads what is looked into of the body, and decides.
     ///
     /// A body of no more than the bound is read whole, one that is longer to just beyond it, and one that says it is longer not at all. Until
@@ -60,7 +65,7 @@ impl Waiting {
             account.offered.up();
             account.failed.up();
             visit.course().ends(Verdict::Failed);
-            return Err(reply::busy_looking());
+            return Err(reply::busy_looking().said(self.grpc()));
         };
         let length = match self.framing {
             Framing::None => Some(0),
@@ -82,13 +87,14 @@ impl Waiting {
                 account.offered.up();
                 account.invalid.up();
                 visit.course().ends(Verdict::Invalid);
-                Err(match unseen {
+                let refusal = match unseen {
                     Unseen::Late => {
                         worker.shard.slow_bodies.up();
                         reply::late_body()
                     }
                     Unseen::Failed(failure) => reply::unseen(failure),
-                })
+                };
+                Err(refusal.said(self.grpc()))
             }
         }
     }

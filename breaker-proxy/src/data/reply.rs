@@ -1,18 +1,21 @@
-//! Refusals and failures as HTTP: RFC 9457 problem documents; the only file of the data plane that picks a status.
+//! Refusals and failures as HTTP: RFC 9457 problem documents, or what gRPC makes of them; the only file of the data plane that picks a
+//! status.
 
 use super::Plane;
 use super::body::Reply;
+use super::failure::Failure;
 use super::upload::UploadFailure;
-use super::upstream::Failure;
 use crate::keys::{KeyError, Why};
 use crate::path::PathError;
+use crate::wire::grpc::{Grpc, Pushback, Status, write_status};
 use crate::wire::head::BadHead;
 use crate::wire::ids::REQUEST_ID;
-use breaker_core::{By, Cause, Denial, KillLevel, LimitKind, Policy, Span};
+use breaker_core::{By, Cause, Denial, KillLevel, LimitKind, Policy, Scope, Span};
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// A problem document (RFC 9457).
 #[derive(Debug, Serialize)]
@@ -53,33 +56,121 @@ pub enum Invalid {
     TooLarge,
 }
 
-fn problem(problem: &Problem<'_>, headers: HeaderMap) -> Response<Reply> {
-    let text = serde_json::to_vec(problem).unwrap_or_default();
-    let mut response = Response::new(Reply::Whole(Some(Bytes::from(text))));
-    *response.status_mut() =
-        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *response.headers_mut() = headers;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+/// A refusal or failure, before it is put in the words of its protocol.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: Cow<'static, str>,
+    /// What the breaker itself refused, and why.
+    denied: Option<Denied>,
 }
 
-fn plain(status: StatusCode, code: &str, title: &str, detail: &str) -> Response<Reply> {
-    let kind = format!("urn:breaker:problem:{code}");
-    let fields = Problem {
-        r#type: &kind,
-        title,
-        status: status.as_u16(),
-        code,
-        detail,
-        scope: None,
-        cause: None,
-        id: None,
-        wait_ms: None,
-    };
-    problem(&fields, HeaderMap::new())
+/// What a refusal says that is the breaker's own.
+#[derive(Debug)]
+struct Denied {
+    scope: Scope,
+    cause: &'static str,
+    id: Option<String>,
+    wait: Option<Span>,
+    /// It ends by itself, or by its use.
+    passes: bool,
+    fields: HeaderMap,
+}
+
+impl Refusal {
+    /// In the words of who asked.
+    #[must_use]
+    pub fn said(self, grpc: Option<Grpc>) -> Response<Reply> {
+        match grpc {
+            None => self.into(),
+            Some(form) => self.in_grpc(form),
+        }
+    }
+
+    /// As gRPC has it: 200, and a status among the fields of an answer that has no body ("Trailers-Only").
+    fn in_grpc(self, form: Grpc) -> Response<Reply> {
+        let mut response = Response::new(Reply::Whole(None));
+        let fields = response.headers_mut();
+        fields.insert(header::CONTENT_TYPE, form.content_type());
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        self.write_status(fields);
+        response
+    }
+
+    /// Its gRPC status, as the end of an answer that had begun.
+    #[must_use]
+    pub fn trailers(&self) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        self.write_status(&mut fields);
+        fields
+    }
+
+    fn write_status(&self, fields: &mut HeaderMap) {
+        let Refusal { code, detail, denied, .. } = self;
+        let (words, pushback) = match denied {
+            None => (format!("{code}: {detail}"), Pushback::Nothing),
+            Some(Denied { scope, wait, passes, .. }) => {
+                let millis = wait.map(|wait| wait.as_nanos().div_ceil(1_000_000));
+                let pushback = match millis {
+                    Some(millis) => Pushback::After(millis),
+                    None if *passes => Pushback::Nothing,
+                    None => Pushback::Never,
+                };
+                (format!("{code}: {detail}; scope {}", scope.as_str()), pushback)
+            }
+        };
+        write_status(fields, grpc_status(self.status), &words, pushback);
+    }
+}
+
+/// What gRPC says where HTTP says this.
+fn grpc_status(status: StatusCode) -> Status {
+    match status.as_u16() {
+        429 => Status::ResourceExhausted,
+        408 | 504 => Status::DeadlineExceeded,
+        404 | 501 => Status::Unimplemented,
+        400..=499 => Status::InvalidArgument,
+        _ => Status::Unavailable,
+    }
+}
+
+/// As a problem document.
+impl From<Refusal> for Response<Reply> {
+    fn from(refusal: Refusal) -> Response<Reply> {
+        let Refusal { status, code, title, detail, denied } = refusal;
+        let kind = format!("urn:breaker:problem:{code}");
+        let own = denied.as_ref();
+        let fields = Problem {
+            r#type: &kind,
+            title,
+            status: status.as_u16(),
+            code,
+            detail: &detail,
+            scope: own.map(|own| own.scope.as_str()),
+            cause: own.map(|own| own.cause),
+            id: own.and_then(|own| own.id.as_deref()),
+            wait_ms: own.and_then(|own| own.wait).map(|wait| wait.as_nanos().div_ceil(1_000_000)),
+        };
+        let text = serde_json::to_vec(&fields).unwrap_or_default();
+        let mut response = Response::new(Reply::Whole(Some(Bytes::from(text))));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        *headers = denied.map(|own| own.fields).unwrap_or_default();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+fn plain(
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: impl Into<Cow<'static, str>>,
+) -> Refusal {
+    Refusal { status, code, title, detail: detail.into(), denied: None }
 }
 
 /// Our own answer, with the id of the request that it is for: as a field, and in the problem document.
@@ -105,7 +196,7 @@ pub fn identified(mut response: Response<Reply>, id: &[u8]) -> Response<Reply> {
 
 /// No route took the request.
 #[must_use]
-pub fn unrouted() -> Response<Reply> {
+pub fn unrouted() -> Refusal {
     plain(
         StatusCode::NOT_FOUND,
         "unrouted",
@@ -116,7 +207,7 @@ pub fn unrouted() -> Response<Reply> {
 
 /// The request itself is refused.
 #[must_use]
-pub fn invalid(why: &Invalid) -> Response<Reply> {
+pub fn invalid(why: &Invalid) -> Refusal {
     let bad = StatusCode::BAD_REQUEST;
     match why {
         Invalid::Head(error) => {
@@ -130,7 +221,7 @@ pub fn invalid(why: &Invalid) -> Response<Reply> {
                 }
                 _ => (bad, "Bad request"),
             };
-            plain(status, "bad-request", title, &error.to_string())
+            plain(status, "bad-request", title, error.to_string())
         }
         Invalid::Host => plain(
             bad,
@@ -138,7 +229,7 @@ pub fn invalid(why: &Invalid) -> Response<Reply> {
             "Bad host",
             "exactly one well-formed Host (or :authority) is needed",
         ),
-        Invalid::Path(error) => plain(bad, "bad-path", "Bad path", &error.to_string()),
+        Invalid::Path(error) => plain(bad, "bad-path", "Bad path", error.to_string()),
         Invalid::Method => plain(
             StatusCode::NOT_IMPLEMENTED,
             "bad-method",
@@ -157,7 +248,7 @@ pub fn invalid(why: &Invalid) -> Response<Reply> {
                 Why::Encoded | Why::OtherType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 _ => bad,
             };
-            plain(status, "bad-key", "Bad key", &error.to_string())
+            plain(status, "bad-key", "Bad key", error.to_string())
         }
         Invalid::TooLarge => too_large(),
     }
@@ -165,7 +256,7 @@ pub fn invalid(why: &Invalid) -> Response<Reply> {
 
 /// The body had to be looked into, and did not come in time.
 #[must_use]
-pub fn late_body() -> Response<Reply> {
+pub fn late_body() -> Refusal {
     plain(
         StatusCode::REQUEST_TIMEOUT,
         "request-timeout",
@@ -176,19 +267,19 @@ pub fn late_body() -> Response<Reply> {
 
 /// The body had to be looked into, and could not be read.
 #[must_use]
-pub fn unseen(failure: UploadFailure) -> Response<Reply> {
+pub fn unseen(failure: UploadFailure) -> Refusal {
     match failure {
         UploadFailure::TooLarge => too_large(),
         UploadFailure::Broken => {
             let bad = StatusCode::BAD_REQUEST;
-            plain(bad, "body-broken", "Request body broke off", &failure.to_string())
+            plain(bad, "body-broken", "Request body broke off", failure.to_string())
         }
     }
 }
 
 /// The body had to be looked into, and too many others are.
 #[must_use]
-pub fn busy_looking() -> Response<Reply> {
+pub fn busy_looking() -> Refusal {
     plain(
         StatusCode::SERVICE_UNAVAILABLE,
         "inspect-busy",
@@ -197,7 +288,7 @@ pub fn busy_looking() -> Response<Reply> {
     )
 }
 
-fn too_large() -> Response<Reply> {
+fn too_large() -> Refusal {
     plain(
         StatusCode::PAYLOAD_TOO_LARGE,
         "body-too-large",
@@ -208,7 +299,7 @@ fn too_large() -> Response<Reply> {
 
 /// There is no answer from the upstream.
 #[must_use]
-pub fn failed(plane: &Plane, policy: &Policy, failure: &Failure) -> Response<Reply> {
+pub fn failed(plane: &Plane, policy: &Policy, failure: &Failure) -> Refusal {
     let detail = failure.to_string();
     match failure {
         Failure::Halted(denial) | Failure::Severed(denial) => denied(plane, policy, denial),
@@ -216,7 +307,7 @@ pub fn failed(plane: &Plane, policy: &Policy, failure: &Failure) -> Response<Rep
             StatusCode::GATEWAY_TIMEOUT,
             "upstream-timeout",
             "Upstream did not answer in time",
-            &detail,
+            detail,
         ),
         Failure::Busy => plain(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -246,18 +337,18 @@ pub fn failed(plane: &Plane, policy: &Policy, failure: &Failure) -> Response<Rep
             StatusCode::REQUEST_TIMEOUT,
             "request-timeout",
             "Request body stopped arriving",
-            &detail,
+            detail,
         ),
         Failure::UploadTooLarge => too_large(),
         Failure::UploadBroken => {
-            plain(StatusCode::BAD_REQUEST, "body-broken", "Request body broke off", &detail)
+            plain(StatusCode::BAD_REQUEST, "body-broken", "Request body broke off", detail)
         }
     }
 }
 
 /// The upstream switched protocols though nobody asked.
 #[must_use]
-pub fn unasked_switch() -> Response<Reply> {
+pub fn unasked_switch() -> Refusal {
     plain(
         StatusCode::BAD_GATEWAY,
         "upstream-broken",
@@ -268,7 +359,7 @@ pub fn unasked_switch() -> Response<Reply> {
 
 /// The breaker refuses: 429 for a limit, 503 for a gate.
 #[must_use]
-pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply> {
+pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Refusal {
     let scope = plane.names.scope(policy, denial.place);
     let id = plane.names.id(denial);
     let (status, code, title, cause) = match denial.cause {
@@ -320,19 +411,10 @@ pub fn denied(plane: &Plane, policy: &Policy, denial: &Denial) -> Response<Reply
     if plane.wire.rate_limit_fields && status == StatusCode::TOO_MANY_REQUESTS {
         rate_limit_fields(&mut headers, policy, denial);
     }
-    let kind = format!("urn:breaker:problem:{code}");
-    let fields = Problem {
-        r#type: &kind,
-        title,
-        status: status.as_u16(),
-        code,
-        detail,
-        scope: Some(scope.as_str()),
-        cause: Some(cause),
-        id: id.as_deref(),
-        wait_ms: wait.map(|wait| wait.as_nanos().div_ceil(1_000_000)),
-    };
-    problem(&fields, headers)
+    // A trip without a wait is for a person to end, and so is a kill.
+    let passes = matches!(denial.cause, Cause::Limit(_) | Cause::Probing | Cause::Stale);
+    let denied = Denied { scope, cause, id, wait, passes, fields: headers };
+    Refusal { status, code, title, detail: detail.into(), denied: Some(denied) }
 }
 
 /// `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11.
@@ -358,5 +440,36 @@ fn rate_limit_fields(headers: &mut HeaderMap, policy: &Policy, denial: &Denial) 
     if let (Ok(now), Ok(rule)) = (HeaderValue::try_from(now), HeaderValue::try_from(rule)) {
         headers.insert(HeaderName::from_static("ratelimit"), now);
         headers.insert(HeaderName::from_static("ratelimit-policy"), rule);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grpc_status;
+    use hyper::StatusCode;
+
+    /// Goal: each code that clients of the data plane may see is written down with its gRPC status, and that is the one that is said.
+    #[test]
+    fn each_code_has_the_grpc_status_that_is_written_down() {
+        let page = include_str!("../../docs/API.md");
+        let table = page.split("## What clients of the data plane see").nth(1).unwrap();
+        let mut codes = 0;
+        for row in table.lines().filter(|line| line.starts_with("| 4") || line.starts_with("| 5")) {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let numbers = |cell: &str| -> Vec<u16> {
+                cell.split(", ").filter_map(|number| number.parse().ok()).collect()
+            };
+            let (statuses, told) = (numbers(cells[0]), numbers(cells[2]));
+            assert!(!statuses.is_empty() && !told.is_empty(), "{row}");
+            let mut said: Vec<u16> = Vec::new();
+            for status in statuses {
+                let own = grpc_status(StatusCode::from_u16(status).unwrap());
+                said.push(own.as_str().parse().unwrap());
+            }
+            said.dedup();
+            assert_eq!(said, told, "{row}");
+            codes += cells[1].split(", ").count();
+        }
+        assert!(codes >= 19, "{codes} codes");
     }
 }

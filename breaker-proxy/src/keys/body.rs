@@ -6,9 +6,13 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 /// What a body must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// A JSON document.
     Json,
+    /// A form, as a query is encoded.
     Form,
+    /// A stream of server-sent events.
+    Events,
 }
 
 /// Whether the head describes a body of this kind, plain and in UTF-8. A body that its reader takes for something else than we do
@@ -16,13 +20,23 @@ pub(super) enum Kind {
 ///
 /// # Errors
 /// Any other body.
-pub(super) fn is_readable(fields: Fields<'_>, kind: Kind) -> Result<(), Why> {
-    let mut codings =
-        fields.all(&CONTENT_ENCODING).flat_map(|value| value.split(|&byte| byte == b','));
+pub fn is_readable(fields: Fields<'_>, kind: Kind) -> Result<(), Why> {
+    is_plain(fields.all(&CONTENT_ENCODING), fields.all(&CONTENT_TYPE), kind)
+}
+
+/// The same, of all values of `content-encoding` and of `content-type`.
+///
+/// # Errors
+/// Any other body.
+pub fn is_plain<'a>(
+    codings: impl Iterator<Item = &'a [u8]>,
+    mut types: impl Iterator<Item = &'a [u8]>,
+    kind: Kind,
+) -> Result<(), Why> {
+    let mut codings = codings.flat_map(|value| value.split(|&byte| byte == b','));
     if codings.any(|coding| !coding.trim_ascii().eq_ignore_ascii_case(b"identity")) {
         return Err(Why::Encoded);
     }
-    let mut types = fields.all(&CONTENT_TYPE);
     let (Some(kind_said), None) = (types.next(), types.next()) else { return Err(Why::OtherType) };
     let text = std::str::from_utf8(kind_said).map_err(|_| Why::OtherType)?.to_ascii_lowercase();
     let mut parts = text.split(';').map(str::trim);
@@ -34,6 +48,7 @@ pub(super) fn is_readable(fields: Fields<'_>, kind: Kind) -> Result<(), Why> {
             essence == "application/json" || suffixed.is_some_and(is_token)
         }
         Kind::Form => essence == "application/x-www-form-urlencoded",
+        Kind::Events => essence == "text/event-stream",
     };
     // Other parameters say nothing that matters, but for a list of types behind a comma.
     let is_plain = |part: &str| match part.split_once('=') {
@@ -123,6 +138,10 @@ mod tests {
             );
         }
         assert_eq!(readable(&[json, ("content-encoding", "Identity")], Kind::Json), Ok(()));
+        let events = ("content-type", "text/event-stream; charset=utf-8");
+        assert_eq!(readable(&[events], Kind::Events), Ok(()));
+        assert_eq!(readable(&[events], Kind::Json), Err(Why::OtherType));
+        assert_eq!(readable(&[json], Kind::Events), Err(Why::OtherType));
         let twice = [json, ("content-encoding", "identity"), ("content-encoding", "gzip")];
         assert_eq!(readable(&twice, Kind::Json), Err(Why::Encoded));
     }

@@ -47,6 +47,23 @@ pub enum Passing {
     },
 }
 
+impl Passing {
+    /// The values of all fields of this name, without the blanks around them.
+    pub fn all<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        let (map, text) = match self {
+            Passing::Map(map) => (Some(map.get_all(name)), None),
+            Passing::Lines { text, .. } => (None, Some(text)),
+        };
+        let map = map.into_iter().flatten().map(HeaderValue::as_bytes);
+        let lines = text.into_iter().flat_map(|text| text.split(|&byte| byte == b'\n').skip(1));
+        let lines = lines.filter_map(|line| {
+            let rest = line.strip_prefix(name.as_str().as_bytes())?;
+            rest.strip_prefix(b":").map(<[u8]>::trim_ascii)
+        });
+        map.chain(lines)
+    }
+}
+
 /// The head of an answer.
 #[derive(Debug)]
 pub struct Head {
@@ -382,6 +399,17 @@ mod tests {
         let Passing::Lines { text, dated } = head.fields else { panic!("{head:?}") };
         assert_eq!(text, b"HTTP/1.1 200 OK\r\nserver: s\r\nvia: 1\r\nvia: 2\r\n");
         assert_eq!((head.told, dated, &input[..]), (Some(0), false, &b"rest"[..]));
+        let lines = Passing::Lines { text, dated };
+        for (name, values) in
+            [("via", &["1", "2"][..]), ("server", &["s"]), ("vi", &[]), ("x", &[])]
+        {
+            let name = HeaderName::from_static(name);
+            for fields in [&lines, &map.fields] {
+                let found: Vec<_> =
+                    fields.all(&name).map(|value| str::from_utf8(value).unwrap()).collect();
+                assert_eq!(found, values, "{name}");
+            }
+        }
     }
 
     /// Goal: interim answers are passed over, a switch of protocols is not, and the body's first bytes stay.

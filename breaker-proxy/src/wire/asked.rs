@@ -39,6 +39,13 @@ impl<'a> Asked<'a> {
             && has(&header::CONNECTION, b"upgrade")
     }
 
+    /// Does it say that it takes trailers (RFC 9110, 10.1.4)?
+    #[must_use]
+    pub fn takes_trailers(&self) -> bool {
+        let mut tokens = self.fields.all(&header::TE).flat_map(|value| value.split(|&b| b == b','));
+        tokens.any(|own| own.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    }
+
     /// A head that was read into a map.
     #[must_use]
     pub fn of(head: &'a Parts) -> Asked<'a> {

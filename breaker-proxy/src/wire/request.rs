@@ -30,6 +30,8 @@ pub struct Ours<'a> {
     pub framing: Framing,
     /// It asks to go on as a WebSocket.
     pub switches: bool,
+    /// The answer is looked into: it must come whole, and in no coding.
+    pub plain: bool,
     /// Which fields tell of the client.
     pub forwarded: Forwarded,
     /// The client came by TLS.
@@ -52,9 +54,10 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     push(&[b" HTTP/1.1\r\nhost: ", ours.host.as_bytes(), b"\r\n"]);
     let mut values = head.fields.all(&header::CONNECTION).peekable();
     let named = values.peek().is_some().then(|| Named::of(values));
-    let mut cookies = false;
+    let (mut cookies, mut codings) = (false, false);
     for (name, value) in head.fields.iter() {
         let passes = match kind(name) {
+            Kind::EndToEnd if ours.plain && asks_for_another(name) => false,
             Kind::EndToEnd if ours.request_id.is_some() && names_request_id(name) => false,
             Kind::EndToEnd => named.as_ref().is_none_or(|named| !named.has(name)),
             Kind::Cookie if head.http2 => {
@@ -62,6 +65,10 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
                 false
             }
             Kind::Cookie => true,
+            Kind::Hop => {
+                codings |= name == "te";
+                false
+            }
             _ => false,
         };
         if passes {
@@ -71,6 +78,9 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     if cookies {
         write_cookies(out, head.fields.all(&header::COOKIE));
     }
+    if ours.plain {
+        out.extend_from_slice(b"accept-encoding: identity\r\n");
+    }
     if let Some(id) = ours.request_id {
         for part in [REQUEST_ID.as_str().as_bytes(), b": ", id, b"\r\n"] {
             out.extend_from_slice(part);
@@ -79,6 +89,9 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     write_forwarding(out, ours);
     if ours.switches {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    } else if codings && head.takes_trailers() {
+        // The client's word is for us alone; this is ours, and we do pass trailers on to who takes them (RFC 9110, 10.1.4).
+        out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
     }
     // Writing to a vector does not fail.
     let _ = match ours.framing {
@@ -87,6 +100,18 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
         Framing::Length(length) => write!(out, "content-length: {length}\r\n\r\n"),
         Framing::Chunked => out.write_all(b"transfer-encoding: chunked\r\n\r\n"),
     };
+}
+
+/// Does this field ask for an answer in another coding, or for a part of it; also as a server spells it that turns fields into variables?
+fn asks_for_another(name: &str) -> bool {
+    let is = |own: &str| {
+        own.len() == name.len()
+            && own
+                .bytes()
+                .zip(name.bytes())
+                .all(|(own, byte)| own == byte || (own == b'-' && byte == b'_'))
+    };
+    is("accept-encoding") || is("range") || is("if-range")
 }
 
 fn write_forwarding(out: &mut Vec<u8>, ours: &Ours<'_>) {
@@ -140,8 +165,19 @@ mod tests {
         let mut out = Vec::new();
         let (host, path, peer_text) = ("good", head.uri.path(), "10.0.0.9");
         let (secure, switches) = (false, false);
-        let ours =
-            Ours { host, path, framing, switches, forwarded, secure, request_id, peer, peer_text };
+        let plain = false;
+        let ours = Ours {
+            host,
+            path,
+            framing,
+            switches,
+            plain,
+            forwarded,
+            secure,
+            request_id,
+            peer,
+            peer_text,
+        };
         write(&mut out, &Asked::of(&head), &ours);
         String::from_utf8(out).unwrap()
     }
@@ -181,6 +217,23 @@ mod tests {
             assert_eq!(text.contains("10.0.0.9"), how != Forwarded::None);
             assert!(text.contains("cookie: a=1\r\n"), "protected: {text}");
             assert!(text.ends_with("content-length: 5\r\n\r\n"), "{text}");
+        }
+    }
+
+    /// Goal: an upstream hears that its client takes trailers, and of no other coding that the client named.
+    #[test]
+    fn trailers_are_asked_for_where_they_are_taken() {
+        let ours = "te: trailers\r\nconnection: te\r\n";
+        for (given, expected) in [
+            ("trailers", ours),
+            ("deflate;q=0.5, Trailers", ours),
+            ("deflate", ""),
+            ("trailers;q=1", ""),
+            ("", ""),
+        ] {
+            let request = Request::get("/").header("te", given).header("connection", "te");
+            let text = sent(request.body(()).unwrap(), Forwarded::None, Framing::None);
+            assert_eq!(text, format!("GET / HTTP/1.1\r\nhost: good\r\n{expected}\r\n"), "{given}");
         }
     }
 

@@ -14,6 +14,10 @@ mod cli;
 mod detect;
 mod exchange;
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
+mod h2_upstream;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod keys;
@@ -33,6 +37,8 @@ mod restart;
 mod secure;
 #[cfg(test)]
 mod secure_upstream;
+#[cfg(test)]
+mod settle;
 #[cfg(test)]
 mod standings;
 #[cfg(test)]

@@ -56,7 +56,7 @@ fn hop_by_hop_fields_stay_behind() {
     let mut client = proxy.client();
     client.send(
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Mine, upgrade\r\nX-Mine: 1\r\nKeep-Alive: 5\r\n\
-         Proxy-Connection: keep-alive\r\nTE: trailers\r\nTrailer: x\r\nUpgrade: websocket\r\n\
+         Proxy-Connection: keep-alive\r\nTE: gzip\r\nTrailer: x\r\nUpgrade: websocket\r\n\
          HTTP2-Settings: AAA\r\nX-Stays: 1\r\n\r\n",
     );
     let mut exchange = upstream.accept();

@@ -1,10 +1,10 @@
 //! Where keys and weights come from, and who may tell of a client; what holds between them and the routes. It reads no request.
 
-use super::super::raw::{FROM, Report, Section, Text, WEIGHT, WordOrTable, quoted};
+use super::super::raw::{FROM, Report, SETTLE, Section, Text, WEIGHT, WordOrTable, quoted};
 use super::super::value::{Flaw, flaw, parse_header};
 use super::rules::{Rules, key_rules};
 use super::{GroupAt, RouteAt, judged, name, trips, word};
-use crate::config::{KeyFrom, KeySource, Missing, Segment, Unreadable, Weight};
+use crate::config::{KeyFrom, KeySource, Missing, Segment, Settle, SettleFrom, Unreadable, Weight};
 use crate::inspect::decimal::{MAX_SCALE, MAX_UNITS};
 use crate::inspect::form::MAX_NAME;
 use crate::inspect::json::Pointer;
@@ -250,6 +250,44 @@ fn missing_weight(table: &mut Section, report: &mut Report<'_>) -> Option<u64> {
     refuse.flatten()
 }
 
+/// Where the answers of a route say what its calls weighed. What they weigh was read before.
+pub(super) fn settle(section: &mut Section, report: &mut Report<'_>) -> Option<Settle> {
+    let mut table = section.section("settle", SETTLE, report)?;
+    let header = table.text("header", report);
+    let (json, events) = (table.text("json", report), table.text("events", report));
+    let most = u64::from(MAX_SCALE);
+    let scale = table.whole("scale", 0, most, report).and_then(|scale| u8::try_from(scale).ok());
+    let missing = table.whole("missing", 0, MAX_CONSTANT, report);
+    let mut pointer =
+        |text: &Option<Text>| text.as_ref().map(|text| judged(text, parse_pointer, report));
+    let from = match (header, pointer(&json), pointer(&events)) {
+        (Some(header), None, None) => SettleFrom::Header(judged(&header, parse_header, report)?),
+        (None, None, None) => {
+            let hint =
+                "say header, json or events, as in settle = { json = \"/usage/total_tokens\" }";
+            report.wrong(&table.path, "names no part of an answer", hint);
+            return None;
+        }
+        (None, json, events) => SettleFrom::Body { json: whole(json)?, events: whole(events)? },
+        (Some(_), ..) => {
+            let hint =
+                "an answer says it in its head or in its body; json and events may stand together";
+            report.wrong(table.path_of("header"), "there is also json or events", hint);
+            return None;
+        }
+    };
+    Some(Settle { from, scale: scale.unwrap_or(0), missing })
+}
+
+/// What is absent is `Some(None)`, and what was wrong `None`.
+fn whole<T>(found: Option<Option<T>>) -> Option<Option<T>> {
+    match found {
+        None => Some(None),
+        Some(None) => None,
+        Some(some) => Some(some),
+    }
+}
+
 /// The networks whose word on a client is taken.
 pub(super) fn trusted(section: &mut Section, report: &mut Report<'_>) -> Vec<IpNet> {
     let texts = section.texts("trusted", report).unwrap_or_default();
@@ -324,7 +362,11 @@ pub(super) fn among_routes(
                 );
             }
         }
-        if route.weight.is_none() && lineage.iter().any(|rules| counts_weight(rules)) {
+        if route.weight.is_none() && route.settle.is_some() {
+            let hint = "say what is reserved until the answer is there, as in weight = 2000";
+            let problem = "is missing, so there is nothing that an answer could settle";
+            report.wrong(format!("{}.weight", route.path), problem, hint);
+        } else if route.weight.is_none() && lineage.iter().any(|rules| counts_weight(rules)) {
             let hint = "say weight = 1, weight = \"length\" or weight = { header = \"…\" }";
             let problem =
                 "is missing, but a limit on its calls counts weight and would refuse them all";

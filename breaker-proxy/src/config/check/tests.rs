@@ -5,8 +5,8 @@ use super::super::sight::RequestId;
 use super::{default_text, load};
 use crate::config::upstream::{Endpoint, Upstream};
 use crate::config::{
-    Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, Segment, State, TokenSource,
-    Unreadable, Weight, Wire,
+    Bounds, Config, Deadlines, Forwarded, KeyFrom, Missing, Segment, Settle, SettleFrom, State,
+    TokenSource, Unreadable, Weight, Wire,
 };
 use crate::inspect::json::Pointer;
 use breaker_core::{
@@ -433,7 +433,7 @@ fn unknown_keys_are_found_everywhere() {
     one("[global]\nlimits = []", "global.limits: is not a key here; did you mean \"limit\"?");
     one_in_route(
         "shadow = true",
-        "routes.a.shadow: is not a key here; known here: name, group, match, upstream, class, slow, weight, websocket, limit, detect, recover, mode, after_crash, keys",
+        "routes.a.shadow: is not a key here; known here: name, group, match, upstream, class, slow, weight, settle, websocket, limit, detect, recover, mode, after_crash, keys",
     );
     one_in_limit(
         "rate = \"1/s\", bursts = 3",
@@ -1506,6 +1506,52 @@ fn every_source_arrives() {
         config.routes[2].weight,
         Some(Weight::Quantity { from: header, times: None, scale: 0, missing: None })
     );
+}
+
+/// Goal: where an answer says its weight is taken as it is written, in the head or in the body.
+#[test]
+fn answers_settle_what_was_reserved() {
+    let settle = |line: &str| {
+        let text = format!("{ROUTE}weight = 200\nsettle = {line}\n");
+        good(&text).routes[0].settle.clone().unwrap()
+    };
+    let at = |text| Some(Pointer::parse(text).unwrap());
+    let from = SettleFrom::Header(http::HeaderName::from_static("x-used"));
+    assert_eq!(
+        settle("{ header = \"X-Used\", scale = 2 }"),
+        Settle { from, scale: 2, missing: None }
+    );
+    let from = SettleFrom::Body { json: at("/a"), events: at("/b/c") };
+    assert_eq!(
+        settle("{ json = \"/a\", events = \"/b/c\", missing = 0 }"),
+        Settle { from, scale: 0, missing: Some(0) }
+    );
+    let from = SettleFrom::Body { json: None, events: at("/b") };
+    assert_eq!(settle("{ events = \"/b\" }"), Settle { from, scale: 0, missing: None });
+}
+
+/// Goal: what settles nothing, or in two ways, is told.
+#[test]
+fn what_settles_nothing_is_told() {
+    let one = |lines: &str, error: &str| {
+        one_in_route(lines, &format!("routes.a.{error}"));
+    };
+    one(
+        "settle = { json = \"/a\" }",
+        "weight: is missing, so there is nothing that an answer could settle; say what is reserved until the answer is there, as in weight = 2000",
+    );
+    let hint = "say header, json or events, as in settle = { json = \"/usage/total_tokens\" }";
+    one(
+        "weight = 1\nsettle = { scale = 1 }",
+        &format!("settle: names no part of an answer; {hint}"),
+    );
+    one(
+        "weight = 1\nsettle = { json = \"/a\", header = \"b\" }",
+        "settle.header: there is also json or events; an answer says it in its head or in its body; json and events may stand together",
+    );
+    let pointer = "does not begin with '/', so it is no JSON pointer; write it as in \"/order/account\" (RFC 6901)";
+    one("weight = 1\nsettle = { events = \"a\" }", &format!("settle.events: \"a\" {pointer}"));
+    one("weight = 1\nsettle = { json = \"a\" }", &format!("settle.json: \"a\" {pointer}"));
 }
 
 /// Goal: a source that names nothing, nobody or more than one is told.

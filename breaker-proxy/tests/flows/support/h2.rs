@@ -30,6 +30,7 @@ pub(crate) struct H2 {
 pub(crate) enum Event {
     Head(StatusCode, HeaderMap),
     Data(Bytes),
+    Trailers(HeaderMap),
     End,
     Broken,
 }
@@ -121,7 +122,10 @@ impl H2 {
             while let Some(frame) = body.frame().await {
                 match frame.map(Frame::into_data) {
                     Ok(Ok(data)) => drop(send.send(Event::Data(data))),
-                    Ok(Err(_)) => {}
+                    Ok(Err(frame)) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        drop(send.send(Event::Trailers(trailers)));
+                    }
                     Err(_) => return drop(send.send(Event::Broken)),
                 }
             }
@@ -170,6 +174,7 @@ impl Stream {
         loop {
             match self.next() {
                 Event::Data(data) => body.extend_from_slice(&data),
+                Event::Trailers(_) => {}
                 Event::End => return (body, true),
                 Event::Broken => return (body, false),
                 Event::Head(..) => panic!("a second head"),
