@@ -83,6 +83,15 @@ impl Access {
         self.queue.send(Some(lines)).map_err(|refused| refused.0.unwrap_or_default())
     }
 
+    /// Hands over the last lines of a worker, whether there is room or not: there will be no more.
+    pub fn hand_over_last(&self, lines: Vec<u8>) {
+        let length = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        // ordering: relaxed, a number on its own.
+        self.shared.waiting.fetch_add(length, Ordering::Relaxed);
+        // Where nobody writes any more there is nobody to tell.
+        let _ = self.queue.send(Some(lines));
+    }
+
     /// Lines that were taken and could not be written.
     #[must_use]
     pub fn lost(&self) -> u64 {

@@ -7,7 +7,6 @@ use crate::access::{self, AccessError, Scribe};
 use crate::admin::{self, Admin, auth::Token};
 use crate::certificates::{CertificateError, Certificates, Watch};
 use crate::config::Config;
-use crate::config::sight::RequestId;
 use crate::control::ledger::{Kill, Ledger, Replay};
 use crate::control::record::Record;
 use crate::control::save::{Saver, Source};
@@ -244,12 +243,7 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
     let certificates = config.listen.tls.as_ref().map(Certificates::load).transpose()?;
     let tls = certificates.as_ref().map(Certificates::server).transpose()?;
     let (log, scribe) = config.access_log.as_ref().map(access::start).transpose()?.unzip();
-    let sight = Sight {
-        log,
-        ids: config.wire.request_id == RequestId::Make,
-        spans: config.spans,
-        trusted: config.trusted.as_slice().into(),
-    };
+    let sight = Sight::new(log, &config);
     let needs_origin = config.routes.iter().any(|route| route.upstream.is_built_in());
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
     let routes = snapshot.plans.len();

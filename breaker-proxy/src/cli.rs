@@ -3,10 +3,12 @@
 use crate::app::{self, Running};
 use crate::config::advice::advice;
 use crate::config::check;
+use crate::config::sight::LogTo;
 use crate::config::upstream::Endpoint;
 use crate::config::{Config, ConfigError, ConfigErrors};
 use crate::demo;
 use crate::snapshot::trusts;
+use crate::spans;
 use breaker_core::{Breaker, Capacity, Seed};
 use clap::{Parser, Subcommand};
 use std::collections::HashSet;
@@ -147,6 +149,10 @@ fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
         Err(errors) => return refuse(&source, &errors),
     };
     let built_in = config.routes.iter().any(|route| route.upstream.is_built_in());
+    let logs_to_stdout = config.access_log.as_ref().is_some_and(|log| log.to == LogTo::Stdout);
+    if config.spans {
+        spans::listen();
+    }
     let signals = Signals::listen();
     let running = match app::start(config) {
         Ok(running) => running,
@@ -155,7 +161,7 @@ fn run(file: Option<&Path>, upstream: Option<&str>) -> ExitCode {
             return ExitCode::from(EXIT_FAILED);
         }
     };
-    greet(&running, &source, built_in);
+    greet(&greeting(&running, &source, built_in), logs_to_stdout);
     match signals {
         Some(signals) => signals.wait(),
         None => park(),
@@ -190,9 +196,13 @@ fn aim(mut config: Config, upstream: Option<&str>) -> Result<Config, ConfigError
     ))
 }
 
-fn greet(running: &Running, source: &str, built_in: bool) {
+/// To the standard output, unless that is for the access log alone.
+fn greet(words: &str, logs_to_stdout: bool) {
     // Whoever closed our output must not end what we serve.
-    let _ = std::io::stdout().write_all(greeting(running, source, built_in).as_bytes());
+    let _ = match logs_to_stdout {
+        false => std::io::stdout().write_all(words.as_bytes()),
+        true => std::io::stderr().write_all(words.as_bytes()),
+    };
 }
 
 fn greeting(running: &Running, source: &str, built_in: bool) -> String {

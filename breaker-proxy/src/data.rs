@@ -43,8 +43,9 @@ pub mod upstream;
 pub mod visit;
 pub mod watched;
 
-use crate::access::{Access, BATCH};
+use crate::access::BATCH;
 use crate::certificates::Certificates;
+use crate::config::sight::LogFormat;
 use crate::config::{Bounds, Deadlines, Wire};
 use crate::ports::{Clock, Resolver};
 use crate::snapshot::Current;
@@ -226,20 +227,20 @@ impl Worker {
 
     /// Lets a line be written for the access log, if there is one and it has room. Lines are handed over together, once a second or
     /// when they are many: nobody is woken for each.
-    pub fn log(&self, line: impl FnOnce(Option<(&Access, &mut Vec<u8>)>)) {
-        let Some(access) = &self.plane.sight.log else { return line(None) };
+    pub fn log(&self, line: impl FnOnce(LogFormat, &mut Vec<u8>)) {
+        let Some(access) = &self.plane.sight.log else { return };
         if self.log.borrow().len() >= BATCH {
             self.hand_over_log();
         }
         let mut lines = self.log.borrow_mut();
         if lines.len() >= BATCH {
             self.shard.unlogged.up();
-            return line(None);
+            return;
         }
         if lines.capacity() == 0 {
             lines.reserve(BATCH.saturating_add(BATCH / 4));
         }
-        line(Some((access, &mut lines)));
+        line(access.format, &mut lines);
         self.shard.logged.up();
     }
 
@@ -298,9 +299,8 @@ impl Worker {
 /// The last lines are written, too.
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.hand_over_log();
-        // What found no room now never will.
-        let left = memchr::memchr_iter(b'\n', &self.log.borrow()).count();
-        self.shard.unlogged.add(u64::try_from(left).unwrap_or(u64::MAX));
+        if let Some(access) = &self.plane.sight.log {
+            access.hand_over_last(self.log.take());
+        }
     }
 }

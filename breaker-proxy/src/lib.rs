@@ -25,6 +25,7 @@ pub mod ports;
 pub mod restore;
 pub mod router;
 pub mod snapshot;
+mod spans;
 pub mod standings;
 pub mod state;
 pub mod voice;

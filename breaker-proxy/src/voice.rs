@@ -8,22 +8,37 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 /// Lines that may wait for a slow reader.
 const LINES: usize = 1024;
 
-static VOICE: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
+/// A queue, and the thread behind it, once anything was said.
+type Queue = OnceLock<Option<SyncSender<String>>>;
+
+static VOICE: Queue = OnceLock::new();
+
+/// Of its own, so that many spans leave room for what matters more.
+static SPANS: Queue = OnceLock::new();
 
 /// Says one line. Never waits and never fails: a reader that stopped reading, or is gone, must not keep a kill from being
 /// carried out.
 pub fn say(line: &str) {
-    if let Some(lines) = VOICE.get_or_init(start) {
+    let at = humantime::format_rfc3339_millis(SystemClock::date());
+    queue(&VOICE, "breaker-voice", format!("{at} breaker: {line}\n"));
+}
+
+/// Passes on the line of a span, with its end.
+pub(crate) fn tell_span(line: String) {
+    queue(&SPANS, "breaker-spans", line);
+}
+
+fn queue(queue: &Queue, thread: &str, line: String) {
+    if let Some(lines) = queue.get_or_init(|| start(thread)) {
         // No room means that nobody reads; the journal has what matters.
-        let at = humantime::format_rfc3339_millis(SystemClock::date());
-        let _ = lines.try_send(format!("{at} breaker: {line}\n"));
+        let _ = lines.try_send(line);
     }
 }
 
 /// One thread for the life of the process. Without it nothing is said.
-fn start() -> Option<SyncSender<String>> {
+fn start(thread: &str) -> Option<SyncSender<String>> {
     let (lines, said) = sync_channel(LINES);
-    let thread = std::thread::Builder::new().name("breaker-voice".into());
+    let thread = std::thread::Builder::new().name(thread.into());
     thread.spawn(move || speak(&said)).ok().map(|_| lines)
 }
 

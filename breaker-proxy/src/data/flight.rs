@@ -254,8 +254,10 @@ impl Call {
 
     /// Says which endpoint it goes to, where anybody wants to know.
     pub fn goes_to(&self, endpoint: &Endpoint) {
-        if self.worker.plane.sight.log.is_some() {
-            self.course.notes().borrow_mut().sent_to(endpoint.label());
+        if self.worker.plane.sight.log.is_some()
+            && let Some(notes) = self.course.notes()
+        {
+            notes.borrow_mut().sent_to(endpoint.label());
         }
     }
 

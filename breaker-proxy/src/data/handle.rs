@@ -29,6 +29,7 @@ use hyper::header::HeaderName;
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -130,10 +131,10 @@ pub async fn send(
                 _ => Verdict::Failed,
             });
             let snapshot = worker.plane.current.load();
-            if let (Failure::Halted(denial) | Failure::Severed(denial), true) =
-                (&failure, worker.plane.sight.looks())
+            if let (Failure::Halted(denial) | Failure::Severed(denial), Some(notes)) =
+                (&failure, course.notes())
             {
-                course.notes().borrow_mut().denied(&snapshot, denial, &worker.plane.names);
+                notes.borrow_mut().denied(&snapshot, denial, &worker.plane.names);
             }
             let answer = reply::failed(worker.plane, &snapshot.policy, &failure).said(grpc);
             course.identified(answer).into()
@@ -190,6 +191,7 @@ fn judge(
     let current = plane.current.load();
     let snapshot: &Snapshot = &current;
     let nowhere = &worker.shard.nowhere;
+    moment.course.ends(Verdict::Invalid);
 
     let (host, canonical) = match target(head, peer) {
         Ok(target) => target,
@@ -210,15 +212,13 @@ fn judge(
     let account = worker.shard.account(index);
     account.offered.up();
     moment.course.routed(index);
-    let looks = plane.sight.looks();
-    if looks {
+    if let Some(notes) = moment.course.notes() {
         let upstream = snapshot.upstreams.get(plan.upstream);
         let shown = upstream.map_or("", |upstream| match upstream.endpoints() {
             [only] => only.label(),
             _ => upstream.label(),
         });
-        let mut notes = moment.course.notes().borrow_mut();
-        notes.routed(&plane.sight, plan.scope.as_str(), &canonical, shown);
+        notes.borrow_mut().routed(&plane.sight, plan.scope.as_str(), &canonical, shown);
     }
 
     if let (Some(most), Framing::Length(length)) = (plane.bounds.body_bytes, framing)
@@ -275,8 +275,8 @@ fn judge(
                 account.halted.up();
             }
             learn(worker, plan, &given, &denial);
-            if looks {
-                moment.course.notes().borrow_mut().denied(snapshot, &denial, &plane.names);
+            if let Some(notes) = moment.course.notes() {
+                notes.borrow_mut().denied(snapshot, &denial, &plane.names);
             }
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
@@ -284,8 +284,8 @@ fn judge(
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
                 learn(worker, plan, &given, &denial);
-                if looks {
-                    let mut notes = moment.course.notes().borrow_mut();
+                if let Some(notes) = moment.course.notes() {
+                    let mut notes = notes.borrow_mut();
                     notes.denied(snapshot, &denial, &plane.names);
                     notes.shadowed();
                 }
@@ -310,7 +310,7 @@ fn judge(
             moment.course.ends(Verdict::Gone);
             let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
             let mut out = worker.take_spare();
-            let notes = moment.course.notes().borrow();
+            let notes = moment.course.notes().map(RefCell::borrow);
             let ours = Ours {
                 host: host.as_str(),
                 path: &canonical,
@@ -319,7 +319,7 @@ fn judge(
                 plain: plan.settle.as_ref().is_some_and(|settle| settle.looks_into_body()),
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
-                request_id: notes.request_id(),
+                request_id: notes.as_ref().and_then(|notes| notes.request_id()),
                 trusted: peer.trusted,
                 peer: peer.ip,
                 peer_text: &peer.text,

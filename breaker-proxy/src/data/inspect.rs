@@ -58,6 +58,8 @@ impl Waiting {
         visit: &Visit,
     ) -> Decision {
         visit.course().routed(self.route);
+        // Until it is decided.
+        visit.course().ends(Verdict::Gone);
         let account = worker.shard.account(self.route);
         let Some(_seat) = Seat::take(worker) else {
             account.offered.up();
@@ -84,6 +86,7 @@ impl Waiting {
             Err(unseen) => {
                 account.offered.up();
                 account.invalid.up();
+                visit.course().ends(Verdict::Invalid);
                 let refusal = match unseen {
                     Unseen::Late => {
                         worker.shard.slow_bodies.up();

@@ -5,6 +5,8 @@ use super::peer::Peer;
 use super::visit::Verdict;
 use crate::access::Access;
 use crate::access::line::{self, Line};
+use crate::config::Config;
+use crate::config::sight::{LogFormat, RequestId};
 use crate::keys;
 use crate::ports::Wall;
 use crate::snapshot::{Snapshot, detector_name, limit_name};
@@ -20,25 +22,37 @@ use std::net::{IpAddr, Ipv4Addr};
 pub struct Sight {
     /// The access log.
     pub log: Option<Access>,
-    /// Requests have ids.
-    pub ids: bool,
-    /// Requests have spans.
-    pub spans: bool,
+    ids: bool,
+    spans: bool,
     /// Networks of those in front of us whose word on the client, and whose ids, are taken.
-    pub trusted: Box<[IpNet]>,
+    trusted: Box<[IpNet]>,
+    /// Anybody does.
+    pub looks: bool,
 }
 
 impl Sight {
-    /// Does anybody?
+    /// With this access log, as the configuration says of all else.
     #[must_use]
-    pub fn looks(&self) -> bool {
-        self.log.is_some() || self.ids || self.spans
+    pub fn new(log: Option<Access>, config: &Config) -> Sight {
+        let ids = config.wire.request_id == RequestId::Make;
+        let (spans, trusted) = (config.spans, config.trusted.as_slice().into());
+        let looks = log.is_some() || ids || spans;
+        Sight { log, ids, spans, trusted, looks }
+    }
+
+    /// Does anybody want to know how each request ended?
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        self.log.is_some() || self.spans
     }
 
     fn trusts(&self, peer: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&peer))
     }
 }
+
+/// Bytes of text whose memory is kept for the next request.
+const TEXT_KEPT: usize = 4096;
 
 /// A place in the text of the notes.
 type Piece = Option<(usize, usize)>;
@@ -226,15 +240,18 @@ impl Notes {
         self.piece(self.request_id)
     }
 
-    /// Tells all of it: to its span, and in a line of the log.
-    pub fn tell(&mut self, end: &End, out: Option<(&Access, &mut Vec<u8>)>) {
+    /// Ends its span, if it has one.
+    pub fn end_span(&mut self, end: &End) {
         if let Some(span) = self.span.take() {
             span.record("verdict", end.verdict.word());
             if let Some(status) = end.status {
                 span.record("status", status);
             }
         }
-        let Some((log, out)) = out else { return };
+    }
+
+    /// Writes its line for the log.
+    pub fn write(&self, end: &End, format: LogFormat, out: &mut Vec<u8>) {
         let line = Line {
             at: end.at,
             client: self.client,
@@ -262,7 +279,7 @@ impl Notes {
             agent: self.piece(self.agent),
             referer: self.piece(self.referer),
         };
-        line::write(out, log.format, &line);
+        line::write(out, format, &line);
     }
 
     fn begin_span(&mut self, parent: Option<ids::TraceParent<'_>>) {
@@ -284,6 +301,7 @@ impl Notes {
     fn clear(&mut self) {
         let mut text = std::mem::take(&mut self.text);
         text.clear();
+        text.shrink_to(TEXT_KEPT);
         *self = Notes { text, ..Notes::default() };
     }
 

@@ -13,14 +13,14 @@ use super::times::Ending;
 use crate::wire::asked::Asked;
 use breaker_core::{Cause, Denial, Mono, Span};
 use hyper::{Response, StatusCode};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 /// Courses whose memory a worker keeps.
-pub const SPARE_MAX: usize = 1024;
+const SPARE_MAX: usize = 256;
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,8 +119,8 @@ pub struct Course {
     status: Cell<u16>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
-    /// Empty where nobody looks.
-    notes: RefCell<Notes>,
+    /// What is kept of it, since somebody looked.
+    notes: OnceCell<Box<RefCell<Notes>>>,
 }
 
 impl Course {
@@ -186,16 +186,17 @@ impl Course {
     /// Our own answer to it, with its id if it has one.
     #[must_use]
     pub fn identified(&self, response: Response<Reply>) -> Response<Reply> {
-        match self.notes.borrow().request_id() {
+        let notes = self.notes().map(RefCell::borrow);
+        match notes.as_ref().and_then(|notes| notes.request_id()) {
             Some(id) => reply::identified(response, id),
             None => response,
         }
     }
 
-    /// What is kept of it for those who look at it; empty where nobody does.
+    /// What is kept of it for those who look at it; `None` where nobody does.
     #[must_use]
-    pub fn notes(&self) -> &RefCell<Notes> {
-        &self.notes
+    pub fn notes(&self) -> Option<&RefCell<Notes>> {
+        self.notes.get().map(Box::as_ref)
     }
 
     fn begin(&self, now: Mono) {
@@ -236,8 +237,8 @@ impl Visit {
     /// Notes what it asks for, if anybody looks; `None`: that could not be read.
     pub fn note(&self, peer: &Peer, asked: Option<&Asked<'_>>) {
         let sight = &self.worker.plane.sight;
-        if sight.looks() {
-            let mut notes = self.course.notes.borrow_mut();
+        if sight.looks {
+            let mut notes = self.course.notes.get_or_init(Box::default).borrow_mut();
             let fresh = || self.worker.new_id();
             match asked {
                 Some(asked) => notes.take(sight, peer, asked, fresh),
@@ -301,7 +302,7 @@ impl Visit {
 
 impl Visit {
     /// Tells those who look how it went.
-    fn tell(&self) {
+    fn tell(&self, notes: &mut Notes) {
         let (course, (whole, added)) = (&self.course, self.course.took.get());
         let end = End {
             at: self.worker.plane.clock.wall(),
@@ -312,15 +313,18 @@ impl Visit {
             whole,
             added,
         };
-        self.worker.log(|out| course.notes.borrow_mut().tell(&end, out));
+        notes.end_span(&end);
+        self.worker.log(|format, out| notes.write(&end, format, out));
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
         self.count();
-        if self.worker.plane.sight.looks() {
-            self.tell();
+        if self.worker.plane.sight.tells()
+            && let Some(notes) = self.course.notes()
+        {
+            self.tell(&mut notes.borrow_mut());
         }
         // Whoever still holds it keeps it.
         if Rc::strong_count(&self.course) == 1 {

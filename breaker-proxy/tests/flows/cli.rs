@@ -376,3 +376,68 @@ fn the_default_can_be_started_from() {
     assert_eq!(bad.status.code(), Some(2));
     assert!(text(&bad.stderr).contains("--upstream"), "{}", text(&bad.stderr));
 }
+
+/// A program whose standard output is its access log and whose standard error tells of spans: what both said until it was stopped after one
+/// call with these fields.
+fn seen(lines: &str, fields: &str) -> (String, String) {
+    let room = super::support::room();
+    let upstream = Serving::ok();
+    let text = Setup::route(upstream.address(), "").text(&room.path().join("state"));
+    std::fs::write(room.path().join("breaker.toml"), format!("{text}\n{lines}")).unwrap();
+    let mut child = program(room.path()).args(["run", "--config", "breaker.toml"]).spawn().unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut words = String::new();
+    let data: SocketAddr = loop {
+        let mut line = String::new();
+        assert!(err.read_line(&mut line).unwrap() > 0, "it never became ready: {words}");
+        words.push_str(&line);
+        if let Some(rest) = line.strip_prefix("ready data=") {
+            break rest.split(' ').next().unwrap().parse().unwrap();
+        }
+    };
+    let mut client = Wire::connect(data);
+    client.send(&format!("GET /x HTTP/1.1\r\nHost: a\r\nconnection: close\r\n{fields}\r\n"));
+    assert_eq!(client.answer().status(), 200);
+    client.rest();
+    // The line of a span may come after the answer.
+    if lines.contains("spans = true") {
+        let mut line = String::new();
+        err.read_line(&mut line).unwrap();
+        words.push_str(&line);
+    }
+    signal(child.id(), "TERM");
+    let output = Daemon::wait(child);
+    assert!(output.status.success());
+    err.read_to_string(&mut words).unwrap();
+    (self::text(&output.stdout), words)
+}
+
+/// Goal: an access log on the standard output is alone there, and whole at the end.
+#[test]
+fn a_log_on_the_standard_output_is_alone_there() {
+    let (out, err) = seen("[access_log]\npath = \"stdout\"", "");
+    let line: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&line["path"], &line["verdict"]), (&"/x".into(), &"passed".into()));
+    assert!(err.contains("breaker-proxy ") && !err.contains("\"verdict\""), "{err}");
+}
+
+/// Goal: a span is told once, when its request has ended, with what became of it and with its place in the trace.
+#[test]
+fn a_span_is_told_with_its_trace() {
+    let fields = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
+    let (_, err) = seen("[trace]\nspans = true\n[access_log]\npath = \"stdout\"", fields);
+    let told: Vec<serde_json::Value> =
+        err.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert_eq!(told.len(), 1, "{err}");
+    let span = &told[0]["span"];
+    for (name, value) in [
+        ("name", "request"),
+        ("route", "/default/api"),
+        ("verdict", "passed"),
+        ("trace_id", "0af7651916cd43dd8448eb211c80319c"),
+        ("parent_id", "b7ad6b7169203331"),
+    ] {
+        assert_eq!(span[name], value, "{name}: {err}");
+    }
+    assert_eq!((&span["status"], &span["sampled"]), (&200.into(), &true.into()));
+}
