@@ -527,6 +527,7 @@ fn start_worker(
             }
             tending.abort();
             worker.pools.clear();
+            worker.trunks.clear();
         });
         })?;
     started.recv().map_err(|_| io::Error::other("a data thread died at its start"))??;

@@ -3,12 +3,14 @@
 pub mod alarm;
 pub mod answer;
 pub mod body;
+pub mod cable;
 pub mod channel;
 pub mod counts;
 pub mod doors;
 pub mod download;
 pub mod downstream;
 pub mod endpoint;
+pub mod failure;
 pub mod flight;
 pub mod front;
 pub mod handle;
@@ -26,6 +28,9 @@ pub mod resolve;
 pub mod session;
 pub mod settle;
 pub mod socket;
+pub mod stream;
+pub mod streamed;
+pub mod trunk;
 pub mod trust;
 pub mod tunnel;
 pub mod upload;
@@ -128,6 +133,8 @@ pub struct Worker {
     pub sender: Sender<'static>,
     /// Idle upstream connections, and who waits for one.
     pub pools: link::Pools,
+    /// Upstream connections that carry many calls each.
+    pub trunks: trunk::Trunks,
     /// Its calls in flight.
     pub flights: RefCell<flight::Flights>,
     /// Its client connections.
@@ -155,12 +162,15 @@ impl Worker {
         self.second.set(second);
         // One second of grace, since a tick may come right after the question.
         let idle = self.plane.deadlines.body_idle.as_secs_ceil() + 1;
+        self.flights.borrow_mut().forget_ended();
         if let Some(since) = second.checked_sub(idle) {
             let ended = self.flights.borrow_mut().end_stalled(since);
             self.shard.stalled_clients.add(ended);
         }
         if second.is_multiple_of(REAP_EVERY) {
-            self.pools.reap(tokio::time::Instant::now());
+            let now = tokio::time::Instant::now();
+            self.pools.reap(now);
+            self.trunks.reap(now);
         }
     }
 
@@ -200,6 +210,7 @@ impl Worker {
             shard: plane.shards.get(index)?,
             sender: plane.senders.sender(index)?,
             pools: link::Pools::default(),
+            trunks: trunk::Trunks::default(),
             flights: RefCell::default(),
             open: front::Open::default(),
             second: Cell::new(0),

@@ -83,6 +83,7 @@ fn fill(control: &Control) {
     counter!("breaker_slow_bodies_total").absolute(total(|shard| shard.slow_bodies.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
+    counter!("breaker_upstream_torn_total").absolute(total(|shard| shard.torn.get()));
     endpoints(&snapshot);
     // ordering: relaxed, a number on its own.
     let connections = plane.connections.load(std::sync::atomic::Ordering::Relaxed);
@@ -350,6 +351,10 @@ fn describe() {
     describe_counter!(
         "breaker_resent_total",
         "GET requests that were never sent on a dead connection and went out on a new one"
+    );
+    describe_counter!(
+        "breaker_upstream_torn_total",
+        "HTTP/2 connections to upstreams that ended with all their calls, because a kill met a half-written frame"
     );
     describe_gauge!("breaker_upstream_waiting", "calls that wait for a connection");
     describe_counter!("breaker_endpoint_connects_total", "connections made to each endpoint");

@@ -1,12 +1,14 @@
-//! HTTP/1.1 as bytes: the heads that come and go, and chunks; no socket, no time, no rule of ours but which fields pass.
+//! HTTP as bytes: the heads that come and go, chunks and frames; no socket, no time, no rule of ours but which fields pass.
 
 pub mod answer;
 pub mod asked;
 pub mod chunks;
 pub mod fields;
+pub mod frames;
 pub mod grpc;
 pub mod head;
 pub mod kept;
+pub mod plural;
 pub mod request;
 pub mod response;
 pub mod said;
@@ -23,6 +25,8 @@ pub enum Breach {
     Framing,
     /// A chunk is malformed.
     Chunk,
+    /// What it says is no HTTP/2.
+    Http2,
 }
 
 impl fmt::Display for Breach {
@@ -31,6 +35,7 @@ impl fmt::Display for Breach {
             Breach::Head => "the head of its answer is no HTTP/1, or too long",
             Breach::Framing => "where its answer ends has no single meaning",
             Breach::Chunk => "a chunk of its answer is malformed",
+            Breach::Http2 => "what it says is no HTTP/2",
         })
     }
 }

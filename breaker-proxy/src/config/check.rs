@@ -11,7 +11,7 @@ use super::raw::{
     ADMIN, BOUNDS, DEADLINES, GLOBAL, GROUP, LISTEN, MATCH, ROUTE, Report, STATE, Section, TLS,
     Text, UPSTREAM, WIRE, nearest_hint, parse, printable, quoted,
 };
-use super::upstream::{Endpoint, Upstream};
+use super::upstream::{Endpoint, Protocol, Upstream};
 use super::value::{
     Flaw, collide, flaw, parse_address, parse_body_bytes, parse_deadline, parse_head_bytes,
     parse_host, parse_inspect_bytes, parse_method, parse_name, parse_pattern, parse_token,
@@ -474,6 +474,13 @@ fn route(
         }
     };
     let classes = [("normal", Class::Normal), ("reducing", Class::Reducing)];
+    let place = section.path_of("websocket");
+    let websocket = section.flag("websocket", report).unwrap_or(false);
+    let upstream = upstreams.of_route(section, listen, report);
+    if websocket && upstream.as_ref().is_some_and(|own| own.protocol == Protocol::Http2) {
+        let hint = "drop it, or let protocol = \"http/1.1\" stand in the upstream";
+        report.wrong(place, "a WebSocket is not carried by h2", hint);
+    }
     RouteAt {
         name,
         path: section.path.clone(),
@@ -485,14 +492,12 @@ fn route(
             methods: Vec::new(),
             path: "/".to_owned(),
         }),
-        upstream: upstreams
-            .of_route(section, listen, report)
-            .unwrap_or_else(|| Upstream::plain(vec![Endpoint::BuiltIn])),
+        upstream: upstream.unwrap_or_else(|| Upstream::plain(vec![Endpoint::BuiltIn])),
         class: section
             .text("class", report)
             .and_then(|text| word(&text, &classes, report))
             .unwrap_or(Class::Normal),
-        websocket: section.flag("websocket", report).unwrap_or(false),
+        websocket,
         slow: section
             .quantity("slow", "2s", report)
             .and_then(|text| judged(&text, parse_deadline, report)),

@@ -76,6 +76,7 @@ pub(super) const UPSTREAM: Shape = Shape {
     keys: &[
         "name",
         "endpoints",
+        "protocol",
         "connections",
         "queue",
         "mark_down",

@@ -11,6 +11,8 @@ pub struct Upstream {
     pub name: Option<String>,
     /// The servers it is made of: at least one, each once.
     pub endpoints: Vec<Endpoint>,
+    /// What is spoken with them.
+    pub protocol: Protocol,
     /// Connections to each endpoint, over all workers, idle ones included.
     pub connections: u32,
     /// Who may wait when an endpoint has as many connections as it may.
@@ -32,6 +34,7 @@ impl Upstream {
         Upstream {
             name: None,
             endpoints,
+            protocol: Protocol::Http1,
             connections: 10_000,
             queue: Queue { calls: 1_000, wait: Span::from_secs(1) },
             mark_down: MarkDown {
@@ -49,6 +52,26 @@ impl Upstream {
     #[must_use]
     pub fn is_built_in(&self) -> bool {
         self.endpoints.contains(&Endpoint::BuiltIn)
+    }
+}
+
+/// What is spoken with an upstream, by the names that TLS has for it (ALPN).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// `http/1.1`: a connection carries one call at a time.
+    Http1,
+    /// `h2`: a connection carries many calls at once. Without TLS it is spoken from the first byte on.
+    Http2,
+}
+
+impl Protocol {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Http1 => "http/1.1",
+            Protocol::Http2 => "h2",
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The body of what we answer, on its way down to the client; it is never held whole.
 
-use super::upstream::{Exchange, Failure};
+use super::failure::Failure;
+use super::streamed::Streamed;
+use super::upstream::Exchange;
 use super::watched::Watched;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
@@ -16,7 +18,9 @@ pub enum Reply {
     Whole(Option<Bytes>),
     /// The upstream's answer as it comes.
     Flow(Box<Exchange>),
-    /// The same, while the request is still being sent by a task of its own.
+    /// The same, from a connection that carries others, too.
+    Stream(Box<Streamed>),
+    /// As [`Reply::Flow`], while the request is still being sent by a task of its own.
     Both(Rc<RefCell<Exchange>>),
     /// None: what comes is a WebSocket.
     Switched(Box<Exchange>),
@@ -31,6 +35,7 @@ impl Reply {
         match self {
             Reply::Whole(_) => false,
             Reply::Flow(exchange) | Reply::Switched(exchange) => exchange.is_severed(),
+            Reply::Stream(streamed) => streamed.is_severed(),
             Reply::Both(exchange) => exchange.borrow().is_severed(),
             Reply::Watched(watched) => watched.reply().is_severed(),
         }
@@ -42,7 +47,7 @@ impl Reply {
         match self {
             Reply::Both(_) => true,
             Reply::Watched(watched) => watched.reply().is_sent_apart(),
-            Reply::Whole(_) | Reply::Flow(_) | Reply::Switched(_) => false,
+            Reply::Whole(_) | Reply::Flow(_) | Reply::Stream(_) | Reply::Switched(_) => false,
         }
     }
 }
@@ -81,6 +86,9 @@ impl Body for Reply {
             Reply::Flow(exchange) => {
                 exchange.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(Broken)))
             }
+            Reply::Stream(streamed) => {
+                streamed.poll_frame(cx).map(|frame| frame.map(|result| result.map_err(Broken)))
+            }
             Reply::Both(exchange) => {
                 let frame = exchange.borrow_mut().poll_frame(cx);
                 frame.map(|frame| frame.map(|result| result.map_err(Broken)))
@@ -94,6 +102,7 @@ impl Body for Reply {
             Reply::Whole(bytes) => bytes.is_none(),
             Reply::Switched(_) => true,
             Reply::Flow(exchange) => exchange.is_at_end(),
+            Reply::Stream(streamed) => streamed.is_at_end(),
             Reply::Both(exchange) => exchange.borrow().is_at_end(),
             Reply::Watched(watched) => watched.is_at_end(),
         }
@@ -107,6 +116,7 @@ impl Body for Reply {
             }
             Reply::Switched(_) => SizeHint::with_exact(0),
             Reply::Flow(exchange) => exchange.size_hint(),
+            Reply::Stream(streamed) => streamed.size_hint(),
             Reply::Both(exchange) => exchange.borrow().size_hint(),
             Reply::Watched(watched) => watched.reply().size_hint(),
         }

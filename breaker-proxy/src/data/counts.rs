@@ -86,6 +86,8 @@ pub struct Shard {
     pub connects: Count,
     /// GET requests sent again because they were never sent the first time.
     pub resent: Count,
+    /// HTTP/2 connections to upstreams that a kill ended together with other calls: a piece of a killed one was half written.
+    pub torn: Count,
     /// Calls open right now: admitted, and their answer not yet at its end.
     pub calls: Count,
 }
@@ -104,6 +106,7 @@ impl Shard {
             stalled_clients: Count::default(),
             connects: Count::default(),
             resent: Count::default(),
+            torn: Count::default(),
             calls: Count::default(),
         }
     }

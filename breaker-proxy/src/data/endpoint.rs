@@ -5,7 +5,7 @@ use super::counts::Count;
 use super::health::Findings;
 use super::resolve::Addresses;
 use super::trust::{self, Flaw, Roots, Trust};
-use crate::config::upstream::{self as config, MarkDown, Queue};
+use crate::config::upstream::{self as config, MarkDown, Protocol, Queue};
 use breaker_core::{Mono, Span};
 use parking_lot::Mutex;
 use rustls::ClientConnection;
@@ -30,6 +30,7 @@ pub struct Upstream {
 /// One server of an upstream in force.
 pub struct Endpoint {
     target: config::Endpoint,
+    protocol: Protocol,
     label: String,
     addresses: Addresses,
     tls: Option<Tls>,
@@ -113,6 +114,7 @@ impl Upstream {
             let name = trust::server_name(target)?;
             Ok(Arc::new(Endpoint {
                 target: target.clone(),
+                protocol: spec.protocol,
                 label: target.to_string(),
                 addresses: Addresses::of(target),
                 tls: name.zip(trust.clone()).map(|(name, trust)| Tls { trust, name }),
@@ -274,6 +276,12 @@ impl Endpoint {
     #[must_use]
     pub fn target(&self) -> &config::Endpoint {
         &self.target
+    }
+
+    /// What is spoken with it.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// Its URL.

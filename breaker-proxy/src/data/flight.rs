@@ -6,6 +6,7 @@ use super::endpoint::Upstream;
 use super::lane::Lane;
 use super::peer::Peer;
 use super::settle::Settling;
+use super::stream::Stream;
 use crate::snapshot::Snapshot;
 use breaker_core::{Denial, Held, Mono, Outcome, Pass, Permit, Settlement, Ticket};
 use hyper::StatusCode;
@@ -19,7 +20,12 @@ use std::task::{Context, Waker};
 #[derive(Default)]
 pub struct Flights {
     slab: Slab<Flight>,
+    /// Calls that a gate ended and no census has counted: they saw a kill before it came by. Those of the last second or two.
+    ended: Vec<(Pass, bool)>,
 }
+
+/// As many of them are kept.
+const ENDED_MAX: usize = 4096;
 
 struct Flight {
     pass: Pass,
@@ -28,7 +34,7 @@ struct Flight {
     waker: Option<Waker>,
     /// The upstream connection that carries it. A kill ends it here, since the call itself may not be polled for any time:
     /// its client may have stopped reading.
-    lane: Option<Rc<Lane>>,
+    way: Option<Way>,
     /// The client connection that waits for the answer, if it carries nothing else.
     client: Option<Rc<Peer>>,
     /// The worker's second in which the client last asked for a piece of the answer's body; `None` before that.
@@ -37,6 +43,41 @@ struct Flight {
     route: usize,
     /// Counted as severed.
     severed: bool,
+    /// A census has counted it, and perhaps as severed.
+    counted: bool,
+    reported: bool,
+}
+
+/// By which way a call reaches its upstream.
+pub enum Way {
+    /// A connection that carries nothing else.
+    Lane(Rc<Lane>),
+    /// A stream of one that carries others.
+    Stream(Rc<Stream>),
+}
+
+impl Way {
+    /// Did the kernel take a byte of the call?
+    fn sent(&self) -> bool {
+        match self {
+            Way::Lane(lane) => lane.sent(),
+            Way::Stream(stream) => stream.sent(),
+        }
+    }
+
+    fn cut_off(&self, denial: Denial) {
+        match self {
+            Way::Lane(lane) => lane.cut_off(denial),
+            Way::Stream(stream) => stream.cut_off(denial),
+        }
+    }
+
+    fn abandon(&self) {
+        match self {
+            Way::Lane(lane) => lane.abandon(),
+            Way::Stream(stream) => stream.abandon(),
+        }
+    }
 }
 
 impl Flight {
@@ -104,11 +145,13 @@ impl Call {
             pass,
             arriving: false,
             waker: None,
-            lane: None,
+            way: None,
             client,
             asked: None,
             route,
             severed: false,
+            counted: false,
+            reported: false,
         };
         let slot = worker.flights.borrow_mut().slab.insert(flight);
         Call {
@@ -195,10 +238,10 @@ impl Call {
         }
     }
 
-    /// Says which upstream connection carries it, if any.
-    pub fn set_lane(&self, lane: Option<&Rc<Lane>>) {
+    /// Says by which way it reaches its upstream, if by any.
+    pub fn set_way(&self, way: Option<Way>) {
         if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot) {
-            flight.lane = lane.cloned();
+            flight.way = way;
         }
     }
 
@@ -324,11 +367,24 @@ impl Drop for Call {
             permit => drop(permit),
         }
         self.worker.shard.calls.down();
-        self.worker.flights.borrow_mut().slab.try_remove(self.slot);
+        let mut flights = self.worker.flights.borrow_mut();
+        let flight = flights.slab.try_remove(self.slot);
+        let was_halted = self.stage.get() == Stage::Halted;
+        if let Some(flight) = flight
+            && ((flight.severed && !flight.reported) || (was_halted && !flight.counted))
+            && flights.ended.len() < ENDED_MAX
+        {
+            flights.ended.push((flight.pass, flight.severed));
+        }
     }
 }
 
 impl Flights {
+    /// What ended a while ago was no kill's that is still being answered.
+    pub fn forget_ended(&mut self) {
+        self.ended.clear();
+    }
+
     /// Ends calls whose client has not asked for more of the answer, nor taken any of what it asked for, since before the given
     /// second: it stopped reading, and must not hold an upstream connection for ever. A client that waits for the upstream has
     /// asked; that is another deadline.
@@ -337,10 +393,10 @@ impl Flights {
         for (_, flight) in &mut self.slab {
             let took = flight.client.as_ref().map_or(0, |client| client.moved.get());
             if flight.asked.is_some_and(|asked| asked.max(took) < since)
-                && let Some(lane) = flight.lane.take()
+                && let Some(way) = flight.way.take()
             {
                 ended += 1;
-                lane.abandon();
+                way.abandon();
                 if let Some(client) = &flight.client {
                     client.stalled.set(true);
                 }
@@ -359,17 +415,26 @@ impl Flights {
         for (_, flight) in &mut self.slab {
             let Err(denial) = breaker.look(&flight.pass, now) else { continue };
             census.in_flight += 1;
+            flight.counted = true;
             if flight.arriving || breaker.is_cut(&flight.pass) {
                 census.severed += 1;
+                flight.reported = true;
                 // What was not sent yet is refused by the last look.
-                if let Some(lane) = flight.lane.take_if(|lane| lane.sent()) {
+                if let Some(way) = flight.way.take_if(|way| way.sent()) {
                     flight.count_severed(worker.shard.account(flight.route));
-                    lane.cut_off(denial);
+                    way.cut_off(denial);
                 }
             }
             // It stays: another kill may find the call before it is asked for anything.
             if let Some(waker) = &flight.waker {
                 waker.wake_by_ref();
+            }
+        }
+        // A call may see the kill by itself, and be over before anybody counts.
+        for (pass, was_severed) in self.ended.drain(..) {
+            if breaker.look(&pass, now).is_err() {
+                census.in_flight += 1;
+                census.severed += u64::from(was_severed);
             }
         }
         census

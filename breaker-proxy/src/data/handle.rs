@@ -10,7 +10,7 @@ use super::reply;
 use super::reply::{Invalid, Refusal};
 use super::settle::Settling;
 use super::upload::Upload;
-use super::upstream::{Exchange, Outgoing, forward};
+use super::upstream::{Carrier, Outgoing, forward};
 use super::watched::Watch;
 use crate::inspect::prefix::{Prefix, Seen};
 use crate::keys::Given;
@@ -341,29 +341,34 @@ fn has_good_port(host: &Authority) -> bool {
 /// The upstream's answer as ours.
 fn answered(
     head: Head,
-    mut exchange: Box<Exchange>,
+    carrier: Carrier,
     switches: bool,
     grpc: Option<Grpc>,
     watch: Watch<'_>,
 ) -> Answer {
     let mut watching = watch.begin(&head);
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switched && !(switches && head.is_websocket) {
-        // Nobody asked for that protocol.
-        exchange.unusable();
-        return reply::unasked_switch().said(grpc).into();
-    }
-    let body = if switched {
-        Reply::Switched(exchange)
-    } else if exchange.is_at_end() {
-        // Nobody polls a body that is at its end.
-        watching.end();
-        exchange.finish();
-        Reply::Whole(None)
-    } else if exchange.still_sends() {
-        Reply::Both(exchange.send_apart())
-    } else {
-        Reply::Flow(exchange)
+    let body = match carrier {
+        Carrier::Exchange(exchange) if switched && !(switches && head.is_websocket) => {
+            // Nobody asked for that protocol.
+            exchange.unusable();
+            return reply::unasked_switch().said(grpc).into();
+        }
+        Carrier::Exchange(exchange) if switched => Reply::Switched(exchange),
+        Carrier::Exchange(mut exchange) if exchange.is_at_end() => {
+            // Nobody polls a body that is at its end.
+            watching.end();
+            exchange.finish();
+            Reply::Whole(None)
+        }
+        Carrier::Exchange(exchange) if exchange.still_sends() => Reply::Both(exchange.send_apart()),
+        Carrier::Exchange(exchange) => Reply::Flow(exchange),
+        Carrier::Streamed(streamed) if streamed.is_at_end() => {
+            watching.end();
+            drop(streamed);
+            Reply::Whole(None)
+        }
+        Carrier::Streamed(streamed) => Reply::Stream(streamed),
     };
     let body = watching.over(body);
     Answer { status: head.status, fields: head.fields, told: head.told, body }

@@ -5,11 +5,14 @@
 use super::Worker;
 use super::endpoint::{Endpoint, Upstream};
 use super::link::open;
+use super::trunk;
 use super::upstream::duration;
-use crate::config::upstream::{self as config, Health};
+use crate::config::upstream::{self as config, Health, Protocol};
 use crate::voice::say;
 use crate::wire::answer::{self, Form, Seen};
+use crate::wire::plural;
 use bytes::BytesMut;
+use hyper::StatusCode;
 use std::fmt::Write as _;
 use std::io;
 use std::rc::Rc;
@@ -105,13 +108,23 @@ async fn one(worker: Rc<Worker>, upstream: Arc<Upstream>, endpoint: Arc<Endpoint
 
 /// One check: whether it answers with a status below 400.
 async fn ask(
-    worker: &Worker,
-    endpoint: &Endpoint,
+    worker: &Rc<Worker>,
+    endpoint: &Arc<Endpoint>,
     path: &str,
     deadline: Instant,
 ) -> Result<(), String> {
-    let opened = open(worker, endpoint, deadline).await;
-    let mut socket = opened.map_err(|failure| failure.to_string())?.socket;
+    let dialled = open(worker, endpoint, deadline).await;
+    let dialled = dialled.map_err(|failure| failure.to_string())?;
+    if endpoint.protocol() == Protocol::Http2 {
+        let text = request(endpoint.target(), path);
+        let asked = plural::request(text.as_bytes(), endpoint.target().is_tls());
+        let asked = asked.ok_or("the path cannot be said in HTTP/2")?;
+        let trunk = trunk::lay(worker, endpoint, None, dialled, deadline).await;
+        let trunk = trunk.map_err(|failure| failure.to_string())?;
+        let status = trunk.ask(asked).await.map_err(|error| error.to_string())?;
+        return judge(status);
+    }
+    let mut socket = dialled.socket;
     let broken = |error: io::Error| format!("the connection broke: {error}");
     socket.say(request(endpoint.target(), path).as_bytes()).await.map_err(broken)?;
     let (mut input, mut seen) = (BytesMut::new(), Seen::default());
@@ -121,10 +134,16 @@ async fn ask(
         }
         match answer::take(&mut input, false, &mut seen, Form::Map) {
             Ok(None) => {}
-            Ok(Some(head)) if head.status.as_u16() < 400 => return Ok(()),
-            Ok(Some(head)) => return Err(format!("status {}", head.status.as_u16())),
+            Ok(Some(head)) => return judge(head.status),
             Err(breach) => return Err(breach.to_string()),
         }
+    }
+}
+
+fn judge(status: StatusCode) -> Result<(), String> {
+    match status.as_u16() {
+        ..400 => Ok(()),
+        bad => Err(format!("status {bad}")),
     }
 }
 

@@ -7,11 +7,13 @@ use super::Worker;
 use super::alarm::Alarm;
 use super::counts::Count;
 use super::endpoint::{Endpoint, Pick, Tally, Upstream};
+use super::failure::Failure;
 use super::flight::Call;
 use super::lane::Lane;
 use super::session::Session;
 use super::socket::Socket;
-use super::upstream::{Failure, duration};
+use super::upstream::duration;
+use crate::config::upstream::Protocol;
 use crate::voice::say;
 use breaker_core::Denial;
 use std::cell::RefCell;
@@ -32,7 +34,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 const IDLE_MAX: usize = 512;
 
 /// An idle connection older than this is dropped: most servers do so themselves soon after.
-const IDLE_AGE: Duration = Duration::from_secs(50);
+pub const IDLE_AGE: Duration = Duration::from_secs(50);
 
 /// Endpoints that one call tries to reach. Nothing of it was sent to any but the last.
 const TRIES: usize = 3;
@@ -222,16 +224,24 @@ fn shelf(shelves: &mut Vec<Shelf>, slot: usize) -> Option<&mut Shelf> {
     shelves.get_mut(slot)
 }
 
+/// Asks all other workers to give up what they do not use.
+pub fn ring(worker: &Worker) {
+    for (_, bell) in worker.plane.bells.iter().enumerate().filter(|(own, _)| *own != worker.index) {
+        bell.notify_one();
+    }
+}
+
 /// Answers the bell of a worker: gives up what others wait for.
 pub async fn answer_bell(worker: Rc<Worker>) {
     while let Some(bell) = worker.plane.bells.get(worker.index) {
         bell.notified().await;
         worker.pools.make_room();
+        worker.trunks.make_room();
     }
 }
 
 /// A connection for a call that found none idle with `first`: waits for one or makes one, with another endpoint if the first
-/// cannot be reached. Nothing has been sent then, so that any call may go elsewhere.
+/// cannot be reached.
 ///
 /// # Errors
 /// No connection could be made, or its time ended before one came free.
@@ -241,9 +251,7 @@ pub async fn reach(
     upstream: &Upstream,
     first: Pick<'_>,
 ) -> Result<Link, Failure> {
-    let mut tried: Vec<&Arc<Endpoint>> = Vec::new();
-    let (mut pick, mut deadline) = (first, None);
-    loop {
+    reach_by(worker, upstream, first, async |pick, deadline| {
         // Calls that are being connected count as well, so that not all go where none has arrived yet.
         let load = Load::new(worker, pick.endpoint);
         let place = match room(worker, call, upstream, pick.endpoint).await? {
@@ -254,25 +262,51 @@ pub async fn reach(
             }
             Room::Free(place) => place,
         };
-        // One deadline for all attempts; the wait in a queue has its own.
+        let dialled = dial(worker, pick.endpoint, deadline.begin(worker)).await?;
+        drop(load);
+        place.link(worker, dialled, pick.is_trial).ok_or(Failure::Busy)
+    })
+    .await
+}
+
+/// One deadline for all attempts to connect. The wait in a queue has its own.
+#[derive(Debug, Default)]
+pub struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// It begins with the first attempt.
+    pub fn begin(&mut self, worker: &Worker) -> Instant {
         let limit = duration(worker.plane.deadlines.connect);
-        let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
-        let failure = match dial(worker, pick.endpoint, deadline).await {
-            Ok(dialled) => {
-                drop(load);
-                let link = place.link(worker, dialled, pick.is_trial);
-                return link.ok_or(Failure::Busy);
-            }
+        *self.0.get_or_insert_with(|| Instant::now() + limit)
+    }
+}
+
+/// Reaches an endpoint by whatever way, the first or another if that cannot be reached. Nothing has been sent then, so that any call may
+/// go elsewhere.
+///
+/// # Errors
+/// None could be reached, or what keeps the call from all of them.
+pub async fn reach_by<T>(
+    worker: &Worker,
+    upstream: &Upstream,
+    first: Pick<'_>,
+    mut way: impl AsyncFnMut(Pick<'_>, &mut Deadline) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut tried: Vec<&Arc<Endpoint>> = Vec::new();
+    let (mut pick, mut deadline) = (first, Deadline::default());
+    loop {
+        let failure = match way(pick, &mut deadline).await {
+            Ok(reached) => return Ok(reached),
+            Err(failure @ (Failure::Halted(_) | Failure::Busy)) => return Err(failure),
             Err(failure) => failure,
         };
-        drop((place, load));
         let now = worker.plane.clock.mono();
         if upstream.failed(pick.endpoint, pick.is_trial, now) {
             let (endpoint, upstream) = (pick.endpoint.label(), upstream.label());
             say(&format!("DOWN {endpoint} of {upstream}: {failure}"));
         }
         tried.push(pick.endpoint);
-        if tried.len() >= TRIES || Instant::now() >= deadline {
+        if tried.len() >= TRIES || Instant::now() >= deadline.begin(worker) {
             return Err(failure);
         }
         let Some(next) = upstream.pick(|| now, &tried) else { return Err(failure) };
@@ -298,9 +332,16 @@ impl Drop for Load<'_> {
 }
 
 /// The right to one connection, given back unless it became one.
-struct Place(Option<Arc<Endpoint>>);
+pub struct Place(Option<Arc<Endpoint>>);
 
 impl Place {
+    /// A place at this endpoint, if one is free now.
+    #[must_use]
+    pub fn take(endpoint: &Arc<Endpoint>) -> Option<Place> {
+        endpoint.places().try_acquire().ok()?.forget();
+        Some(Place(Some(Arc::clone(endpoint))))
+    }
+
     /// The connection that has it from now on; it carries this call.
     fn link(mut self, worker: &Rc<Worker>, dialled: Dialled, is_trial: bool) -> Option<Link> {
         let endpoint = self.0.take()?;
@@ -343,19 +384,15 @@ async fn room(
     upstream: &Upstream,
     endpoint: &Arc<Endpoint>,
 ) -> Result<Room, Failure> {
-    let free = || Room::Free(Place(Some(Arc::clone(endpoint))));
-    if let Ok(permit) = endpoint.places().try_acquire() {
-        permit.forget();
-        return Ok(free());
+    if let Some(place) = Place::take(endpoint) {
+        return Ok(Room::Free(place));
     }
     let busy = || {
         count(worker, endpoint, |tally| &tally.busy);
         Failure::Busy
     };
     let _waiting = upstream.wait(endpoint).ok_or_else(busy)?;
-    for (_, bell) in worker.plane.bells.iter().enumerate().filter(|(own, _)| *own != worker.index) {
-        bell.notify_one();
-    }
+    ring(worker);
     let mut end = pin!(sleep(duration(upstream.queue().wait)));
     loop {
         let handed = worker.pools.queue(endpoint);
@@ -370,7 +407,7 @@ async fn room(
             }
             Ok(permit) = endpoint.places().acquire() => {
                 permit.forget();
-                return Ok(free());
+                return Ok(Room::Free(Place(Some(Arc::clone(endpoint)))));
             }
             () = &mut end => return Err(busy()),
         }
@@ -378,7 +415,7 @@ async fn room(
 }
 
 /// Waits until a gate refuses the call: who waits for a connection is told of a kill at once.
-async fn refused(call: &Call) -> Denial {
+pub async fn refused(call: &Call) -> Denial {
     poll_fn(|cx| {
         call.wake_by(cx);
         call.refused().map_or(Poll::Pending, Poll::Ready)
@@ -390,13 +427,21 @@ async fn refused(call: &Call) -> Denial {
 pub struct Dialled {
     /// Its socket, hands shaken.
     pub socket: Socket,
-    address: SocketAddr,
+    /// Where it leads.
+    pub address: SocketAddr,
     /// The list of addresses that it was taken from.
-    serial: u32,
+    pub serial: u32,
 }
 
 /// Makes a connection for a call.
-async fn dial(worker: &Worker, endpoint: &Endpoint, deadline: Instant) -> Result<Dialled, Failure> {
+///
+/// # Errors
+/// None can be made, or none in time.
+pub async fn dial(
+    worker: &Worker,
+    endpoint: &Endpoint,
+    deadline: Instant,
+) -> Result<Dialled, Failure> {
     let dialled = open(worker, endpoint, deadline).await;
     match &dialled {
         Ok(_) => {
@@ -439,6 +484,10 @@ pub async fn open(
     let begun = async { Session::begin(stream, tls.map_err(io::Error::other)?).await };
     let begun = timeout_at(deadline, begun).await.map_err(|_| Failure::ConnectTimeout)?;
     let session = begun.map_err(Failure::Handshake)?;
+    if endpoint.protocol() == Protocol::Http2 && session.protocol() != Some(b"h2") {
+        let error = io::Error::other("it does not speak HTTP/2 (ALPN: h2)");
+        return Err(Failure::Handshake(error));
+    }
     Ok(Dialled { socket: Socket::Tls(Box::new(session)), address, serial })
 }
 

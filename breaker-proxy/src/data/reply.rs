@@ -3,8 +3,8 @@
 
 use super::Plane;
 use super::body::Reply;
+use super::failure::Failure;
 use super::upload::UploadFailure;
-use super::upstream::Failure;
 use crate::keys::{KeyError, Why};
 use crate::path::PathError;
 use crate::wire::grpc::{Grpc, Pushback, Status, write_status};

@@ -64,6 +64,12 @@ impl Session {
         }
     }
 
+    /// What both sides agreed to speak (ALPN).
+    #[must_use]
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.tls.alpn_protocol()
+    }
+
     /// Encrypted bytes wait for the kernel.
     #[must_use]
     pub fn wants_write(&self) -> bool {

@@ -70,7 +70,7 @@ impl Roots {
             ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let versions = versions.map_err(|error| (error.to_string(), String::new()))?;
         let mut config = versions.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![upstream.protocol.name().as_bytes().to_vec()];
         Ok(Some(Trust { config: Arc::new(config), authority }))
     }
 

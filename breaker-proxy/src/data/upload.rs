@@ -135,6 +135,12 @@ impl Upload {
         self.framing
     }
 
+    /// Has all of it been given out?
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.source.is_none() && self.held.is_empty()
+    }
+
     /// Puts back what was read of its beginning, to be read once more.
     pub fn put_back(&mut self, held: Bytes) {
         debug_assert!(self.held.is_empty());

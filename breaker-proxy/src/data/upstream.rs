@@ -4,20 +4,22 @@
 //! hand bytes to and fro.
 
 use super::Worker;
-use super::flight::Call;
+use super::failure::{Failure, class_of};
+use super::flight::{Call, Way};
 use super::link::{self, Link};
 use super::outbox::Outbox;
-use super::upload::{Progress, Upload, UploadFailure};
+use super::streamed::{self, Streamed};
+use super::upload::{Progress, Upload};
+use crate::config::upstream::Protocol;
 use crate::voice::say;
+use crate::wire;
 use crate::wire::answer::{self, Form, Framing, Head, Seen};
 use crate::wire::chunks::Piece;
-use crate::wire::{self, Breach};
 use breaker_core::{Denial, Span};
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 use hyper::body::{Frame, SizeHint};
 use std::cell::RefCell;
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -27,56 +29,6 @@ use tokio::time::Instant;
 
 /// Bytes of an answer's body that are read at once, at most.
 const READ_MAX: usize = 64 * 1024;
-
-/// Why a call got no answer from its upstream.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Failure {
-    /// A gate refused the first byte.
-    Halted(Denial),
-    /// A kill ended it after its first byte.
-    Severed(Denial),
-    /// No connection could be made.
-    Connect(io::Error),
-    /// TLS failed: the other side did not prove who it is, or speaks another language.
-    Handshake(io::Error),
-    /// No connection was made in time.
-    ConnectTimeout,
-    /// As many connections as there may be, and no room in the queue, or no end of the wait.
-    Busy,
-    /// No answer came in time.
-    AnswerTimeout,
-    /// The client stopped sending its body.
-    UploadStalled,
-    /// The client's body is larger than allowed.
-    UploadTooLarge,
-    /// The client's body broke off.
-    UploadBroken,
-    /// The upstream closed before its answer had ended.
-    Closed(Option<io::Error>),
-    /// What the upstream said was no answer.
-    Breach(Breach),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Halted(_) => f.write_str("a gate refused the call before its first byte"),
-            Failure::Severed(_) => f.write_str("a kill ended the call"),
-            Failure::Connect(error) => write!(f, "the upstream could not be reached: {error}"),
-            Failure::Handshake(error) => write!(f, "the upstream could not be trusted: {error}"),
-            Failure::ConnectTimeout => f.write_str("the upstream could not be reached in time"),
-            Failure::Busy => f.write_str("the upstream has as many calls as it may have"),
-            Failure::AnswerTimeout => f.write_str("the upstream did not answer in time"),
-            Failure::UploadStalled => f.write_str("the request body stopped arriving"),
-            Failure::UploadTooLarge => f.write_str("the request body is larger than allowed"),
-            Failure::UploadBroken => f.write_str("the request body broke off"),
-            Failure::Closed(None) => f.write_str("the upstream ended the exchange early"),
-            Failure::Closed(Some(error)) => write!(f, "the upstream ended the exchange: {error}"),
-            Failure::Breach(breach) => write!(f, "the upstream broke the exchange: {breach}"),
-        }
-    }
-}
 
 /// A request as it is sent.
 pub struct Outgoing {
@@ -191,10 +143,7 @@ impl Exchange {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
                 Poll::Ready(Some(Ok(data))) => self.out.frame(data, self.chunked),
-                Poll::Ready(Some(Err(UploadFailure::TooLarge))) => {
-                    return Err(Failure::UploadTooLarge);
-                }
-                Poll::Ready(Some(Err(UploadFailure::Broken))) => return Err(Failure::UploadBroken),
+                Poll::Ready(Some(Err(failure))) => return Err(Failure::of_upload(failure)),
                 Poll::Ready(None) => {
                     self.upload = None;
                     if self.chunked {
@@ -257,7 +206,7 @@ impl Exchange {
 
     /// The answer is complete: the connection goes back to the pool if it can carry another call.
     pub fn finish(&mut self) {
-        self.call.set_lane(None);
+        self.call.set_way(None);
         let whole = self.upload.is_none() && self.out.is_empty() && !self.arriving();
         let lasts = self.lasts && whole && self.broken.is_none() && self.input.is_empty();
         if !lasts {
@@ -516,8 +465,16 @@ const LARGE: usize = 12 * 1024;
 /// What is read through the worker's scratch.
 const SMALL: usize = 8 * 1024;
 
-/// An answer whose body is still with its exchange.
-pub type Answer = (Head, Box<Exchange>);
+/// What carries a call and its answer.
+pub enum Carrier {
+    /// A connection that carries nothing else.
+    Exchange(Box<Exchange>),
+    /// A stream of one that carries others.
+    Streamed(Box<Streamed>),
+}
+
+/// An answer whose body is still on its way.
+pub type Answer = (Head, Carrier);
 
 /// Sends one admitted call to its upstream and waits for the head of the answer.
 ///
@@ -532,6 +489,11 @@ pub async fn forward(
     upstream: usize,
     request: Outgoing,
 ) -> Result<Answer, Failure> {
+    let protocol = call.upstream(upstream).map(|upstream| upstream.spec().protocol);
+    if protocol == Some(Protocol::Http2) {
+        let streamed = Box::pin(streamed::forward(worker, call, upstream, request)).await;
+        return streamed.map(|(head, streamed)| (head, Carrier::Streamed(streamed)));
+    }
     let Outgoing { head, body, framing, to_head, again, switches, as_lines } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
@@ -576,7 +538,7 @@ pub async fn forward(
                 exchange.call.answered(head.status, fault);
                 exchange.answered();
                 exchange.moved = Instant::now();
-                return Ok((head, exchange));
+                return Ok((head, Carrier::Exchange(exchange)));
             }
             Err(Failure::Halted(denial)) => {
                 exchange.call.halted();
@@ -671,7 +633,7 @@ impl Exchange {
     /// Puts the call on a connection. From here to its first write there is no await.
     fn carry(&mut self, link: Link) {
         link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
-        self.call.set_lane(Some(&link.lane));
+        self.call.set_way(Some(Way::Lane(Rc::clone(&link.lane))));
         self.link = Some(link);
         self.out.rewind();
     }
@@ -714,7 +676,7 @@ async fn obtain(
 }
 
 /// Counts a call that never had a connection.
-fn unreached(mut call: Call, failure: Failure) -> Failure {
+pub fn unreached(mut call: Call, failure: Failure) -> Failure {
     match failure {
         Failure::Halted(_) => call.halted(),
         // What we refuse by a bound of our own is no fault of the upstream.
@@ -739,14 +701,6 @@ fn end(mut exchange: Box<Exchange>, failure: Failure) -> Failure {
         _ => {}
     }
     failure
-}
-
-/// The kind of a failure, as the status that tells of it.
-fn class_of(failure: &Failure) -> StatusCode {
-    match failure {
-        Failure::ConnectTimeout | Failure::AnswerTimeout => StatusCode::GATEWAY_TIMEOUT,
-        _ => StatusCode::BAD_GATEWAY,
-    }
 }
 
 /// A span for the runtime's timers.

@@ -139,7 +139,7 @@ fn trailers(input: &[u8]) -> Result<Option<(usize, Option<HeaderMap>)>, Breach> 
 }
 
 /// Whether a field may stand behind a body: none that frames, routes or authenticates (RFC 9110, 6.5.1).
-fn may_trail(name: &str) -> bool {
+pub(super) fn may_trail(name: &str) -> bool {
     kind(name) == Kind::EndToEnd
         && !matches!(
             name,

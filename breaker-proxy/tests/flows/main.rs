@@ -16,6 +16,8 @@ mod exchange;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod h2_upstream;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod keys;

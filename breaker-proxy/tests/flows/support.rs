@@ -1,6 +1,7 @@
 //! A whole proxy for one test, with a state of its own on free ports; it judges nothing but that its accounts balance.
 
 pub(crate) mod h2;
+pub(crate) mod h2_server;
 pub(crate) mod tls;
 pub(crate) mod upstream;
 pub(crate) mod wire;

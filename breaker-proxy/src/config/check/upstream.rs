@@ -3,10 +3,10 @@
 use super::super::raw::{
     HEALTH, MARK_DOWN, QUEUE, Report, Section, Text, is_name, nearest_hint, quoted,
 };
-use super::super::upstream::{Endpoint, Health, MarkDown, Queue, Upstream};
+use super::super::upstream::{Endpoint, Health, MarkDown, Protocol, Queue, Upstream};
 use super::super::value::{Flaw, flaw, parse_deadline, parse_endpoint, parse_hold};
 use super::super::{ConfigError, Listen};
-use super::{file_path, judged, name};
+use super::{file_path, judged, name, word};
 use breaker_core::Span;
 use std::net::{IpAddr, SocketAddr};
 
@@ -128,6 +128,14 @@ fn settings(upstream: &mut Upstream, section: &mut Section, report: &mut Report<
     let small = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
     let connections = small(section.whole("connections", 1, MAX_CONNECTIONS, report));
     upstream.connections = connections.unwrap_or(upstream.connections);
+    let place = section.path_of("protocol");
+    let protocols = [Protocol::Http1, Protocol::Http2].map(|protocol| (protocol.name(), protocol));
+    let protocol = section.text("protocol", report);
+    let protocol = protocol.and_then(|text| word(&text, &protocols, report));
+    upstream.protocol = protocol.unwrap_or(upstream.protocol);
+    if upstream.protocol == Protocol::Http2 && upstream.is_built_in() {
+        report.wrong(place, "the built-in origin speaks http/1.1", "drop it, or name a server");
+    }
     let refresh = section.quantity("dns_refresh", "30s", report);
     let refresh = refresh.and_then(|text| judged(&text, parse_refresh, report));
     upstream.dns_refresh = refresh.unwrap_or(upstream.dns_refresh);
@@ -273,7 +281,7 @@ fn leads_to(endpoint: &Endpoint, own: SocketAddr) -> bool {
 mod tests {
     use crate::config::Config;
     use crate::config::check::load;
-    use crate::config::upstream::{Endpoint, Health, MarkDown, Queue, Upstream};
+    use crate::config::upstream::{Endpoint, Health, MarkDown, Protocol, Queue, Upstream};
     use breaker_core::Span;
 
     fn read(upstreams: &str, upstream: &str) -> Result<Config, String> {
@@ -308,11 +316,11 @@ mod tests {
     fn every_key_of_an_upstream_arrives() {
         let found = upstream(
             "[[upstreams]]\nname = \"u\"\nendpoints = [\"https://a\", \"http://b\"]\nconnections = 7\n\
-             queue = { calls = 0, wait = \"5ms\" }\nmark_down = { after = 9, hold = \"2s\", at_most = \"8s\" }\ndns_refresh = \"1s\"\nca = \"/etc/ca.pem\"\n\
+             protocol = \"h2\"\nqueue = { calls = 0, wait = \"5ms\" }\nmark_down = { after = 9, hold = \"2s\", at_most = \"8s\" }\ndns_refresh = \"1s\"\nca = \"/etc/ca.pem\"\n\
              health = { path = \"/h?x=1\", every = \"2s\", within = \"250ms\", fail = 4, pass = 5 }",
             "\"u\"",
         );
-        assert_eq!(found.connections, 7);
+        assert_eq!((found.connections, found.protocol), (7, Protocol::Http2));
         assert_eq!(found.queue, Queue { calls: 0, wait: Span::from_millis(5) });
         let (hold, at_most) = (Span::from_secs(2), Span::from_secs(8));
         assert_eq!(found.mark_down, MarkDown { after: 9, hold, at_most });
@@ -393,6 +401,21 @@ mod tests {
                 &format!("{good}\n{good}"),
                 "\"u\"",
                 "upstreams[1].name: \"u\" is taken by another upstream; rename one, or put them together\nupstreams[1]: no route goes to it; is its name, or a route's upstream, a typo?",
+            ),
+            (
+                &format!("{good}\nprotocol = \"h3\""),
+                "\"u\"",
+                "upstreams.u.protocol: \"h3\" is not known here; did you mean \"h2\"?",
+            ),
+            (
+                &declared("endpoints = \"builtin:origin\"\nprotocol = \"h2\""),
+                "\"u\"",
+                "upstreams.u.protocol: the built-in origin speaks http/1.1; drop it, or name a server",
+            ),
+            (
+                &format!("{good}\nprotocol = \"h2\""),
+                "\"u\"\nwebsocket = true",
+                "routes.a.websocket: a WebSocket is not carried by h2; drop it, or let protocol = \"http/1.1\" stand in the upstream",
             ),
             (
                 &format!("{good}\nconnections = 0"),
