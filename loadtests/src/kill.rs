@@ -156,7 +156,7 @@ upstream = "origin"
 }
 
 /// What the rules say of an upstream that speaks HTTP/2.
-pub(crate) const HTTP2: &str = "http2 = true\n";
+pub(crate) const HTTP2: &str = "protocol = \"h2\"\n";
 
 /// Runs the command.
 ///

@@ -4,7 +4,7 @@
 use crate::error::LoadError;
 use crate::frames;
 use crate::intake::{Intake, Stamp, Vault};
-use crate::stamp::{self, Taken, Wall};
+use crate::stamp::{self, Wall};
 use crate::wire::{Decoder, Event, Side};
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
 use parking_lot::Mutex;
@@ -270,20 +270,20 @@ async fn serve(
         };
         let into = buffer.get_mut(..most).unwrap_or_default();
         let bytes = stream.read(into).await.map_err(LoadError::io("read as the origin"))?;
-        let taken = Taken { bytes, at: at.get() };
+        let (begun, last) = (at.first(), at.last());
         let now = stamp::wall();
-        let mut rest = buffer.get(..taken.bytes).unwrap_or_default();
+        let mut rest = buffer.get(..bytes).unwrap_or_default();
         if rest.is_empty() {
             return Ok(());
         }
         loop {
             if decoder.at_start() && !rest.is_empty() {
-                let first = taken.at.unwrap_or(now);
+                let first = begun.unwrap_or(now);
                 place = log.open(Arrival {
                     first,
-                    last: first,
+                    last: last.unwrap_or(now),
                     read: now,
-                    stamped: taken.at.is_some(),
+                    stamped: begun.is_some(),
                     ..Arrival::default()
                 });
             }
@@ -291,13 +291,13 @@ async fn serve(
             rest = rest.get(used..).unwrap_or_default();
             match event {
                 Event::More => {
-                    log.change(place, |arrival| arrival.last = taken.at.unwrap_or(now));
+                    log.change(place, |arrival| arrival.last = last.unwrap_or(now));
                     break;
                 }
                 Event::Head(head) => log.change(place, |arrival| arrival.id = head.id),
                 Event::End => {
                     log.change(place, |arrival| {
-                        arrival.last = taken.at.unwrap_or(now);
+                        arrival.last = last.unwrap_or(now);
                         arrival.whole = true;
                     });
                     let last = manner.is_last(place);

@@ -90,6 +90,12 @@ impl Proxy {
     }
 }
 
+/// Whether these rules are a configuration that the proxy takes: what is not built it calls no key.
+pub(crate) fn takes(rules: &str) -> bool {
+    let text = configuration(rules, "state");
+    breaker_proxy::config::check::load(&text, "loadtests", &|_| None).is_ok()
+}
+
 /// A whole configuration: ports of the system's choice, this state directory, these rules.
 fn configuration(rules: &str, state: &str) -> String {
     format!(

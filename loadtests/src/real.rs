@@ -1,14 +1,15 @@
-//! Real clients and servers through the proxy: curl, wrk, h2load, nginx, Python's HTTP server and its `websockets` package; what is
-//! tried with curl is in `real::curl`, with WebSockets in `real::sockets`.
+//! Real clients and servers through the proxy: curl, wrk, h2load, nginx, Python's HTTP server and its packages `websockets`
+//! and `grpcio`; what is tried with curl is in `real::curl`, with WebSockets in `real::sockets`, with gRPC in `real::grpc`.
 
 mod curl;
+mod grpc;
 mod sockets;
 
 use crate::accounts::settled;
 use crate::clients::{beside, read_h2load};
 use crate::error::LoadError;
 use crate::nginx::Nginx;
-use crate::proxy::Proxy;
+use crate::proxy::{self, Proxy};
 use crate::report::Verdict;
 use crate::rivals::child::Running;
 use crate::rivals::players::{Certificate, version_of};
@@ -23,7 +24,7 @@ use tempfile::TempDir;
 /// Needs what `loadtests/install.sh clients` installs; what is missing is named, and ends it with exit code 3.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ClientsArgs {
-    /// The Python that has `websockets`; without it, the one where install.sh puts it.
+    /// The Python that has `websockets` and `grpcio`; without it, the one where install.sh puts it.
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
 }
@@ -116,23 +117,30 @@ pub(crate) fn run(args: &ClientsArgs) -> Result<ExitCode, LoadError> {
     };
     let (_origin, origin) = script("origin.py")?;
     let (_server, server) = script("sockets_server.py")?;
+    let (_callee, callee) = script("grpc_server.py")?;
+    let through = proxy::takes(&grpc::rules(callee, nginx.addr(), true));
+    let rules = rules(nginx.addr(), origin, server) + &grpc::rules(callee, nginx.addr(), through);
     let certificate = Certificate::new().map_err(LoadError::Proxy)?;
     let mut ledger = Ledger::default();
     for secure in [false, true] {
-        let door = door(&rules(nginx.addr(), origin, server), secure.then_some(&certificate))?;
+        let door = door(&rules, secure.then_some(&certificate))?;
         println!("{} on {}", door.name, door.base);
         curl::check(&bench, &door, &mut ledger);
         loads(&door, &mut ledger);
         sockets::check(&bench, &door, &mut ledger);
+        grpc::check(&bench, &door, through, &mut ledger);
         ledger.note(&format!("accounts, {}", door.name), accounts(&door));
     }
-    println!(
-        "  NOT RUN grpcio, client and server: gRPC needs upstreams over HTTP/2, which are not built"
-    );
+    if !through {
+        println!(
+            "  NOT RUN grpcio through to its server: that needs upstreams over HTTP/2, which are not built"
+        );
+    }
     let lacking = if ledger.lacking > 0 { "; not built: 100 Continue over HTTP/2" } else { "" };
+    let not_run = if through { "" } else { "; not run: grpcio through to its server" };
     let passed = ledger.passed;
     let claim = format!(
-        "real clients and servers get what they ask for: {passed} checks (not run: grpcio{lacking})"
+        "real clients and servers get what they ask for: {passed} checks{not_run}{lacking}"
     );
     Ok(ledger.verdict.tell(&claim))
 }
@@ -163,19 +171,21 @@ fn missing(python: &Path) -> Option<&'static str> {
             }
         }
     }
-    let asked =
-        "import platform, websockets; print(platform.python_version(), websockets.__version__)";
+    let asked = "import grpc, platform, websockets; print(platform.python_version(), websockets.__version__, grpc.__version__)";
     let said = Command::new(python).args(["-c", asked]).output();
     match said.ok().filter(|said| said.status.success()) {
         Some(said) => {
-            println!("Python and websockets {}", String::from_utf8_lossy(&said.stdout).trim())
+            println!(
+                "Python, websockets and grpcio {}",
+                String::from_utf8_lossy(&said.stdout).trim()
+            )
         }
         None => {
             println!(
-                "{} has no package websockets: loadtests/install.sh clients",
+                "{} lacks the package websockets or grpcio: loadtests/install.sh clients",
                 python.display()
             );
-            missing = missing.or(Some("the Python package websockets"));
+            missing = missing.or(Some("the Python package websockets or grpcio"));
         }
     }
     missing

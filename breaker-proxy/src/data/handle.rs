@@ -428,6 +428,7 @@ fn answered(
         Carrier::Exchange(exchange) => Reply::Flow(exchange),
         Carrier::Streamed(streamed) if streamed.is_at_end() => {
             watching.end();
+            drop(streamed);
             Reply::Whole(None)
         }
         Carrier::Streamed(streamed) => Reply::Stream(streamed),

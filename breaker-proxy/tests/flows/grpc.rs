@@ -1,6 +1,7 @@
 //! gRPC: what its clients are told when a call is refused, fails, or is cut in its middle.
 
 use super::support::h2::{Event, H2, Stream};
+use super::support::h2_server::{Far, RESET};
 use super::support::upstream::{Serving, Upstream};
 use super::support::wire::Wire;
 use super::support::{Proxy, Setup, eventually};
@@ -235,6 +236,59 @@ fn an_end_of_the_upstream_is_told_by_a_status() {
     assert_eq!(field(&trailers, "grpc-status"), "5");
     assert!(matches!(good.next(), Event::End));
     assert_eq!(proxy.finish()["upstream_errors"], 1);
+}
+
+/// Goal: the same holds with an upstream over HTTP/2, whose streams are reset; its connection stays, and an end of it is told by a status.
+#[test]
+fn a_call_over_http2_to_the_upstream_is_cut_as_well() {
+    let upstream = Upstream::start();
+    let proxy = Setup::new(format!(
+        "[[upstreams]]\nname = \"u\"\nendpoints = \"http://{}\"\nprotocol = \"h2\"\n\
+         [[routes]]\nname = \"api\"\nmatch = {{ path = \"/{{*rest}}\" }}\nupstream = \"u\"\n",
+        upstream.address()
+    ))
+    .start();
+    let client = H2::connect(proxy.data());
+    let first = call(&client, "/x", &[]);
+    let mut far = Far::accept(&upstream, &[]);
+    let mut begin = |stream: &Stream, messages: &str| {
+        let own = far.request();
+        far.head(own, false);
+        far.data(own, messages.as_bytes(), false);
+        stream.head();
+        assert!(matches!(stream.next(), Event::Data(data) if data == messages));
+        own
+    };
+    let whole = begin(&first, MESSAGE);
+    let second = call(&client, "/x", &[]);
+    let half = begin(&second, &MESSAGE[..6]);
+    let cut = proxy.cut("/default/api");
+    assert_eq!(cut["severed"], 2);
+    let Event::Trailers(trailers) = first.next() else { panic!("no trailers") };
+    assert_eq!(field(&trailers, "grpc-status"), "14");
+    assert!(matches!(first.next(), Event::End));
+    assert!(matches!(second.next(), Event::Broken), "reset");
+    let mut reset: Vec<u32> = (0..2)
+        .map(|_| {
+            let came = far.next();
+            assert_eq!(came.kind, RESET, "{came:?}");
+            came.stream
+        })
+        .collect();
+    reset.sort_unstable();
+    assert_eq!(reset, [whole, half]);
+    proxy.lift("/default/api");
+    let third = call(&client, "/x", &[]);
+    let own = far.request();
+    far.head(own, false);
+    far.data(own, MESSAGE.as_bytes(), false);
+    third.head();
+    assert!(matches!(third.next(), Event::Data(_)));
+    drop(far);
+    let Event::Trailers(trailers) = third.next() else { panic!("no trailers") };
+    assert_eq!(field(&trailers, "grpc-status"), "14");
+    client.assert_up();
+    proxy.finish();
 }
 
 /// Goal: who stopped reading a call that is cut is not waited for: the call is over at once.

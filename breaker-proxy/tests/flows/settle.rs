@@ -1,6 +1,7 @@
 //! Reservations that answers settle: what is charged before, and after, by what an answer says, by either version of HTTP.
 
 use super::support::h2::H2;
+use super::support::h2_server::{Grove, Said};
 use super::support::upstream::{Serving, Upstream};
 use super::support::{Proxy, Setup};
 use hyper::Request;
@@ -231,6 +232,42 @@ fn an_answer_that_is_looked_into_comes_plain() {
         for name in ["accept_encoding", "range", "if-range"] {
             assert_eq!(own(0, name).is_some(), passes, "{settle} {name}");
         }
+    }
+}
+
+/// Goal: the same holds of an upstream over HTTP/2: its answers settle, with a body and without one, and it is asked for them in no coding.
+#[test]
+fn an_upstream_over_http2_settles_too() {
+    let grove = Grove::start(|heard| {
+        let streams = heard.head.uri.path() == "/events";
+        let (kind, body) = match heard.head.uri.path() {
+            "/events" => ("text/event-stream", "data: {\"usage\":{\"total_tokens\":41}}\n\n"),
+            "/none" => ("application/json", ""),
+            _ => ("application/json", r#"{"usage":{"total_tokens":300}}"#),
+        };
+        let trailers = streams.then(|| vec![("x-end", "1")]);
+        Said { fields: vec![("content-type", kind)], body: body.as_bytes().to_vec(), trailers }
+    });
+    let proxy = Setup::new(format!(
+        "[[upstreams]]\nname = \"u\"\nendpoints = \"http://{}\"\nprotocol = \"h2\"\n\
+         [[routes]]\nname = \"api\"\nmatch = {{ path = \"/{{*rest}}\" }}\nupstream = \"u\"\nweight = 200\n\
+         settle = {BODY}\nlimit = [{{ budget = 10000, by = \"weight\" }}]\n",
+        grove.address()
+    ))
+    .start_clocked();
+    let mut before = 0;
+    for (path, expected) in [("/json", 300), ("/events", 41), ("/none", 200), ("/json", 300)] {
+        let mut client = proxy.client();
+        client.send(&format!("GET {path} HTTP/1.1\r\nhost: a\r\naccept-encoding: gzip\r\n\r\n"));
+        assert_eq!(client.answer().status(), 200);
+        proxy.settled();
+        let now = spent(&proxy);
+        assert_eq!(now - before, expected, "{path}");
+        before = now;
+    }
+    proxy.finish();
+    for heard in grove.heard() {
+        assert_eq!(heard.head.headers["accept-encoding"], "identity");
     }
 }
 

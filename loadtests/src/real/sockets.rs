@@ -25,9 +25,10 @@ pub(super) fn check(bench: &Bench, door: &Door, ledger: &mut Ledger) {
 }
 
 /// The checks in what the client printed: name, and what was seen or went wrong.
-type Lines = Vec<(String, Result<String, String>)>;
+pub(super) type Lines = Vec<(String, Result<String, String>)>;
 
-fn read(text: &str) -> Option<Lines> {
+/// Reads what a client printed; `None`: it printed something else.
+pub(super) fn read(text: &str) -> Option<Lines> {
     let line = |line: &str| {
         let mut parts = line.splitn(3, '\t');
         let (name, word, seen) = (parts.next()?, parts.next()?, parts.next()?.to_owned());
@@ -52,26 +53,36 @@ fn client(bench: &Bench, door: &Door, verb: &str, path: &str) -> Command {
 }
 
 fn said(bench: &Bench, door: &Door, verb: &str, path: &str) -> Result<String, String> {
-    let output = client(bench, door, verb, path).output().map_err(|error| error.to_string())?;
+    said_by(client(bench, door, verb, path))
+}
+
+/// What a client printed, or its last complaint.
+pub(super) fn said_by(mut client: Command) -> Result<String, String> {
+    let output = client.output().map_err(|error| error.to_string())?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(String::from_utf8_lossy(&output.stderr)
-            .lines()
-            .last()
-            .unwrap_or("it failed")
-            .to_owned())
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        Err(complaint.lines().last().unwrap_or("it failed").to_owned())
     }
 }
 
 /// A client that waits for its connection to end.
-struct Waiting {
+pub(super) struct Waiting {
     child: Child,
     out: BufReader<ChildStdout>,
 }
 
 impl Waiting {
-    fn line(&mut self) -> Result<String, String> {
+    /// Starts it.
+    pub(super) fn start(mut client: Command) -> Result<Waiting, String> {
+        let mut child = client.stdout(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+        let out = child.stdout.take().map(BufReader::new).ok_or("no words")?;
+        Ok(Waiting { child, out })
+    }
+
+    /// The next line that it prints.
+    pub(super) fn line(&mut self) -> Result<String, String> {
         let mut line = String::new();
         // It says something within ten seconds, or ends.
         self.out.read_line(&mut line).map_err(|error| error.to_string())?;
@@ -90,12 +101,7 @@ impl Drop for Waiting {
 /// Kills the route under an open WebSocket.
 fn ended(bench: &Bench, door: &Door, level: &str) -> Result<String, String> {
     let words = |error: crate::error::LoadError| error.to_string();
-    let mut child = client(bench, door, "held", "/sockets")
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let out = child.stdout.take().map(BufReader::new).ok_or("no words")?;
-    let mut waiting = Waiting { child, out };
+    let mut waiting = Waiting::start(client(bench, door, "held", "/sockets"))?;
     let open = waiting.line()?;
     if open != "open" {
         return Err(format!("it did not connect: {open}"));
