@@ -47,7 +47,7 @@ impl Reply {
         match self {
             Reply::Both(_) | Reply::Stream(_) => true,
             Reply::Watched(watched) => watched.reply().is_sent_apart(),
-            Reply::Whole(_) | Reply::Flow(_) | Reply::Stream(_) | Reply::Switched(_) => false,
+            Reply::Whole(_) | Reply::Flow(_) | Reply::Switched(_) => false,
         }
     }
 
