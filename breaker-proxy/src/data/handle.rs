@@ -3,6 +3,7 @@
 use super::Worker;
 use super::answer::Answer;
 use super::body::Reply;
+use super::failure::Failure;
 use super::flight::Call;
 use super::inspect::Waiting;
 use super::peer::Peer;
@@ -10,7 +11,6 @@ use super::reply;
 use super::reply::{Invalid, Refusal};
 use super::settle::Settling;
 use super::upload::Upload;
-use super::failure::Failure;
 use super::upstream::{Carrier, Outgoing, forward};
 use super::visit::{Course, Verdict, Visit};
 use super::watched::Watch;
@@ -304,8 +304,9 @@ fn judge(
                 .settle
                 .as_ref()
                 .map(|settle| Rc::new(Settling::new(Arc::clone(settle), ticket.weight())));
-            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client, moment.course)
-                .settled_by(settling.clone());
+            let call =
+                Call::new(Rc::clone(worker), index, kept, pass, ticket, client, moment.course)
+                    .settled_by(settling.clone());
             // Until it is answered.
             moment.course.ends(Verdict::Gone);
             let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
@@ -414,7 +415,7 @@ fn answered(
             // Nobody asked for that protocol.
             exchange.unusable();
             course.ends(Verdict::Failed);
-            return reply::unasked_switch().said(grpc).into();
+            return course.identified(reply::unasked_switch().said(grpc)).into();
         }
         Carrier::Exchange(exchange) if switched => Reply::Switched(exchange),
         Carrier::Exchange(mut exchange) if exchange.is_at_end() => {

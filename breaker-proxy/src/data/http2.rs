@@ -187,14 +187,12 @@ impl Body for Carried {
         if let Poll::Ready(Some(Ok(frame))) = &frame {
             course.took_away(frame.data_ref().map_or(0, Bytes::len));
         }
-        match &frame {
-            Poll::Ready(Some(Err(_))) if course.verdict() == Verdict::Passed => {
-                course.ends(Verdict::Failed);
-            }
-            Poll::Ready(Some(Err(_)) | None) => {}
+        let broke = matches!(frame, Poll::Ready(Some(Err(_)))) || own.reply.broke_off();
+        if broke && course.verdict() == Verdict::Passed {
+            course.ends(Verdict::Failed);
+        } else if !broke && !own.reply.is_end_stream() {
             // Until the client has made room, or the upstream has more.
-            _ if !own.reply.is_end_stream() => own.visit.pause(),
-            _ => {}
+            own.visit.pause();
         }
         // hyper asks for the next one when the client has made room for this one.
         own.open.hold(matches!(frame, Poll::Ready(Some(Ok(_)))).then(Instant::now));
