@@ -260,6 +260,8 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         bounds: config.bounds,
         deadlines: config.deadlines,
         wire: config.wire,
+        trusted: config.trusted.clone().into(),
+        proxied: config.listen.proxy_protocol,
         draining: AtomicBool::new(false),
         connections: AtomicU64::new(0),
         tls: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use sight::{AccessLog, RequestId};
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use upstream::Upstream;
 
@@ -59,6 +60,8 @@ pub struct Listen {
     pub workers: Option<u16>,
     /// How clients of the data plane connect; `None`: in clear.
     pub tls: Option<Tls>,
+    /// Each connection begins with a header of the PROXY protocol, from one of [`Config::trusted`].
+    pub proxy_protocol: bool,
 }
 
 /// TLS towards clients.
@@ -138,6 +141,13 @@ pub struct Bounds {
     pub body_bytes: Option<u64>,
     /// Concurrent HTTP/2 streams of one connection.
     pub streams: u32,
+    /// Bytes of one HTTP/2 connection that are held in memory: of request bodies that nobody has asked for yet, and of answers that
+    /// wait for the client.
+    pub connection_bytes: u32,
+    /// Bytes of a request body that must come in a second; `None`: any number.
+    pub upload_rate: Option<NonZeroU32>,
+    /// Bytes of an answer that the client must take in a second; `None`: any number.
+    pub download_rate: Option<NonZeroU32>,
     /// Key cells of each dimension.
     pub keys: u32,
 }
@@ -168,7 +178,7 @@ pub struct Deadlines {
 pub struct Wire {
     /// Send `RateLimit` and `RateLimit-Policy` with a 429.
     pub rate_limit_fields: bool,
-    /// Which fields tell the upstream about the client. What a client sent of either is removed in every case.
+    /// Which fields tell the upstream about the client. What a client sent of either is removed, unless it is a trusted proxy.
     pub forwarded: Forwarded,
     /// Whether requests have ids of ours.
     pub request_id: RequestId,

@@ -23,12 +23,15 @@ pub mod link;
 pub mod names;
 pub mod notes;
 pub mod outbox;
+pub mod pace;
 pub mod peer;
 pub mod reply;
 pub mod resolve;
+pub mod room;
 pub mod session;
 pub mod settle;
 pub mod socket;
+pub mod strand;
 pub mod stream;
 pub mod streamed;
 pub mod times;
@@ -51,9 +54,11 @@ use crate::wire::ids;
 use breaker_core::{Breaker, Sender, Senders};
 use counts::Shard;
 use doors::Doors;
+use ipnet::IpNet;
 use names::Names;
 use notes::Sight;
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -101,6 +106,10 @@ pub struct Plane {
     pub draining: AtomicBool,
     /// Client connections over all workers.
     pub connections: AtomicU64,
+    /// Networks of those in front of us whose word on a client is taken.
+    pub trusted: Box<[IpNet]>,
+    /// Each connection begins with a header of the PROXY protocol, from one of these.
+    pub proxied: bool,
     /// How clients connect by TLS; `None`: in clear.
     pub tls: Option<TlsAcceptor>,
     /// The certificate that they are shown.
@@ -116,6 +125,13 @@ pub struct Plane {
 }
 
 impl Plane {
+    /// Is the word of whoever is at this address taken on whom it speaks for?
+    #[must_use]
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+
     /// From now on `/ready` says no.
     pub fn drain(&self) {
         // ordering: relaxed, a flag on its own.

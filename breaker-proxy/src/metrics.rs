@@ -85,6 +85,10 @@ fn fill(control: &Control) {
     let failing = certificates.is_some_and(|certificates| certificates.is_failing());
     gauge!("breaker_tls_certificate_failing").set(if failing { 1.0 } else { 0.0 });
     counter!("breaker_slow_heads_total").absolute(total(|shard| shard.slow_heads.get()));
+    counter!("breaker_proxy_protocol_refused_total").absolute(total(|shard| shard.unproxied.get()));
+    counter!("breaker_slow_uploads_total").absolute(total(|shard| shard.slow_uploads.get()));
+    counter!("breaker_full_connections_total")
+        .absolute(total(|shard| shard.full_connections.get()));
     counter!("breaker_slow_bodies_total").absolute(total(|shard| shard.slow_bodies.get()));
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
@@ -385,6 +389,18 @@ fn describe() {
     describe_counter!(
         "breaker_slow_bodies_total",
         "requests refused because a body that is looked into did not come in time"
+    );
+    describe_counter!(
+        "breaker_proxy_protocol_refused_total",
+        "connections refused because no header of the PROXY protocol came from a trusted proxy"
+    );
+    describe_counter!(
+        "breaker_slow_uploads_total",
+        "request bodies that ended because they came too slowly"
+    );
+    describe_counter!(
+        "breaker_full_connections_total",
+        "waits of HTTP/2 streams for a connection with as much of its answers in memory as it may have"
     );
     describe_gauge!("breaker_state", "1 for the state each scope is in");
     describe_gauge!("breaker_calls_open", "calls whose answer has not come to its end");

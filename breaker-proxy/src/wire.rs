@@ -10,6 +10,7 @@ pub mod head;
 pub mod ids;
 pub mod kept;
 pub mod plural;
+pub mod proxied;
 pub mod request;
 pub mod response;
 pub mod said;

@@ -85,6 +85,7 @@ fn check(asked: &Asked<'_>, mode: Forwarded) {
         forwarded: mode,
         request_id: None,
         secure: true,
+        trusted: false,
         peer: "2001:db8::1".parse().expect("an address"),
         peer_text: "2001:db8::1",
     };

@@ -116,6 +116,7 @@ fuzz_target!(|input: &[u8]| {
         forwarded: Forwarded::Both,
         request_id: None,
         secure: false,
+        trusted: false,
         peer,
         peer_text: "192.0.2.7",
     };

@@ -14,8 +14,9 @@ use super::raw::{
 use super::sight::RequestId;
 use super::upstream::{Endpoint, Protocol, Upstream};
 use super::value::{
-    Flaw, collide, flaw, parse_address, parse_body_bytes, parse_deadline, parse_head_bytes,
-    parse_host, parse_inspect_bytes, parse_method, parse_name, parse_pattern, parse_token,
+    Flaw, collide, flaw, parse_address, parse_body_bytes, parse_byte_rate, parse_connection_bytes,
+    parse_deadline, parse_head_bytes, parse_host, parse_inspect_bytes, parse_method, parse_name,
+    parse_pattern, parse_token,
 };
 use super::{
     Admin, Bounds, ClientCertificates, Config, Deadlines, Forwarded, Group, KeySource, Listen,
@@ -27,6 +28,7 @@ use breaker_core::{
 use ipnet::IpNet;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use upstream::Declared;
 
@@ -75,6 +77,8 @@ const MAX_SCOPES: usize = 4096;
 /// Key dimensions of one call.
 const MAX_DIMENSIONS: usize = 4;
 const MAX_METHODS: usize = 16;
+/// Bytes a second that a client must move, unless told otherwise: what others ask for as well.
+const LEAST_RATE: Option<NonZeroU32> = NonZeroU32::new(240);
 
 /// Walks the sections in order. Where something is wrong it is noted and a default stands in: the result is only used if
 /// nothing was noted.
@@ -90,7 +94,15 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
     let state = state(state_at, report);
     let bounds = bounds(root.section("bounds", BOUNDS, report), report);
     let deadlines = deadlines(root.section("deadlines", DEADLINES, report), report);
+    let before = report.errors.len();
     let (wire, trusted) = wire(root.section("wire", WIRE, report), report);
+    if listen.proxy_protocol && trusted.is_empty() && report.errors.len() == before {
+        report.wrong(
+            "listen.proxy_protocol",
+            "nobody's word is taken, so every connection would be refused",
+            "name the networks of the proxies in front in wire.trusted",
+        );
+    }
     let access_log = sight::access_log(root.section("access_log", ACCESS_LOG, report), report);
     let spans = sight::spans(root.section("trace", TRACE, report), report);
 
@@ -161,6 +173,7 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
         admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
         workers: None,
         tls: None,
+        proxy_protocol: false,
     };
     let Some(mut section) = section else {
         return listen;
@@ -177,6 +190,7 @@ fn listen(section: Option<Section>, expose: bool, report: &mut Report<'_>) -> Li
     }
     listen.workers =
         section.whole("workers", 1, 1024, report).and_then(|workers| u16::try_from(workers).ok());
+    listen.proxy_protocol = section.flag("proxy_protocol", report).unwrap_or(false);
     listen.tls = section.section("tls", TLS, report).and_then(|section| tls(section, report));
     let path = section.path_of("admin");
     if valid && collide(listen.data, listen.admin) {
@@ -279,6 +293,9 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
         inspecting: 1024,
         body_bytes: None,
         streams: 100,
+        connection_bytes: 256 * 1024,
+        upload_rate: LEAST_RATE,
+        download_rate: LEAST_RATE,
         keys: 65_536,
     };
     let Some(mut section) = section else {
@@ -316,6 +333,22 @@ fn bounds(section: Option<Section>, report: &mut Report<'_>) -> Bounds {
         .and_then(|text| judged(&text, parse_body_bytes, report));
     if let Some(body) = body {
         bounds.body_bytes = body;
+    }
+    let held = section
+        .quantity("connection_bytes", "256KiB", report)
+        .and_then(|text| judged(&text, parse_connection_bytes, report));
+    if let Some(held) = held {
+        bounds.connection_bytes = held;
+    }
+    for (key, rate) in
+        [("upload_rate", &mut bounds.upload_rate), ("download_rate", &mut bounds.download_rate)]
+    {
+        let found = section
+            .quantity(key, "240B/s", report)
+            .and_then(|text| judged(&text, parse_byte_rate, report));
+        if let Some(found) = found {
+            *rate = found;
+        }
     }
     bounds
 }

@@ -43,7 +43,7 @@ pub(super) const ROOT: Shape = Shape {
     ],
 };
 pub(super) const LISTEN: Shape =
-    Shape { name: "listen", keys: &["data", "admin", "workers", "tls"] };
+    Shape { name: "listen", keys: &["data", "admin", "workers", "tls", "proxy_protocol"] };
 pub(super) const TLS: Shape =
     Shape { name: "tls", keys: &["certificate", "key", "client_ca", "client_certificate"] };
 pub(super) const STATE: Shape = Shape { name: "state", keys: &["dir", "required", "save_every"] };
@@ -58,6 +58,9 @@ pub(super) const BOUNDS: Shape = Shape {
         "inspect_bytes",
         "inspecting",
         "streams",
+        "connection_bytes",
+        "upload_rate",
+        "download_rate",
         "keys",
     ],
 };

@@ -7,6 +7,7 @@ use crate::wire::fields::{Kind, kind};
 use breaker_core::{Span, Unit};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 
 /// Problem and hint. The problem follows the quoted text.
 pub(super) type Flaw = (String, String);
@@ -162,6 +163,31 @@ pub(super) fn parse_inspect_bytes(text: &str) -> Result<u32, Flaw> {
     match u32::try_from(parse_bytes(text)?) {
         Ok(bytes) if bytes <= 16 * 1024 * 1024 => Ok(bytes),
         _ => flaw("is too large to be held", "use at most 16MiB"),
+    }
+}
+
+/// Less than HTTP/2 begins with cannot be asked for.
+pub(super) fn parse_connection_bytes(text: &str) -> Result<u32, Flaw> {
+    match u32::try_from(parse_bytes(text)?) {
+        Ok(bytes) if bytes < 64 * 1024 => {
+            flaw("is less than HTTP/2 begins with", "use at least 64KiB")
+        }
+        Ok(bytes) if bytes <= 64 * 1024 * 1024 => Ok(bytes),
+        _ => flaw("is too large to be held", "use at most 64MiB"),
+    }
+}
+
+/// `240B/s`: bytes in a second, at least.
+pub(super) fn parse_byte_rate(text: &str) -> Result<Option<NonZeroU32>, Flaw> {
+    if text == "any" {
+        return Ok(None);
+    }
+    let Some(bytes) = text.strip_suffix("/s") else {
+        return flaw("is no rate of bytes", "write bytes in a second, as in 240B/s, or \"any\"");
+    };
+    match u32::try_from(parse_bytes(bytes)?) {
+        Ok(bytes) if bytes <= 16 * 1024 * 1024 => Ok(NonZeroU32::new(bytes)),
+        _ => flaw("is more than clients can be asked for", "use at most 16MiB/s"),
     }
 }
 

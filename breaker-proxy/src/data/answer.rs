@@ -2,7 +2,6 @@
 
 use super::body::Reply;
 use crate::wire::answer::Passing;
-use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
 
 /// An answer: its head, and a body that may still be with its upstream.
@@ -22,22 +21,5 @@ impl From<Response<Reply>> for Answer {
     fn from(response: Response<Reply>) -> Answer {
         let (head, body) = response.into_parts();
         Answer { status: head.status, fields: Passing::Map(head.headers), told: None, body }
-    }
-}
-
-/// As hyper wants it.
-impl From<Answer> for Response<Reply> {
-    fn from(answer: Answer) -> Response<Reply> {
-        let mut response = Response::new(answer.body);
-        *response.status_mut() = answer.status;
-        *response.headers_mut() = match answer.fields {
-            Passing::Map(fields) => fields,
-            // Lines are asked for where they are sent as they are.
-            Passing::Lines { .. } => HeaderMap::new(),
-        };
-        if let Some(told) = answer.told {
-            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(told));
-        }
-        response
     }
 }

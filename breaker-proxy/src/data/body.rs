@@ -56,6 +56,17 @@ impl Reply {
             Reply::Whole(_) | Reply::Flow(_) | Reply::Switched(_) => false,
         }
     }
+
+    /// The client takes of it, however slowly: it has not stopped reading.
+    pub fn is_taken(&self) {
+        match self {
+            Reply::Whole(_) => {}
+            Reply::Flow(exchange) | Reply::Switched(exchange) => exchange.is_taken(),
+            Reply::Stream(streamed) => streamed.is_taken(),
+            Reply::Both(exchange) => exchange.borrow().is_taken(),
+            Reply::Watched(watched) => watched.reply().is_taken(),
+        }
+    }
 }
 
 impl fmt::Display for Broken {

@@ -89,6 +89,12 @@ pub struct Shard {
     pub slow_heads: Count,
     /// Requests refused because a body that is looked into did not come in time.
     pub slow_bodies: Count,
+    /// Request bodies that ended because they came too slowly.
+    pub slow_uploads: Count,
+    /// Waits for an HTTP/2 connection that had as much of its answers in memory as it may.
+    pub full_connections: Count,
+    /// Connections refused because they did not begin with whom they are for.
+    pub unproxied: Count,
     /// TLS handshakes that came to nothing.
     pub failed_handshakes: Count,
     /// Answers that ended because their client stopped reading.
@@ -119,6 +125,9 @@ impl Shard {
             refused_connections: Count::default(),
             slow_heads: Count::default(),
             slow_bodies: Count::default(),
+            slow_uploads: Count::default(),
+            unproxied: Count::default(),
+            full_connections: Count::default(),
             failed_handshakes: Count::default(),
             stalled_clients: Count::default(),
             connects: Count::default(),

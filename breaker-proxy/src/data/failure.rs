@@ -44,6 +44,7 @@ impl Failure {
         match failure {
             UploadFailure::TooLarge => Failure::UploadTooLarge,
             UploadFailure::Broken => Failure::UploadBroken,
+            UploadFailure::Slow => Failure::UploadStalled,
         }
     }
 

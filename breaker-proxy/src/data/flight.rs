@@ -6,7 +6,7 @@ use super::endpoint::{Endpoint, Upstream};
 use super::lane::Lane;
 use super::peer::Peer;
 use super::settle::Settling;
-use super::stream::Stream;
+use super::strand::Strand;
 use super::visit::{Course, Verdict};
 use crate::snapshot::Snapshot;
 use breaker_core::{Denial, Held, Mono, Outcome, Pass, Permit, Settlement, Ticket};
@@ -54,7 +54,7 @@ pub enum Way {
     /// A connection that carries nothing else.
     Lane(Rc<Lane>),
     /// A stream of one that carries others.
-    Stream(Rc<Stream>),
+    Strand(Rc<Strand>),
 }
 
 impl Way {
@@ -62,21 +62,21 @@ impl Way {
     fn sent(&self) -> bool {
         match self {
             Way::Lane(lane) => lane.sent(),
-            Way::Stream(stream) => stream.sent(),
+            Way::Strand(strand) => strand.sent(),
         }
     }
 
     fn cut_off(&self, denial: Denial) {
         match self {
             Way::Lane(lane) => lane.cut_off(denial),
-            Way::Stream(stream) => stream.cut_off(denial),
+            Way::Strand(strand) => strand.cut_off(denial),
         }
     }
 
     fn abandon(&self) {
         match self {
             Way::Lane(lane) => lane.abandon(),
-            Way::Stream(stream) => stream.abandon(),
+            Way::Strand(strand) => strand.abandon(),
         }
     }
 }

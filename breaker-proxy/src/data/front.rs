@@ -6,16 +6,18 @@ use super::doors::{Arrival, Place, hand_over};
 use super::peer::Peer;
 use super::upstream::duration;
 use super::{http1, http2};
+use crate::wire::proxied::{self, Told};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -23,6 +25,9 @@ use tokio_rustls::TlsAcceptor;
 
 /// What an HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes of a header of the PROXY protocol that are looked at together; few are longer.
+const INTRODUCTION: usize = 512;
 
 /// Pause after an accept that failed for want of descriptors or memory, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -157,13 +162,24 @@ fn per_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
+async fn serve(seat: Seat, mut stream: TcpStream, peer: SocketAddr) {
     let worker = Rc::clone(&seat.worker);
-    let peer = Rc::new(Peer::new(peer.ip(), worker.plane.tls.is_some()));
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let deadline = Instant::now() + duration(worker.plane.deadlines.head);
+    let mut client = peer.ip();
+    if worker.plane.proxied {
+        let told = Box::pin(unless_ending(&seat, introduced(&worker, &mut stream, client)));
+        match timeout_at(deadline, told).await {
+            Ok(Some(Some(told))) => client = told,
+            Ok(Some(None)) => return worker.shard.unproxied.up(),
+            Ok(None) => return,
+            Err(_) => return worker.shard.slow_heads.up(),
+        }
+    }
+    let plane = worker.plane;
+    let peer = Rc::new(Peer::new(client, plane.tls.is_some(), plane.trusts(client)));
     // In memory of their own: most of the time a connection needs neither.
     let opened = match &worker.plane.tls {
         None => timeout_at(deadline, unless_ending(&seat, in_clear(stream))).await,
@@ -179,6 +195,30 @@ async fn serve(seat: Seat, stream: TcpStream, peer: SocketAddr) {
         Ok(Some(Some((channel, false)))) => http1::serve(&seat, channel, peer, deadline).await,
         Ok(Some(None) | None) => {}
         Err(_) => worker.shard.slow_heads.up(),
+    }
+}
+
+/// Whom a connection is for, as a trusted proxy tells before its first byte. Not a byte is taken of what stands behind that.
+async fn introduced(worker: &Worker, stream: &mut TcpStream, peer: IpAddr) -> Option<IpAddr> {
+    if !worker.plane.trusts(peer) {
+        return None;
+    }
+    let mut header = Vec::new();
+    let mut more = [0; INTRODUCTION];
+    loop {
+        let before = header.len();
+        let seen = stream.peek(&mut more).await.ok().filter(|seen| *seen > 0)?;
+        header.extend_from_slice(more.get(..seen)?);
+        let told = proxied::read(&header).ok()?;
+        // As long as it is not whole, all of it is of the header.
+        let own = told.map_or(header.len(), |(length, _)| length);
+        let here = own.checked_sub(before)?;
+        stream.read_exact(more.get_mut(..here)?).await.ok()?;
+        match told {
+            Some((_, Told::Client(client))) => return Some(client),
+            Some((_, Told::Nobody)) => return Some(peer),
+            None => {}
+        }
     }
 }
 

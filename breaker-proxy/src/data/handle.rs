@@ -24,8 +24,8 @@ use crate::wire::grpc::Grpc;
 use crate::wire::head::may_stand_in_target;
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Mono, Verdict as Decided};
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderName, HeaderValue};
+use h2::RecvStream;
+use hyper::header::HeaderName;
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
@@ -68,12 +68,12 @@ pub struct Moment<'v> {
 pub async fn handle(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
-    request: Request<Incoming>,
-) -> (Response<Reply>, Visit) {
+    request: Request<RecvStream>,
+) -> (Answer, Visit) {
     let now = worker.plane.clock.mono();
     let visit = Visit::begin(&worker, now);
     let (head, body) = request.into_parts();
-    let mut body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
+    let mut body = Upload::of_http2(&worker, body, &head.headers);
     body.tell(visit.course());
     let asked = Asked::of(&head);
     visit.note(&peer, Some(&asked));
@@ -85,26 +85,25 @@ pub async fn handle(
             decide(&worker, &peer, &asked, body.framing(), None, moment)
         }
     };
-    let response = match decision {
+    let answer = match decision {
         Ok(sent) => {
             let method = asked.method;
             drop(head);
-            visit.timed(send(&worker, sent, &method, body, false)).await.into()
+            visit.timed(send(&worker, sent, &method, body, false)).await
         }
-        Err(response) => visit.identified(response),
+        Err(response) => visit.identified(response).into(),
     };
-    visit.course().answered(response.status());
-    (if to_head { without_body(response) } else { response }, visit)
+    visit.course().answered(answer.status);
+    (if to_head { without_body(answer) } else { answer }, visit)
 }
 
 /// An answer to a HEAD: our own words are as long as they would be, and do not come.
-fn without_body(mut response: Response<Reply>) -> Response<Reply> {
-    if let Reply::Whole(Some(words)) = response.body() {
-        let length = HeaderValue::from(words.len());
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
-        *response.body_mut() = Reply::Whole(None);
+fn without_body(mut answer: Answer) -> Answer {
+    if let Reply::Whole(Some(words)) = &answer.body {
+        answer.told = u64::try_from(words.len()).ok();
+        answer.body = Reply::Whole(None);
     }
-    response
+    answer
 }
 
 /// Sends an admitted call and waits for the head of its answer, which is wanted `as_lines` or as a map.
@@ -321,6 +320,7 @@ fn judge(
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
                 request_id: notes.as_ref().and_then(|notes| notes.request_id()),
+                trusted: peer.trusted,
                 peer: peer.ip,
                 peer_text: &peer.text,
             };

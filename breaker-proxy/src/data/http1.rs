@@ -13,6 +13,7 @@ use super::downstream::Downstream;
 use super::front::Seat;
 use super::handle::{self, Decision, Moment};
 use super::inspect::Waiting;
+use super::pace::Pace;
 use super::peer::Peer;
 use super::reply::{self, Invalid};
 use super::tunnel;
@@ -299,7 +300,7 @@ impl Connection<'_> {
     async fn serve(&mut self, next: Next) -> bool {
         let Next { method, says, step, visit } = next;
         self.client.begin_body(says.framing, says.expects);
-        let mut body = Upload::of_http1(&self.client, self.worker().plane.bounds.body_bytes);
+        let mut body = Upload::of_http1(self.worker(), &self.client);
         body.tell(visit.course());
         let decision = match step {
             Step::Decided(decision) => decision,
@@ -430,8 +431,9 @@ impl Connection<'_> {
 
     /// Sends it to its end, as long as the client takes it.
     async fn send(&mut self, download: &mut Download, visit: &Visit) -> Result<(), BrokeOff> {
-        let body_idle = duration(self.worker().plane.deadlines.body_idle);
-        let mut stuck: Option<(u64, Instant)> = None;
+        let plane = self.worker().plane;
+        let idle = duration(plane.deadlines.body_idle);
+        let mut pace = Pace::new(idle, plane.bounds.download_rate);
         let sent = poll_fn(|cx| {
             visit.resume();
             if let Poll::Ready(sent) = download.poll_send(cx, &self.client) {
@@ -443,13 +445,8 @@ impl Connection<'_> {
                 return Poll::Ready(Err(BrokeOff::Client));
             }
             let (sent, owes) = download.progress(&self.client);
-            stuck = match stuck {
-                _ if !owes => None,
-                Some((before, since)) if before == sent => Some((sent, since)),
-                _ => Some((sent, Instant::now())),
-            };
-            if let Some((_, since)) = stuck
-                && self.alarm.passed(since + body_idle, cx)
+            if let Some(until) = pace.look(sent, owes, Instant::now())
+                && self.alarm.passed(until, cx)
             {
                 self.seat.worker.shard.stalled_clients.up();
                 self.peer.stalled.set(true);

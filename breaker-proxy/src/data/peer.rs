@@ -13,6 +13,8 @@ pub struct Peer {
     pub text: Box<str>,
     /// It connects by TLS.
     pub secure: bool,
+    /// It is a proxy whose word is taken on whom it asks for.
+    pub trusted: bool,
     /// The worker's second in which the kernel last took bytes for it.
     pub moved: Cell<u64>,
     /// Set once it stopped reading an answer: its connection is to end.
@@ -24,11 +26,11 @@ pub struct Peer {
 impl Peer {
     /// The peer with this address.
     #[must_use]
-    pub fn new(ip: IpAddr, secure: bool) -> Peer {
+    pub fn new(ip: IpAddr, secure: bool, trusted: bool) -> Peer {
         let ip = ip.to_canonical();
         let text = ip.to_string().into();
         let (moved, stalled, host) = (Cell::new(0), Cell::new(false), RefCell::new(None));
-        Peer { ip, text, secure, moved, stalled, host }
+        Peer { ip, text, secure, trusted, moved, stalled, host }
     }
 
     /// The host that these bytes name, if they name one.

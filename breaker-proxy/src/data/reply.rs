@@ -270,6 +270,7 @@ pub fn late_body() -> Refusal {
 pub fn unseen(failure: UploadFailure) -> Refusal {
     match failure {
         UploadFailure::TooLarge => too_large(),
+        UploadFailure::Slow => late_body(),
         UploadFailure::Broken => {
             let bad = StatusCode::BAD_REQUEST;
             plain(bad, "body-broken", "Request body broke off", failure.to_string())

@@ -1,156 +1,279 @@
-//! What one call may send on a connection that carries many; it writes nothing itself.
+//! One HTTP/2 stream: its request to its answer, and the answer down to the client; it holds no connection.
+//!
+//! Of an answer only so much goes to the connection as the client has made room for. The rest is held here, one piece at most, where a
+//! kill finds it: a stream that is reset takes with it what waits for the socket.
 
-use breaker_core::{Denial, Pass};
+use super::Worker;
+use super::alarm::Alarm;
+use super::answer::Answer;
+use super::body::Reply;
+use super::handle::handle;
+use super::http2::Open;
+use super::pace::Pace;
+use super::peer::Peer;
+use super::room::{Piece, Room, Share};
+use super::upstream::duration;
+use super::visit::{Verdict, Visit};
+use crate::wire::answer::Passing;
 use bytes::Bytes;
-use h2::{Reason, SendStream};
-use std::cell::{Cell, RefCell};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use hyper::body::Body as _;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Request, Response};
+use std::future::{Future as _, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, ready};
+use tokio::time::Instant;
 
-/// Wakes a connection that waits for the kernel to take more.
-#[derive(Debug, Default)]
-pub struct Blocked(RefCell<Option<Waker>>);
+/// What the streams of one connection share.
+pub struct Shared {
+    /// Their worker.
+    pub worker: Rc<Worker>,
+    /// Their client.
+    pub peer: Rc<Peer>,
+    /// What their answers have in memory.
+    pub room: Rc<Room>,
+}
 
-impl Blocked {
-    /// It waits from now on.
-    pub fn waits(&self, cx: &Context<'_>) {
-        *self.0.borrow_mut() = Some(cx.waker().clone());
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.0.borrow_mut().take() {
-            waker.wake();
-        }
+/// Takes one request to the end of its answer.
+pub async fn serve(
+    shared: Rc<Shared>,
+    _open: Open,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Piece>,
+) {
+    let worker = &shared.worker;
+    let answer = {
+        let mut answer = pin!(handle(Rc::clone(worker), Rc::clone(&shared.peer), request));
+        poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            // The client took it back, or left.
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        })
+        .await
+    };
+    let Some((answer, visit)) = answer else { return };
+    let ends = answer.body.is_end_stream();
+    let (head, reply) = head(worker, answer);
+    let Ok(client) = respond.send_response(head, ends) else {
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return;
+    };
+    if ends {
+        visit.course().is_whole();
+    } else {
+        let mut sending = Sending::new(&shared, client, reply, &visit);
+        poll_fn(|cx| sending.poll_timed(cx)).await;
     }
 }
 
-/// A call's stream.
-pub struct Stream {
-    id: u32,
-    blocked: Rc<Blocked>,
-    pass: Pass,
-    sent: Cell<bool>,
-    refused: Cell<Option<Denial>>,
-    /// Ended from here.
-    gone: Cell<bool>,
-    /// Where what is sent is handed over; gone once nothing more may be.
-    out: RefCell<Option<SendStream<Bytes>>>,
-    /// Who waits for the answer, and who sends the body.
-    wakers: RefCell<[Option<Waker>; 2]>,
-}
-
-/// Who waits on a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Who waits for the answer.
-    Down,
-    /// Who sends the body.
-    Up,
-}
-
-impl Stream {
-    /// The stream of the call with this pass.
-    #[must_use]
-    pub fn new(pass: Pass, out: SendStream<Bytes>, blocked: &Rc<Blocked>) -> Stream {
-        Stream {
-            blocked: Rc::clone(blocked),
-            id: out.stream_id().as_u32(),
-            pass,
-            sent: Cell::new(false),
-            refused: Cell::new(None),
-            gone: Cell::new(false),
-            out: RefCell::new(Some(out)),
-            wakers: RefCell::default(),
-        }
+/// The head of an answer.
+fn head(worker: &Worker, answer: Answer) -> (Response<()>, Reply) {
+    let Answer { status, fields, told, body } = answer;
+    let mut head = Response::new(());
+    *head.status_mut() = status;
+    let mut fields = match fields {
+        Passing::Map(fields) => fields,
+        // Lines are asked for where they are sent as they are.
+        Passing::Lines { .. } => HeaderMap::new(),
+    };
+    let length = told.or_else(|| body.size_hint().exact().filter(|_| !body.is_end_stream()));
+    if let Some(length) = length {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-
-    /// Its number on its connection.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// What the last look needs.
-    #[must_use]
-    pub fn pass(&self) -> &Pass {
-        &self.pass
-    }
-
-    /// The kernel took a byte of it.
-    pub fn set_sent(&self) {
-        if !self.sent.replace(true) {
-            self.wake(Side::Down);
-        }
-    }
-
-    /// Did the kernel take a byte of the call?
-    #[must_use]
-    pub fn sent(&self) -> bool {
-        self.sent.get()
-    }
-
-    /// What the last look said against it, or whoever cut it off. It stays.
-    #[must_use]
-    pub fn refused(&self) -> Option<Denial> {
-        self.refused.get()
-    }
-
-    /// Was it ended here, and not by the upstream?
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        self.gone.get()
-    }
-
-    /// A gate is against it: nothing more of it passes, and the upstream is told by a reset, if it knows of it.
-    pub fn cut_off(&self, denial: Denial) {
-        if self.refused.get().is_none() {
-            self.refused.set(Some(denial));
-            // A part of a frame may be with the kernel, and the rest is on its way: whoever holds it must look again.
-            self.blocked.wake();
-        }
-        self.abandon();
-    }
-
-    /// As [`Stream::cut_off`], but by no gate.
-    pub fn abandon(&self) {
-        if !self.gone.replace(true) {
-            if let Some(mut out) = self.out.borrow_mut().take() {
-                out.send_reset(Reason::CANCEL);
+    if !fields.contains_key(header::DATE) {
+        worker.dated(|date| {
+            if let Ok(date) = HeaderValue::from_str(date) {
+                fields.insert(header::DATE, date);
             }
-            self.wake(Side::Down);
-            self.wake(Side::Up);
+        });
+    }
+    *head.headers_mut() = fields;
+    (head, body)
+}
+
+/// The body of an answer on its way to the client.
+struct Sending<'s> {
+    worker: &'s Worker,
+    visit: &'s Visit,
+    client: SendStream<Piece>,
+    /// It stays until all of it was written, so that a kill finds the call as long as something of it is to be sent.
+    reply: Reply,
+    share: Rc<Share>,
+    /// What the client has made no room for yet.
+    held: Bytes,
+    /// Nothing more comes.
+    ended: bool,
+    /// Bytes that went to the connection.
+    sent: u64,
+    pace: Pace,
+    /// Set while the client is waited for.
+    alarm: Option<Alarm>,
+    waits: bool,
+}
+
+impl<'s> Sending<'s> {
+    fn new(
+        shared: &'s Shared,
+        client: SendStream<Piece>,
+        reply: Reply,
+        visit: &'s Visit,
+    ) -> Sending<'s> {
+        let plane = shared.worker.plane;
+        let idle = duration(plane.deadlines.body_idle);
+        Sending {
+            worker: &shared.worker,
+            visit,
+            client,
+            reply,
+            share: Share::new(&shared.room),
+            held: Bytes::new(),
+            ended: false,
+            sent: 0,
+            pace: Pace::new(idle, plane.bounds.download_rate),
+            alarm: None,
+            waits: false,
         }
     }
 
-    /// The call is over: what was not sent never is.
-    pub fn end(&self) {
-        self.gone.set(true);
-        self.out.borrow_mut().take();
-        self.wake(Side::Up);
+    /// As [`Sending::poll`], and says whose turn it is: while this rests, the client's or the upstream's.
+    fn poll_timed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.visit.resume();
+        let sent = self.poll(cx);
+        if sent.is_pending() {
+            self.visit.pause();
+        }
+        sent
     }
 
-    /// Hands something over to be sent, if there is still a way.
-    pub fn with_out<R>(&self, hand: impl FnOnce(&mut SendStream<Bytes>) -> R) -> Option<R> {
-        self.out.borrow_mut().as_mut().map(hand)
-    }
-
-    /// Whom to wake of one side.
-    pub fn wake_by(&self, side: Side, cx: &Context<'_>) {
-        let mut wakers = self.wakers.borrow_mut();
-        let [down, up] = &mut *wakers;
-        let waker = if side == Side::Down { down } else { up };
-        match waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
+    /// Ready once all of it was written, or it broke off.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The client does not want it any more, or has left.
+        if self.client.poll_reset(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if (self.ended || !self.held.is_empty()) && self.reply.is_severed() {
+            self.visit.course().ends(Verdict::Severed);
+            return self.reset(Reason::INTERNAL_ERROR);
+        }
+        loop {
+            if self.ended {
+                ready!(self.share.poll_gone(cx));
+                self.visit.course().is_whole();
+                return Poll::Ready(());
+            }
+            if self.share.room().is_queue_full() {
+                return self.poll_room(cx);
+            }
+            if !self.held.is_empty() {
+                match self.poll_pass(cx) {
+                    Poll::Pending => return self.poll_late(cx),
+                    Poll::Ready(true) => continue,
+                    Poll::Ready(false) => return Poll::Ready(()),
+                }
+            }
+            if !ready!(self.poll_next(cx)) {
+                return Poll::Ready(());
+            }
         }
     }
 
-    /// Wakes one side.
-    pub fn wake(&self, side: Side) {
-        let wakers = self.wakers.borrow();
-        let [down, up] = &*wakers;
-        if let Some(waker) = if side == Side::Down { down } else { up } {
-            waker.wake_by_ref();
+    /// Waits until the connection has room again.
+    fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
+        self.worker.shard.full_connections.up();
+        self.share.room().wake_by(cx);
+        Poll::Pending
+    }
+
+    /// Hands on what the client has made room for; false: the stream has ended.
+    fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.client.reserve_capacity(self.held.len());
+        let mut room = self.client.capacity();
+        if room == 0 {
+            room = match ready!(self.client.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(_)) | None => return Poll::Ready(false),
+            };
         }
+        let data = self.held.split_to(room.min(self.held.len()));
+        self.share.hold(self.held.len());
+        self.visit.course().took_away(data.len());
+        self.sent = self.sent.wrapping_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        if std::mem::take(&mut self.waits) {
+            self.pace.look(self.sent, false, Instant::now());
+            self.reply.is_taken();
+        }
+        self.ended = self.held.is_empty() && self.reply.is_end_stream();
+        Poll::Ready(self.client.send_data(self.share.piece(data), self.ended).is_ok())
+    }
+
+    /// Takes the next piece of the answer; false: the stream has ended.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let crowded = self.share.room().is_hold_full();
+        if crowded {
+            self.client.reserve_capacity(1);
+            if self.client.capacity() == 0 {
+                match self.client.poll_capacity(cx) {
+                    Poll::Pending => return self.poll_room(cx).map(|()| true),
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(_) => return Poll::Ready(false),
+                }
+            }
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.reply).poll_frame(cx) else {
+            if crowded {
+                // What is not used is the other streams'.
+                self.client.reserve_capacity(0);
+            }
+            return Poll::Pending;
+        };
+        match frame.map(|frame| frame.map(hyper::body::Frame::into_data)) {
+            Some(Ok(Ok(data))) if data.is_empty() => {
+                self.ended = self.reply.is_end_stream();
+                Poll::Ready(!self.ended || self.client.send_data(Piece::nothing(), true).is_ok())
+            }
+            Some(Ok(Ok(data))) => {
+                self.share.hold(data.len());
+                self.held = data;
+                Poll::Ready(true)
+            }
+            Some(Ok(Err(frame))) => {
+                self.ended = true;
+                if self.reply.broke_off() {
+                    self.visit.course().ended_early();
+                }
+                let trailers = frame.into_trailers().unwrap_or_default();
+                Poll::Ready(self.client.send_trailers(trailers).is_ok())
+            }
+            Some(Err(_)) => {
+                self.visit.course().ended_early();
+                self.reset(Reason::INTERNAL_ERROR).map(|()| false)
+            }
+            None => {
+                self.ended = true;
+                Poll::Ready(self.client.send_data(Piece::nothing(), true).is_ok())
+            }
+        }
+    }
+
+    /// Ends the stream if its client has made no room for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waits = true;
+        let Some(until) = self.pace.look(self.sent, true, Instant::now()) else {
+            return Poll::Pending;
+        };
+        if !self.alarm.get_or_insert_with(|| Alarm::new(until)).passed(until, cx) {
+            return Poll::Pending;
+        }
+        self.worker.shard.stalled_clients.up();
+        self.reset(Reason::CANCEL)
+    }
+
+    /// Ends the stream now; what of it waits for the socket is thrown away.
+    fn reset(&mut self, reason: Reason) -> Poll<()> {
+        self.client.send_reset(reason);
+        Poll::Ready(())
     }
 }

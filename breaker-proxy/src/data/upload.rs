@@ -1,13 +1,18 @@
 //! A request's body on its way up to the upstream; it is never held whole.
 
+use super::Worker;
+use super::alarm::Alarm;
 use super::downstream::Downstream;
+use super::pace::Pace;
+use super::upstream::duration;
 use super::visit::Course;
 use crate::wire::request::Framing;
+use crate::wire::said::number;
 use bytes::Bytes;
-use hyper::body::{Body as _, Frame, Incoming};
+use h2::RecvStream;
+use hyper::header::{self, HeaderMap, HeaderValue};
 use std::cell::Cell;
 use std::fmt;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
@@ -19,6 +24,8 @@ pub enum UploadFailure {
     TooLarge,
     /// The client broke off, or its framing did.
     Broken,
+    /// It came too slowly.
+    Slow,
 }
 
 impl fmt::Display for UploadFailure {
@@ -26,6 +33,7 @@ impl fmt::Display for UploadFailure {
         f.write_str(match self {
             UploadFailure::TooLarge => "the request body is larger than allowed",
             UploadFailure::Broken => "the request body broke off",
+            UploadFailure::Slow => "the request body came too slowly",
         })
     }
 }
@@ -56,17 +64,45 @@ impl Progress {
 /// Where a request's body comes from.
 enum Source {
     /// An HTTP/2 stream.
-    Http2(Incoming),
+    Http2(Stream),
     /// An HTTP/1 connection.
     Http1(Rc<Downstream>),
+}
+
+/// The body that an HTTP/2 stream brings.
+struct Stream {
+    body: RecvStream,
+    framing: Framing,
+    /// Its trailers have come, or there were none.
+    ended: bool,
+}
+
+impl Stream {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UploadFailure>>> {
+        let broken = |_| Some(Err(UploadFailure::Broken));
+        match ready!(self.body.poll_data(cx)) {
+            Some(Ok(data)) => {
+                // The client may send as much again.
+                let released = self.body.flow_control().release_capacity(data.len());
+                Poll::Ready(Some(released.map(|()| data).map_err(|_| UploadFailure::Broken)))
+            }
+            Some(Err(error)) => Poll::Ready(broken(error)),
+            // Trailers end with the client's connection.
+            None => self.body.poll_trailers(cx).map(|trailers| match trailers {
+                Ok(_) => {
+                    self.ended = true;
+                    None
+                }
+                Err(error) => broken(error),
+            }),
+        }
+    }
 }
 
 impl Source {
     fn framing(&self) -> Framing {
         match self {
-            Source::Http2(body) => {
-                body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
-            }
+            Source::Http2(stream) => stream.framing,
             Source::Http1(client) => client.framing(),
         }
     }
@@ -74,8 +110,7 @@ impl Source {
     /// Has it come to a good end, of which it was told?
     fn is_whole(&self) -> bool {
         match self {
-            // hyper takes a stream that was reset without an error for one that ended, but does not say that it did.
-            Source::Http2(body) => body.is_end_stream(),
+            Source::Http2(stream) => stream.ended || stream.body.is_end_stream(),
             Source::Http1(client) => client.is_whole(),
         }
     }
@@ -83,16 +118,27 @@ impl Source {
     /// The next piece of data, which may be empty.
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UploadFailure>>> {
         match self {
-            Source::Http2(body) => Pin::new(body).poll_frame(cx).map(|frame| {
-                // Trailers end with the client's connection.
-                let data = |frame: Frame<Bytes>| frame.into_data().unwrap_or_default();
-                frame.map(|frame| frame.map(data).map_err(|_| UploadFailure::Broken))
-            }),
+            Source::Http2(stream) => stream.poll_data(cx),
             Source::Http1(client) => client
                 .poll_body(cx)
                 .map(|piece| piece.map_err(|_| UploadFailure::Broken).transpose()),
         }
     }
+}
+
+/// How the body of an HTTP/2 request is framed towards the upstream. The stream itself ends it, and must agree with the length.
+fn framing(fields: &HeaderMap) -> Framing {
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    match (lengths.next().and_then(number), lengths.next()) {
+        (Some(length), None) => Framing::Length(length),
+        _ => Framing::Chunked,
+    }
+}
+
+/// How slowly a body comes.
+struct Hurry {
+    pace: Pace,
+    alarm: Option<Alarm>,
 }
 
 /// A request's body on its way to the upstream.
@@ -103,33 +149,49 @@ pub struct Upload {
     /// What was read of it already, and comes first.
     held: Bytes,
     left: u64,
+    /// Bytes that came.
+    taken: u64,
     progress: Option<Rc<Progress>>,
     /// Who is told how much of it came.
     course: Option<Rc<Course>>,
+    /// Whose bounds it is within, as long as it must come in time.
+    worker: Option<Rc<Worker>>,
+    /// Made when it is waited for: mostly all of a body is there.
+    hurry: Option<Box<Hurry>>,
 }
 
 impl Upload {
-    /// The body of an HTTP/2 stream, of which at most `most` bytes may pass.
+    /// The body of an HTTP/2 stream, the head of whose request has these fields.
     #[must_use]
-    pub fn of_http2(body: Incoming, most: Option<u64>) -> Upload {
+    pub fn of_http2(worker: &Rc<Worker>, body: RecvStream, fields: &HeaderMap) -> Upload {
         let comes = !body.is_end_stream();
-        Upload::new(comes.then_some(Source::Http2(body)), most)
+        let stream = || Stream { body, framing: framing(fields), ended: false };
+        Upload::new(worker, comes.then(|| Source::Http2(stream())))
     }
 
-    /// The body that a client's connection brings next, of which at most `most` bytes may pass.
+    /// The body that a client's connection brings next.
     #[must_use]
-    pub fn of_http1(client: &Rc<Downstream>, most: Option<u64>) -> Upload {
+    pub fn of_http1(worker: &Rc<Worker>, client: &Rc<Downstream>) -> Upload {
         let comes = !client.is_whole();
-        Upload::new(comes.then(|| Source::Http1(Rc::clone(client))), most)
+        Upload::new(worker, comes.then(|| Source::Http1(Rc::clone(client))))
     }
 
-    fn new(source: Option<Source>, most: Option<u64>) -> Upload {
+    fn new(worker: &Rc<Worker>, source: Option<Source>) -> Upload {
+        let bounds = &worker.plane.bounds;
+        let worker = (source.is_some() && bounds.upload_rate.is_some()).then(|| Rc::clone(worker));
         let progress =
             || Rc::new(Progress { last: Cell::new(Instant::now()), done: Cell::new(false) });
         let progress = source.is_some().then(progress);
         let framing = source.as_ref().map_or(Framing::None, Source::framing);
-        let left = most.unwrap_or(u64::MAX);
-        Upload { source, framing, held: Bytes::new(), left, progress, course: None }
+        let left = bounds.body_bytes.unwrap_or(u64::MAX);
+        let held = Bytes::new();
+        let course = None;
+        Upload { source, framing, held, left, taken: 0, progress, course, worker, hurry: None }
+    }
+
+    /// From now on it may come as slowly as its client likes.
+    pub fn take_time(&mut self) {
+        self.worker = None;
     }
 
     /// Tells a request how much of its body comes, if it has one.
@@ -186,7 +248,7 @@ impl Upload {
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.held))));
         }
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
-        let piece = ready!(source.poll_data(cx));
+        let Poll::Ready(piece) = source.poll_data(cx) else { return self.poll_slow(cx) };
         let whole = source.is_whole();
         match piece {
             None if whole => {
@@ -197,6 +259,10 @@ impl Upload {
             Some(Err(failure)) => self.fail(failure),
             Some(Ok(data)) => {
                 let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                self.taken = self.taken.saturating_add(length);
+                if let Some(hurry) = &mut self.hurry {
+                    hurry.pace.look(self.taken, false, Instant::now());
+                }
                 match self.left.checked_sub(length) {
                     Some(left) => self.left = left,
                     None => return self.fail(UploadFailure::TooLarge),
@@ -212,5 +278,23 @@ impl Upload {
                 Poll::Ready(Some(Ok(data)))
             }
         }
+    }
+
+    /// Waits for more, as long as it comes fast enough.
+    fn poll_slow(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UploadFailure>>> {
+        let Some(worker) = &self.worker else { return Poll::Pending };
+        let plane = worker.plane;
+        let hurry = self.hurry.get_or_insert_with(|| {
+            let idle = duration(plane.deadlines.body_idle);
+            Box::new(Hurry { pace: Pace::new(idle, plane.bounds.upload_rate), alarm: None })
+        });
+        let Some(until) = hurry.pace.look(self.taken, true, Instant::now()) else {
+            return Poll::Pending;
+        };
+        if !hurry.alarm.get_or_insert_with(|| Alarm::new(until)).passed(until, cx) {
+            return Poll::Pending;
+        }
+        worker.shard.slow_uploads.up();
+        self.fail(UploadFailure::Slow)
     }
 }

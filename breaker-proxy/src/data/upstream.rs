@@ -261,6 +261,11 @@ impl Exchange {
         &mut self.input
     }
 
+    /// The client takes of the answer.
+    pub fn is_taken(&self) {
+        self.call.is_busy();
+    }
+
     /// Must its call end now?
     #[must_use]
     pub fn is_severed(&self) -> bool {
@@ -593,6 +598,10 @@ impl Exchange {
     #[must_use]
     pub fn send_apart(mut self: Box<Self>) -> Rc<RefCell<Exchange>> {
         self.apart = true;
+        // Its client is answered: what it still sends is a conversation, with no pace of its own.
+        if let Some(upload) = &mut self.upload {
+            upload.take_time();
+        }
         let shared = Rc::new(RefCell::new(*self));
         let weak = Rc::downgrade(&shared);
         tokio::task::spawn_local(poll_fn(move |cx| match weak.upgrade() {

@@ -101,6 +101,7 @@ mod tests {
             switches: false,
             plain: false,
             request_id: None,
+            trusted: false,
             forwarded: Forwarded::XForwarded,
             secure: false,
             peer: IpAddr::from(Ipv4Addr::LOCALHOST),

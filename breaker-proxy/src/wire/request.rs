@@ -4,6 +4,7 @@ use super::asked::Asked;
 use super::fields::{Kind, Named, kind, write_cookies};
 use super::ids::{REQUEST_ID, names_request_id};
 use crate::config::Forwarded;
+use hyper::header::HeaderName;
 use hyper::{Method, header};
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -38,6 +39,8 @@ pub struct Ours<'a> {
     pub secure: bool,
     /// The id of the request; `None`: it passes as the client sent it.
     pub request_id: Option<&'a [u8]>,
+    /// The client is a proxy whose word is taken on whom it asks for.
+    pub trusted: bool,
     /// The client.
     pub peer: IpAddr,
     /// The same as text.
@@ -86,7 +89,7 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
             out.extend_from_slice(part);
         }
     }
-    write_forwarding(out, ours);
+    write_forwarding(out, head, ours);
     if ours.switches {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
     } else if codings && head.takes_trailers() {
@@ -114,29 +117,50 @@ fn asks_for_another(name: &str) -> bool {
     is("accept-encoding") || is("range") || is("if-range")
 }
 
-fn write_forwarding(out: &mut Vec<u8>, ours: &Ours<'_>) {
+/// Whom the request is from. What a trusted proxy says stays, and who it is stands behind it; of anyone else only who it is.
+fn write_forwarding(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
+    const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+    const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+    const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
     let Ours { host, peer, peer_text, .. } = ours;
     let proto = if ours.secure { "https" } else { "http" };
     if matches!(ours.forwarded, Forwarded::XForwarded | Forwarded::Both) {
         out.extend_from_slice(b"x-forwarded-for: ");
+        said_before(out, head, ours, &FOR);
         out.extend_from_slice(peer_text.as_bytes());
         out.extend_from_slice(b"\r\nx-forwarded-proto: ");
-        out.extend_from_slice(proto.as_bytes());
+        let said = the_only(head, ours, &PROTO).filter(|said| matches!(*said, b"http" | b"https"));
+        out.extend_from_slice(said.unwrap_or(proto.as_bytes()));
         out.extend_from_slice(b"\r\nx-forwarded-host: ");
-        out.extend_from_slice(host.as_bytes());
+        out.extend_from_slice(the_only(head, ours, &HOST).unwrap_or(host.as_bytes()));
         out.extend_from_slice(b"\r\n");
     }
     if matches!(ours.forwarded, Forwarded::Forwarded | Forwarded::Both) {
+        out.extend_from_slice(b"forwarded: ");
+        said_before(out, head, ours, &header::FORWARDED);
         // RFC 7239, 6: an IPv6 address stands in brackets and quotes.
         let _ = match peer {
-            IpAddr::V4(v4) => {
-                write!(out, "forwarded: for={v4};host=\"{host}\";proto={proto}\r\n")
-            }
-            IpAddr::V6(v6) => {
-                write!(out, "forwarded: for=\"[{v6}]\";host=\"{host}\";proto={proto}\r\n")
-            }
+            IpAddr::V4(v4) => write!(out, "for={v4};host=\"{host}\";proto={proto}\r\n"),
+            IpAddr::V6(v6) => write!(out, "for=\"[{v6}]\";host=\"{host}\";proto={proto}\r\n"),
         };
     }
+}
+
+/// What trusted proxies said before, as one list with room for one more.
+fn said_before(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>, name: &HeaderName) {
+    if !ours.trusted {
+        return;
+    }
+    for value in head.fields.all(name).map(<[u8]>::trim_ascii).filter(|value| !value.is_empty()) {
+        out.extend_from_slice(value);
+        out.extend_from_slice(b", ");
+    }
+}
+
+/// The only value of a field, from a trusted proxy.
+fn the_only<'a>(head: &Asked<'a>, ours: &Ours<'_>, name: &HeaderName) -> Option<&'a [u8]> {
+    let mut values = ours.trusted.then(|| head.fields.all(name))?;
+    values.next().filter(|value| !value.is_empty() && values.next().is_none())
 }
 
 /// Whether a request of this method says so when it has no body: else some servers answer 411, or wait for one (RFC 9110, 8.6).
@@ -151,14 +175,14 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn sent(request: Request<()>, forwarded: Forwarded, framing: Framing) -> String {
-        sent_as(request, forwarded, framing, None)
+        sent_as((false, None), request, forwarded, framing)
     }
 
     fn sent_as(
+        (trusted, request_id): (bool, Option<&[u8]>),
         request: Request<()>,
         forwarded: Forwarded,
         framing: Framing,
-        request_id: Option<&[u8]>,
     ) -> String {
         let (head, ()) = request.into_parts();
         let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 9));
@@ -175,6 +199,7 @@ mod tests {
             forwarded,
             secure,
             request_id,
+            trusted,
             peer,
             peer_text,
         };
@@ -245,10 +270,52 @@ mod tests {
                 .header("x-request-id", "evil")
                 .header("x_request_id", "evil")
                 .header("connection", "x-request-id");
-            sent_as(request.body(()).unwrap(), Forwarded::None, Framing::None, id)
+            sent_as((false, id), request.body(()).unwrap(), Forwarded::None, Framing::None)
         };
         assert_eq!(of(Some(b"id-1")), "GET / HTTP/1.1\r\nhost: good\r\nx-request-id: id-1\r\n\r\n");
         assert_eq!(of(None), "GET / HTTP/1.1\r\nhost: good\r\nx_request_id: evil\r\n\r\n");
+    }
+
+    /// Goal: what a trusted proxy says of its client stays and is added to; where it says a thing twice, or no thing at all, ours stands.
+    #[test]
+    fn a_trusted_proxy_is_added_to() {
+        let request = || {
+            Request::get("/")
+                .header("x-forwarded-for", "1.2.3.4, 5.6.7.8")
+                .header("x-forwarded-for", "9.9.9.9")
+                .header("x-forwarded-proto", "https")
+                .header("x-forwarded-host", "shop")
+                .header("x-forwarded-port", "1")
+                .header("x-real-ip", "1.2.3.4")
+                .header("forwarded", "for=1.2.3.4")
+        };
+        let text = sent_as(
+            (true, None),
+            request().body(()).unwrap(),
+            Forwarded::XForwarded,
+            Framing::None,
+        );
+        assert_eq!(
+            text,
+            "GET / HTTP/1.1\r\nhost: good\r\nx-forwarded-for: 1.2.3.4, 5.6.7.8, 9.9.9.9, 10.0.0.9\r\n\
+             x-forwarded-proto: https\r\nx-forwarded-host: shop\r\n\r\n"
+        );
+        let text =
+            sent_as((true, None), request().body(()).unwrap(), Forwarded::Forwarded, Framing::None);
+        let own = "for=10.0.0.9;host=\"good\";proto=http";
+        assert_eq!(
+            text,
+            format!("GET / HTTP/1.1\r\nhost: good\r\nforwarded: for=1.2.3.4, {own}\r\n\r\n")
+        );
+        let request = Request::get("/")
+            .header("x-forwarded-proto", "gopher")
+            .header("x-forwarded-host", "one")
+            .header("x-forwarded-host", "two");
+        let text =
+            sent_as((true, None), request.body(()).unwrap(), Forwarded::XForwarded, Framing::None);
+        assert!(text.contains("x-forwarded-proto: http\r\nx-forwarded-host: good\r\n"), "{text}");
+        let none = Request::get("/").header("x-forwarded-for", "1.2.3.4").body(()).unwrap();
+        assert!(!sent_as((true, None), none, Forwarded::None, Framing::None).contains("1.2.3.4"));
     }
 
     /// Goal: the cookies of HTTP/2 become one field; those of HTTP/1.1 stay as they are.

@@ -65,7 +65,8 @@ impl Said {
 }
 
 /// A number of digits and nothing else.
-fn number(text: &[u8]) -> Option<u64> {
+#[must_use]
+pub fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }

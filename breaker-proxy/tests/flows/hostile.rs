@@ -116,8 +116,8 @@ fn a_cut_after_a_halt_finds_the_answer() {
 #[test]
 fn a_client_that_never_made_room_held_its_call_for_ever() {
     let upstream = Serving::ok();
-    let proxy =
-        Setup { deadlines: "idle = \"500ms\"", ..Setup::route(upstream.address(), "") }.start();
+    let deadlines = "idle = \"500ms\"\nbody_idle = \"500ms\"";
+    let proxy = Setup { deadlines, ..Setup::route(upstream.address(), "") }.start();
     // SETTINGS_INITIAL_WINDOW_SIZE is 0.
     let mut client = h2(proxy.data(), &[0, 4, 0, 0, 0, 0]);
     for stream in [1, 3, 5] {
@@ -127,6 +127,7 @@ fn a_client_that_never_made_room_held_its_call_for_ever() {
     eventually("all calls", || (upstream.heard().len() == 3).then_some(()));
     eventually("their ends", || (proxy.status()["calls_open"] == 0).then_some(()));
     none_left(&proxy);
+    assert_eq!(proxy.metric("breaker_stalled_clients_total"), 3.0);
     assert_eq!(proxy.finish()["upstream_errors"], 0, "no fault of the upstream");
 }
 

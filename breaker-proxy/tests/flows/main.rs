@@ -12,6 +12,8 @@ mod bodies;
 mod cli;
 #[cfg(test)]
 mod detect;
+#[cfg(test)]
+mod downstream;
 mod exchange;
 #[cfg(test)]
 mod grpc;
@@ -19,6 +21,8 @@ mod grpc;
 mod h2_upstream;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod http2;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]

@@ -67,6 +67,7 @@ fn count_panics() {
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) workers: u16,
+    pub(crate) listen: &'static str,
     pub(crate) bounds: &'static str,
     pub(crate) deadlines: &'static str,
     pub(crate) wire: &'static str,
@@ -77,7 +78,15 @@ pub(crate) struct Setup {
 impl Setup {
     /// The groups and routes are `rules`.
     pub(crate) fn new(rules: String) -> Setup {
-        Setup { workers: 1, bounds: "", deadlines: "", wire: "", required: false, rules }
+        Setup {
+            workers: 1,
+            listen: "",
+            bounds: "",
+            deadlines: "",
+            wire: "",
+            required: false,
+            rules,
+        }
     }
 
     /// One route `/default/api` that takes everything, with more lines of its own.
@@ -90,12 +99,12 @@ impl Setup {
 
     /// The text of the configuration.
     pub(crate) fn text(&self, state: &Path) -> String {
-        let Setup { workers, bounds, deadlines, wire, required, rules } = self;
+        let Setup { workers, listen, bounds, deadlines, wire, required, rules } = self;
         let keys = if bounds.contains("keys") { "" } else { "keys = 256" };
         let drain = if deadlines.contains("drain") { "" } else { "drain = \"5s\"" };
         let dir = state.display();
         format!(
-            "[listen]\ndata = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nworkers = {workers}\n\
+            "[listen]\ndata = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nworkers = {workers}\n{listen}\n\
              [state]\ndir = \"{dir}\"\nrequired = {required}\n[admin]\ntoken = \"{TOKEN}\"\n\
              [bounds]\n{keys}\n{bounds}\n[deadlines]\n{drain}\n{deadlines}\n[wire]\n{wire}\n{rules}"
         )

@@ -15,6 +15,7 @@ use breaker_core::{
 };
 use proptest::prelude::{ProptestConfig, any, proptest};
 use proptest::sample::Index;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 const ROUTE: &str =
@@ -105,6 +106,9 @@ fn one_route_is_enough() {
             inspect_bytes: 64 * 1024,
             inspecting: 1024,
             streams: 100,
+            connection_bytes: 256 * 1024,
+            upload_rate: NonZeroU32::new(240),
+            download_rate: NonZeroU32::new(240),
             keys: 65_536,
         }
     );
@@ -193,6 +197,7 @@ fn every_key_arrives() {
     assert_eq!(config.listen.data.to_string(), "[::1]:8000");
     assert_eq!(config.listen.admin.to_string(), "0.0.0.0:9000");
     assert_eq!(config.listen.workers, Some(2));
+    assert!(config.listen.proxy_protocol);
     assert!(config.state.required);
     assert_eq!(config.state.dir, PathBuf::from("/var/lib/breaker"));
     assert_eq!(config.state.save_every, Span::from_secs(5));
@@ -200,6 +205,9 @@ fn every_key_arrives() {
     assert_eq!(config.bounds.connections, 7);
     assert_eq!(config.bounds.head_bytes, 64_000);
     assert_eq!(config.bounds.body_bytes, Some(10 << 20));
+    assert_eq!(config.bounds.connection_bytes, 1 << 20);
+    assert_eq!(config.bounds.upload_rate, NonZeroU32::new(1024));
+    assert_eq!(config.bounds.download_rate, None);
     assert_eq!(config.deadlines.head, Span::from_millis(250));
     assert_eq!(config.deadlines.idle, Span::from_secs(90));
     assert_eq!(config.deadlines.drain, Span::from_secs(3600));
@@ -253,6 +261,7 @@ fn every_key_arrives() {
 const EVERYTHING: &str = r#"
 unrouted = "deny"
 [listen]
+proxy_protocol = true
 data = "[::1]:8000"
 admin = "0.0.0.0:9000"
 workers = 2
@@ -269,6 +278,9 @@ head_bytes = "64KB"
 fields = 50
 body_bytes = "10MiB"
 streams = 10
+connection_bytes = "1MiB"
+upload_rate = "1KiB/s"
+download_rate = "any"
 keys = 1000
 [deadlines]
 head = "250ms"
@@ -280,6 +292,7 @@ drain = "1h"
 [wire]
 rate_limit_fields = false
 forwarded = "both"
+trusted = "10.0.0.0/8"
 [global]
 limit = [{ rate = "30/m" }]
 detect = [{ spread = 3, over = "1m", on_find = "warn" }]
@@ -649,6 +662,26 @@ fn bounds_and_deadlines_are_checked() {
     one(
         "[bounds]\nbody_bytes = \"much\"",
         "bounds.body_bytes: \"much\" is not a size; write a whole number and B, KB, KiB, MB, MiB, GB or GiB: 32KiB",
+    );
+    one(
+        "[bounds]\nconnection_bytes = \"1KiB\"",
+        "bounds.connection_bytes: \"1KiB\" is less than HTTP/2 begins with; use at least 64KiB",
+    );
+    one(
+        "[bounds]\nconnection_bytes = \"1GiB\"",
+        "bounds.connection_bytes: \"1GiB\" is too large to be held; use at most 64MiB",
+    );
+    one(
+        "[bounds]\nupload_rate = \"240B\"",
+        "bounds.upload_rate: \"240B\" is no rate of bytes; write bytes in a second, as in 240B/s, or \"any\"",
+    );
+    one(
+        "[bounds]\ndownload_rate = \"1GiB/s\"",
+        "bounds.download_rate: \"1GiB/s\" is more than clients can be asked for; use at most 16MiB/s",
+    );
+    one(
+        "[listen]\nproxy_protocol = true",
+        "listen.proxy_protocol: nobody's word is taken, so every connection would be refused; name the networks of the proxies in front in wire.trusted",
     );
     one(
         "[deadlines]\nhead = \"0s\"",

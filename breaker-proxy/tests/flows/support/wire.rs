@@ -229,6 +229,17 @@ impl Wire {
         self.stream.set_read_timeout(Some(LIMIT)).unwrap();
     }
 
+    /// Reads one byte; false at the end of the connection.
+    pub(crate) fn sip(&mut self) -> bool {
+        match self.stream.read(&mut [0u8; 1]) {
+            Ok(read) => read > 0,
+            Err(error) => {
+                ended(&error);
+                false
+            }
+        }
+    }
+
     /// Reads to the end: whether that is a reset, and not a plain end.
     pub(crate) fn ends_by_reset(&mut self) -> bool {
         loop {
