@@ -41,6 +41,12 @@ impl Reply {
         }
     }
 
+    /// Did it break off, though what was sent instead of the rest looks like an end?
+    #[must_use]
+    pub fn broke_off(&self) -> bool {
+        matches!(self, Reply::Watched(watched) if watched.broke_off())
+    }
+
     /// Is the rest of the request sent by a task of its own?
     #[must_use]
     pub fn is_sent_apart(&self) -> bool {

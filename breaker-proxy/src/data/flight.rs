@@ -316,7 +316,11 @@ impl Call {
     pub fn severed(&self) -> Option<Denial> {
         let plane = self.worker.plane;
         if self.arriving.get() || plane.breaker.is_cut(&self.pass) {
-            return plane.breaker.look(&self.pass, plane.clock.mono()).err();
+            let denial = plane.breaker.look(&self.pass, plane.clock.mono()).err();
+            if let (Some(denial), Some(notes)) = (&denial, self.course.notes()) {
+                notes.borrow_mut().severed(&self.snapshot, denial, &plane.names);
+            }
+            return denial;
         }
         None
     }

@@ -415,7 +415,7 @@ fn answered(
             // Nobody asked for that protocol.
             exchange.unusable();
             course.ends(Verdict::Failed);
-            return reply::unasked_switch().said(grpc).into();
+            return course.identified(reply::unasked_switch().said(grpc)).into();
         }
         Carrier::Exchange(exchange) if switched => Reply::Switched(exchange),
         Carrier::Exchange(mut exchange) if exchange.is_at_end() => {

@@ -1,6 +1,7 @@
 //! What is kept of a request for those who look at it one by one: for its line in the access log and its span, and its id. Where nobody
 //! looks nothing is kept. It decides nothing.
 
+use super::names::Names;
 use super::peer::Peer;
 use super::visit::Verdict;
 use crate::access::Access;
@@ -80,6 +81,7 @@ pub struct Notes {
     detector: Piece,
     id: Piece,
     shadow: bool,
+    severed: bool,
     span: Option<tracing::Span>,
 }
 
@@ -106,6 +108,7 @@ impl Default for Notes {
             detector: None,
             id: None,
             shadow: false,
+            severed: false,
             span: None,
         }
     }
@@ -207,7 +210,7 @@ impl Notes {
     }
 
     /// A gate or limit refused it, or would have.
-    pub fn denied(&mut self, snapshot: &Snapshot, denial: &Denial, names: &super::names::Names) {
+    pub fn denied(&mut self, snapshot: &Snapshot, denial: &Denial, names: &Names) {
         let scope = names.scope(&snapshot.policy, denial.place);
         self.scope = self.push(scope.as_str().as_bytes(), usize::MAX);
         match denial.cause {
@@ -227,6 +230,15 @@ impl Notes {
         }
         let id = names.id(denial);
         self.id = id.and_then(|id| self.push(id.as_bytes(), usize::MAX));
+    }
+
+    /// A kill or a trip ends it, though it was let through; said once.
+    pub fn severed(&mut self, snapshot: &Snapshot, denial: &Denial, names: &Names) {
+        if !self.severed {
+            (self.severed, self.shadow) = (true, false);
+            (self.limit, self.detector) = (None, None);
+            self.denied(snapshot, denial, names);
+        }
     }
 
     /// It was let through because of shadow mode.

@@ -155,6 +155,7 @@ impl<'s> Sending<'s> {
             return Poll::Ready(());
         }
         if (self.ended || !self.held.is_empty()) && self.reply.is_severed() {
+            self.visit.course().ends(Verdict::Severed);
             return self.reset(Reason::INTERNAL_ERROR);
         }
         loop {
@@ -240,14 +241,14 @@ impl<'s> Sending<'s> {
             }
             Some(Ok(Err(frame))) => {
                 self.ended = true;
+                if self.reply.broke_off() {
+                    self.visit.course().ended_early();
+                }
                 let trailers = frame.into_trailers().unwrap_or_default();
                 Poll::Ready(self.client.send_trailers(trailers).is_ok())
             }
             Some(Err(_)) => {
-                let course = self.visit.course();
-                if course.verdict() == Verdict::Passed {
-                    course.ends(Verdict::Failed);
-                }
+                self.visit.course().ended_early();
                 self.reset(Reason::INTERNAL_ERROR).map(|()| false)
             }
             None => {

@@ -155,6 +155,13 @@ impl Course {
         self.verdict.set(verdict);
     }
 
+    /// The answer broke off, by a kill or by its upstream's fault.
+    pub fn ended_early(&self) {
+        if self.verdict.get() == Verdict::Passed {
+            self.verdict.set(Verdict::Failed);
+        }
+    }
+
     /// As it is known.
     #[must_use]
     pub fn verdict(&self) -> Verdict {

@@ -37,7 +37,7 @@ pub struct Watched {
     worker: Rc<Worker>,
     tap: Option<Tap>,
     messages: Option<Messages>,
-    /// Its end was told already.
+    /// It broke off, and its end was told already.
     ended: bool,
 }
 
@@ -81,6 +81,12 @@ impl Watched {
     #[must_use]
     pub fn reply(&self) -> &Reply {
         &self.reply
+    }
+
+    /// Did it end with a status of ours, instead of its own end?
+    #[must_use]
+    pub fn broke_off(&self) -> bool {
+        self.ended
     }
 
     /// Whether all of it has come.

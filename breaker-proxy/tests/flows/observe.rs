@@ -1,6 +1,7 @@
 //! What people see of each request: its times, its line in the access log, its id and its place in a trace.
 
-use crate::support::h2::H2;
+use crate::support::h2::{Event, H2};
+use crate::support::h2_server::Far;
 use crate::support::upstream::{Serving, Upstream};
 use crate::support::{Proxy, Setup, eventually, room};
 use breaker_core::{Mono, Span};
@@ -195,6 +196,58 @@ fn streams_are_timed_each_on_its_own() {
     proxy.finish();
 }
 
+/// Goal: an upstream by HTTP/2 that lets wait adds nothing either.
+#[test]
+fn a_wait_for_an_http2_upstream_is_not_added() {
+    let upstream = Upstream::start();
+    let proxy = Setup::new(format!(
+        "[[upstreams]]\nname = \"u\"\nendpoints = \"http://{}\"\nprotocol = \"h2\"\n\
+         [[routes]]\nname = \"api\"\nmatch = {{ path = \"/{{*rest}}\" }}\nupstream = \"u\"\n",
+        upstream.address()
+    ))
+    .start_clocked();
+    let mut client = proxy.client();
+    client.send(GET);
+    let mut far = Far::accept(&upstream, &[]);
+    let stream = far.request();
+    lapse(&proxy, Span::from_secs(3));
+    far.head(stream, false);
+    client.head();
+    lapse(&proxy, Span::from_secs(4));
+    far.data(stream, b"ok", true);
+    client.chunk().unwrap();
+    assert_eq!(timed(&proxy, "/default/api", "passed", 1.0), (7.0, 0.0));
+    proxy.finish();
+}
+
+/// Goal: a gRPC answer that broke off has failed, though its client is told by a status that looks like any end.
+#[test]
+fn a_grpc_answer_that_broke_off_has_failed() {
+    let upstream = Upstream::start();
+    let proxy = Setup::route(upstream.address(), "").start();
+    let client = H2::connect(proxy.data());
+    for (end, result) in [("", "failed"), ("0\r\ngrpc-status: 0\r\n\r\n", "passed")] {
+        let request = Request::post("http://a/x").header("content-type", "application/grpc");
+        let request = request.header("te", "trailers").body(()).unwrap();
+        let stream = client.start(request, false);
+        let mut server = upstream.accept();
+        server.request();
+        server.send(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ntransfer-encoding: chunked\r\n\r\n\
+             7\r\n\0\0\0\0\x02hi\r\n",
+        );
+        stream.head();
+        assert!(matches!(stream.next(), Event::Data(_)));
+        server.send(end);
+        drop(server);
+        let Event::Trailers(trailers) = stream.next() else { panic!("no trailers") };
+        assert_eq!(trailers["grpc-status"] == "0", result == "passed");
+        timed(&proxy, "/default/api", result, 1.0);
+    }
+    drop(client);
+    proxy.finish();
+}
+
 /// Goal: a WebSocket is timed up to its 101, however long it lasts.
 #[test]
 fn a_websocket_is_timed_up_to_its_switch() {
@@ -324,7 +377,7 @@ fn a_line_tells_who_cut_it_off() {
     server.request();
     server.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
     client.until(b"half").unwrap();
-    proxy.cut("/default/api");
+    let id = proxy.cut("/default/api")["id"].clone();
     client.rest();
     proxy.lift("/default/api");
     let mut client = proxy.client();
@@ -342,7 +395,10 @@ fn a_line_tells_who_cut_it_off() {
     let words: Vec<&str> = found.iter().map(|line| line["verdict"].as_str().unwrap()).collect();
     assert_eq!(words, ["passed", "severed", "failed", "gone"]);
     assert_eq!(found[0]["shadow"], Value::Null);
-    assert_eq!((&found[1]["shadow"], &found[1]["limit"]), (&json!(true), &json!("window[0]")));
+    // The kill is what matters of it, and not the limit that shadow mode let it pass.
+    assert_eq!((&found[1]["scope"], &found[1]["id"]), (&json!("/default/api"), &id));
+    assert_eq!((&found[1]["shadow"], &found[1]["limit"]), (&Value::Null, &Value::Null));
+    assert_eq!((&found[3]["shadow"], &found[3]["limit"]), (&json!(true), &json!("window[0]")));
     assert_eq!((&found[1]["status"], &found[1]["bytes_out"]), (&json!(200), &json!(4)));
     assert_eq!(found[2]["status"], 502);
     assert_eq!(found[3]["status"], Value::Null);
