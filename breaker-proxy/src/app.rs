@@ -3,9 +3,11 @@
 //! The order is the safety argument: state is locked, the journal is read, kills are in force, the admin plane answers,
 //! and only then is the data port bound.
 
+use crate::access::{self, AccessError, Scribe};
 use crate::admin::{self, Admin, auth::Token};
 use crate::certificates::{CertificateError, Certificates, Watch};
 use crate::config::Config;
+use crate::config::sight::RequestId;
 use crate::control::ledger::{Kill, Ledger, Replay};
 use crate::control::record::Record;
 use crate::control::save::{Saver, Source};
@@ -13,6 +15,7 @@ use crate::control::sweep::SharedSweeper;
 use crate::control::task::{CensusRequest, Control};
 use crate::data::counts::Shard;
 use crate::data::doors::{Arrival, Doors};
+use crate::data::notes::Sight;
 use crate::data::{Plane, Worker, front, health, link, resolve};
 use crate::journal::{self, Journal, JournalError, Pen};
 use crate::origin::Origin;
@@ -78,6 +81,8 @@ pub enum StartError {
         /// Its scope.
         scope: String,
     },
+    /// The access log.
+    Access(AccessError),
     /// The certificates for clients.
     Certificates(CertificateError),
     /// An address cannot be bound.
@@ -114,6 +119,7 @@ impl fmt::Display for StartError {
                 f,
                 "the state holds {what} on {scope}, and there is no room left among the other blocked keys: raise bounds.keys"
             ),
+            StartError::Access(error) => error.fmt(f),
             StartError::Certificates(error) => write!(f, "listen.tls: {error}"),
             StartError::Bind { key, address, error } => {
                 write!(
@@ -141,6 +147,12 @@ impl From<CertificateError> for StartError {
     }
 }
 
+impl From<AccessError> for StartError {
+    fn from(error: AccessError) -> StartError {
+        StartError::Access(error)
+    }
+}
+
 impl From<JournalError> for StartError {
     fn from(error: JournalError) -> StartError {
         StartError::Journal(error)
@@ -164,6 +176,7 @@ pub struct Running {
     journal: Option<JoinHandle<()>>,
     origin: Option<Origin>,
     watch: Option<Watch>,
+    scribe: Option<Scribe>,
 }
 
 /// What a start found and made; for whoever reads the terminal.
@@ -230,6 +243,13 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
     };
     let certificates = config.listen.tls.as_ref().map(Certificates::load).transpose()?;
     let tls = certificates.as_ref().map(Certificates::server).transpose()?;
+    let (log, scribe) = config.access_log.as_ref().map(access::start).transpose()?.unzip();
+    let sight = Sight {
+        log,
+        ids: config.wire.request_id == RequestId::Make,
+        spans: config.spans,
+        trusted: config.trusted.as_slice().into(),
+    };
     let needs_origin = config.routes.iter().any(|route| route.upstream.is_built_in());
     let origin = needs_origin.then(Origin::start).transpose().map_err(StartError::System)?;
     let routes = snapshot.plans.len();
@@ -252,6 +272,7 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         certificates: certificates.clone(),
         doors: Box::leak(Box::new(doors)),
         bells: (0..facts.workers).map(|_| Notify::new()).collect(),
+        sight,
         origin: origin.as_ref().map(Origin::address),
     }));
 
@@ -324,6 +345,7 @@ pub fn start_with(config: Config, ports: Ports) -> Result<Running, StartError> {
         journal: Some(journal),
         origin,
         watch,
+        scribe,
     })
 }
 
@@ -596,6 +618,7 @@ impl Running {
         }
         drop(self.origin.take());
         drop(self.watch.take());
+        drop(self.scribe.take());
         Stopped { durable }
     }
 

@@ -3,6 +3,7 @@
 pub mod advice;
 pub mod check;
 mod raw;
+pub mod sight;
 pub mod upstream;
 mod value;
 
@@ -10,6 +11,7 @@ use crate::inspect::json::Pointer;
 use breaker_core::{PolicyError, PolicySpec, Span};
 
 use ipnet::IpNet;
+use sight::{AccessLog, RequestId};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +34,10 @@ pub struct Config {
     pub wire: Wire,
     /// Networks of those in front of us whose word on the client's address is taken.
     pub trusted: Vec<IpNet>,
+    /// The access log; `None`: there is none.
+    pub access_log: Option<AccessLog>,
+    /// Requests have spans.
+    pub spans: bool,
     /// The rules, as the core compiles them. Its groups and routes stand in the order of the two lists below.
     pub policy: PolicySpec,
     /// Where the keys declared at the global level come from, in the order of `policy.global.keys`.
@@ -164,6 +170,8 @@ pub struct Wire {
     pub rate_limit_fields: bool,
     /// Which fields tell the upstream about the client. What a client sent of either is removed in every case.
     pub forwarded: Forwarded,
+    /// Whether requests have ids of ours.
+    pub request_id: RequestId,
 }
 
 /// Which fields tell the upstream about the client.

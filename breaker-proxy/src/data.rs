@@ -21,6 +21,7 @@ pub mod inspect;
 pub mod lane;
 pub mod link;
 pub mod names;
+pub mod notes;
 pub mod outbox;
 pub mod peer;
 pub mod reply;
@@ -28,24 +29,29 @@ pub mod resolve;
 pub mod session;
 pub mod settle;
 pub mod socket;
-pub mod stream;
+pub mod strand;
 pub mod streamed;
+pub mod times;
 pub mod trunk;
 pub mod trust;
 pub mod tunnel;
 pub mod upload;
 pub mod upstream;
+pub mod visit;
 pub mod watched;
 
+use crate::access::{Access, BATCH};
 use crate::certificates::Certificates;
 use crate::config::{Bounds, Deadlines, Wire};
 use crate::ports::{Clock, Resolver};
 use crate::snapshot::Current;
 use crate::wire::asked::Line;
+use crate::wire::ids;
 use breaker_core::{Breaker, Sender, Senders};
 use counts::Shard;
 use doors::Doors;
 use names::Names;
+use notes::Sight;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -102,6 +108,8 @@ pub struct Plane {
     pub doors: &'static Doors,
     /// One bell for each worker: rung when another waits for a connection to an endpoint that it may hold idle.
     pub bells: Box<[Notify]>,
+    /// Who looks at requests one by one.
+    pub sight: Sight,
     /// The address of the built-in origin, where a route uses it.
     pub origin: Option<std::net::SocketAddr>,
 }
@@ -145,6 +153,12 @@ pub struct Worker {
     pub scratch: RefCell<Box<[u8]>>,
     /// Where the lines of a head are noted while it is read.
     pub lines: RefCell<Vec<Line>>,
+    /// Memory for the courses of requests, for the next.
+    pub courses: RefCell<Vec<Rc<visit::Course>>>,
+    /// Lines of the access log that were not handed over yet.
+    log: RefCell<Vec<u8>>,
+    /// What its ids begin with, and how many it has made.
+    ids: Cell<(u64, u64)>,
     /// Bodies that are being looked into.
     pub inspecting: Cell<u32>,
     /// Bytes of answers that are held to be looked into.
@@ -167,6 +181,7 @@ impl Worker {
             let ended = self.flights.borrow_mut().end_stalled(since);
             self.shard.stalled_clients.add(ended);
         }
+        self.hand_over_log();
         if second.is_multiple_of(REAP_EVERY) {
             let now = tokio::time::Instant::now();
             self.pools.reap(now);
@@ -186,6 +201,43 @@ impl Worker {
         say(text);
     }
 
+    /// An id that no other request has.
+    pub fn new_id(&self) -> [u8; 32] {
+        let (maker, number) = self.ids.get();
+        self.ids.set((maker, number.wrapping_add(1)));
+        ids::make(maker, number)
+    }
+
+    /// Lets a line be written for the access log, if there is one and it has room. Lines are handed over together, once a second or
+    /// when they are many: nobody is woken for each.
+    pub fn log(&self, line: impl FnOnce(Option<(&Access, &mut Vec<u8>)>)) {
+        let Some(access) = &self.plane.sight.log else { return line(None) };
+        if self.log.borrow().len() >= BATCH {
+            self.hand_over_log();
+        }
+        let mut lines = self.log.borrow_mut();
+        if lines.len() >= BATCH {
+            self.shard.unlogged.up();
+            return line(None);
+        }
+        if lines.capacity() == 0 {
+            lines.reserve(BATCH.saturating_add(BATCH / 4));
+        }
+        line(Some((access, &mut lines)));
+        self.shard.logged.up();
+    }
+
+    /// Hands over what lines there are, if there is room for them.
+    fn hand_over_log(&self) {
+        let Some(access) = &self.plane.sight.log else { return };
+        let lines = self.log.take();
+        if !lines.is_empty()
+            && let Err(lines) = access.hand_over(lines)
+        {
+            *self.log.borrow_mut() = lines;
+        }
+    }
+
     /// Memory for a head.
     #[must_use]
     pub fn take_spare(&self) -> Vec<u8> {
@@ -201,7 +253,7 @@ impl Worker {
         }
     }
 
-    /// The worker with this index; `None` if its mark is taken already.
+    /// The worker with this index; `None` if its mark is taken already, or the system has no random bytes.
     #[must_use]
     pub fn new(plane: &'static Plane, index: usize) -> Option<Rc<Worker>> {
         Some(Rc::new(Worker {
@@ -216,10 +268,23 @@ impl Worker {
             second: Cell::new(0),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             lines: RefCell::default(),
+            courses: RefCell::default(),
+            log: RefCell::default(),
+            ids: Cell::new((getrandom::u64().ok()?, 0)),
             inspecting: Cell::new(0),
             tapped: Cell::new(0),
             spare: RefCell::default(),
             date: RefCell::default(),
         }))
+    }
+}
+
+/// The last lines are written, too.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.hand_over_log();
+        // What found no room now never will.
+        let left = memchr::memchr_iter(b'\n', &self.log.borrow()).count();
+        self.shard.unlogged.add(u64::try_from(left).unwrap_or(u64::MAX));
     }
 }

@@ -16,7 +16,7 @@ use crate::inspect::json::{self, JsonError, Pointer, Value};
 use crate::inspect::prefix::Seen;
 use crate::inspect::text::Room;
 use crate::inspect::{MAX_WANTED, token};
-use crate::wire::asked::Asked;
+use crate::wire::asked::{Asked, Fields};
 use body::Kind;
 use breaker_core::{Breaker, Call};
 use hyper::header::{AUTHORIZATION, HeaderName};
@@ -499,6 +499,12 @@ impl Reader {
         }
         Decimal::parse(text).map(Some).map_err(of_decimal)
     }
+}
+
+/// The client's address as trusted proxies tell of it; the peer's own where they tell nonsense.
+#[must_use]
+pub fn client_address(fields: Fields<'_>, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    peer::client(fields, peer, MAX_HOPS, trusted).unwrap_or_else(|_| peer.to_canonical())
 }
 
 /// The one spelling of a label in which requests carry it; `None` if no request ever does. Whoever kills a key by another

@@ -3,6 +3,7 @@
 //! Start with [`app`], which builds everything in order, then follow one request through [`data::handle`] and one kill
 //! through [`control::task`]. `docs/ARCHITECTURE.md` has the picture.
 
+pub mod access;
 pub mod admin;
 pub mod app;
 pub mod certificates;

@@ -1,15 +1,18 @@
 //! The metrics page: reads the counters when it is asked and owns every metric name; nothing is decided from it.
 
-use crate::control::sweep::{self, Whose};
+use crate::access::Access;
+use crate::control::sweep::Whose;
 use crate::control::task::{Control, shown};
-use crate::data::counts::Account;
+use crate::data::counts::{Account, Shard};
 use crate::data::endpoint::Tally;
-use crate::snapshot::Snapshot;
+use crate::data::times::{ADDED, Ending, Pair, Sum, WHOLE};
+use crate::snapshot::{Snapshot, detector_name, limit_name};
 use ::metrics::{
     Label, Recorder, counter, describe_counter, describe_gauge, gauge, with_local_recorder,
 };
-use breaker_core::{DetectorSpec, LimitKind, LimitSpec, Mode, Scope, ScopeCounts};
+use breaker_core::{DetectorSpec, LimitSpec, Mode, Scope, ScopeCounts};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use std::fmt::Write as _;
 
 /// The page, in the text format of Prometheus.
 #[must_use]
@@ -17,7 +20,9 @@ pub fn render(control: &Control) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     with_local_recorder(&recorder as &dyn Recorder, || fill(control));
-    handle.render()
+    let mut page = handle.render();
+    times(control, &mut page);
+    page
 }
 
 /// Reads one number of an account.
@@ -66,7 +71,7 @@ fn fill(control: &Control) {
     keys(control);
     detectors(control, &snapshot);
     saves(control);
-    let total = |read: fn(&crate::data::counts::Shard) -> u64| plane.shards.iter().map(read).sum();
+    let total = |read: fn(&Shard) -> u64| plane.shards.iter().map(read).sum();
     gauge!("breaker_calls_open").set(as_gauge(total(|shard| shard.calls.get())));
     counter!("breaker_connections_refused_total")
         .absolute(total(|shard| shard.refused_connections.get()));
@@ -84,6 +89,7 @@ fn fill(control: &Control) {
     counter!("breaker_upstream_connects_total").absolute(total(|shard| shard.connects.get()));
     counter!("breaker_resent_total").absolute(total(|shard| shard.resent.get()));
     counter!("breaker_upstream_torn_total").absolute(total(|shard| shard.torn.get()));
+    access_log(control);
     endpoints(&snapshot);
     // ordering: relaxed, a number on its own.
     let connections = plane.connections.load(std::sync::atomic::Ordering::Relaxed);
@@ -97,6 +103,81 @@ fn fill(control: &Control) {
     gauge!("breaker_kills_live").set(as_gauge(u64::try_from(control.kills().len()).unwrap_or(0)));
     gauge!("breaker_journal_up").set(if control.journal_lost() { 0.0 } else { 1.0 });
     gauge!("breaker_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// Lines of the access log: none where there is no log.
+fn access_log(control: &Control) {
+    let plane = control.plane();
+    let total = |read: fn(&Shard) -> u64| plane.shards.iter().map(read).sum::<u64>();
+    let log = plane.sight.log.as_ref();
+    let (lost, errors) = log.map_or((0, 0), |log| (log.lost(), log.errors()));
+    counter!("breaker_access_log_lines_total").absolute(total(|shard| shard.logged.get()));
+    counter!("breaker_access_log_dropped_total")
+        .absolute(total(|shard| shard.unlogged.get()).saturating_add(lost));
+    counter!("breaker_access_log_errors_total").absolute(errors);
+    let failing = log.is_some_and(Access::is_failing);
+    gauge!("breaker_access_log_up").set(if failing { 0.0 } else { 1.0 });
+}
+
+/// How long requests took. The recorder takes one value at a time and cannot be handed what workers have counted, so these lines are written
+/// here. An ending that no request of a route has had has none, since each is some twenty lines.
+fn times(control: &Control, page: &mut String) {
+    let plane = control.plane();
+    let snapshot = plane.current.load();
+    let plans = snapshot.plans.iter().enumerate();
+    let scopes = plans.map(|(index, plan)| (Some(index), plan.scope.as_str()));
+    let scopes: Vec<_> = scopes.chain(std::iter::once((None, "none"))).collect();
+    let mut tell = |name: &str, help: &str, bounds: &[u64], add: fn(&Pair, &mut Sum)| {
+        // Writing to a string does not fail.
+        let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for (route, scope) in &scopes {
+            for (ending, word) in Ending::ALL {
+                let pairs = plane.shards.iter().filter_map(|shard| shard.times(*route).of(ending));
+                let mut sum = Sum::new(bounds.len());
+                pairs.for_each(|pair| add(pair, &mut sum));
+                let labels = format!("scope=\"{scope}\",result=\"{word}\"");
+                let _ = histogram(page, name, &labels, bounds, &sum);
+            }
+        }
+        page.push('\n');
+    };
+    tell(
+        "breaker_request_seconds",
+        "from the first byte of a request's head to the last byte of its answer",
+        &WHOLE,
+        |pair, sum| pair.whole.add_to(sum),
+    );
+    tell(
+        "breaker_request_added_seconds",
+        "of that, the part in which neither the upstream nor the client was waited for",
+        &ADDED,
+        |pair, sum| pair.added.add_to(sum),
+    );
+}
+
+fn histogram(
+    page: &mut String,
+    name: &str,
+    labels: &str,
+    bounds: &[u64],
+    sum: &Sum,
+) -> std::fmt::Result {
+    let count = sum.buckets.iter().fold(0_u64, |all, here| all.wrapping_add(*here));
+    if count == 0 {
+        return Ok(());
+    }
+    let mut below = 0_u64;
+    for (bound, here) in bounds.iter().zip(&sum.buckets) {
+        below = below.wrapping_add(*here);
+        writeln!(page, "{name}_bucket{{{labels},le=\"{}\"}} {below}", seconds(*bound))?;
+    }
+    writeln!(page, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}")?;
+    writeln!(page, "{name}_sum{{{labels}}} {}", seconds(sum.nanos))?;
+    writeln!(page, "{name}_count{{{labels}}} {count}")
+}
+
+fn seconds(nanos: u64) -> f64 {
+    as_gauge(nanos) / 1.0e9
 }
 
 /// Reads one number of a worker's count of an endpoint.
@@ -227,7 +308,7 @@ fn detectors(control: &Control, snapshot: &Snapshot) {
     let tell = |whose: &Whose, rules: &[DetectorSpec]| {
         for (index, rule) in (0u8..).zip(rules) {
             let counts = tallies.findings.get(&(whose.clone(), index)).copied().unwrap_or_default();
-            let name = sweep::named(rule, index);
+            let name = detector_name(rule, index);
             for (result, times) in [
                 ("enforced", counts.enforced),
                 ("shadow", counts.shadowed),
@@ -268,21 +349,6 @@ fn labels(whose: &Whose, more: &[(&'static str, &str)]) -> Vec<Label> {
     labels.extend(whose.dimension.clone().map(|dimension| Label::new("dimension", dimension)));
     labels.extend(more.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())));
     labels
-}
-
-/// What people call a limit: its name, or its kind and index.
-#[must_use]
-pub fn limit_name(limit: &LimitSpec, index: u8) -> String {
-    if !limit.name.is_empty() {
-        return limit.name.clone();
-    }
-    let kind = match limit.kind {
-        LimitKind::Rate { .. } => "rate",
-        LimitKind::Window { .. } => "window",
-        LimitKind::Budget { .. } => "budget",
-        LimitKind::InFlight { .. } => "in_flight",
-    };
-    format!("{kind}[{index}]")
 }
 
 #[expect(
@@ -436,5 +502,15 @@ fn describe() {
         "breaker_key_turned_away_total",
         "first sights of keys beyond what newcomers allow"
     );
+    describe_counter!("breaker_access_log_lines_total", "lines made for the access log");
+    describe_counter!(
+        "breaker_access_log_dropped_total",
+        "lines for which there was no room, or that could not be written"
+    );
+    describe_counter!(
+        "breaker_access_log_errors_total",
+        "attempts to write the access log, or to open it again, that failed"
+    );
+    describe_gauge!("breaker_access_log_up", "0 while the access log cannot be written");
     describe_gauge!("breaker_build_info", "1, labelled with the version");
 }

@@ -7,8 +7,8 @@ use crate::keys::{self, Reader};
 use crate::router::Router;
 use arc_swap::ArcSwap;
 use breaker_core::{
-    Breaker, DetectorKind, DetectorSpec, KeyHash, Level, Policy, PolicyError, PolicySpec, RouteId,
-    RouteSpec, Scope, ScopeSpec, Span,
+    Breaker, DetectorKind, DetectorSpec, KeyHash, Level, LimitKind, LimitSpec, Policy, PolicyError,
+    PolicySpec, RouteId, RouteSpec, Scope, ScopeSpec, Span,
 };
 use std::sync::Arc;
 
@@ -278,4 +278,25 @@ pub fn trusts(config: &Config) -> Result<(), Vec<PolicyError>> {
         }
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+/// What people call a limit: its name, or its kind and index.
+#[must_use]
+pub fn limit_name(limit: &LimitSpec, index: u8) -> String {
+    if !limit.name.is_empty() {
+        return limit.name.clone();
+    }
+    let kind = match limit.kind {
+        LimitKind::Rate { .. } => "rate",
+        LimitKind::Window { .. } => "window",
+        LimitKind::Budget { .. } => "budget",
+        LimitKind::InFlight { .. } => "in_flight",
+    };
+    format!("{kind}[{index}]")
+}
+
+/// What people call a detector: its name, or its kind and index.
+#[must_use]
+pub fn detector_name(rule: &DetectorSpec, index: u8) -> String {
+    rule.name.clone().unwrap_or_else(|| format!("{}[{index}]", rule.kind.word()))
 }

@@ -7,6 +7,7 @@ pub mod fields;
 pub mod frames;
 pub mod grpc;
 pub mod head;
+pub mod ids;
 pub mod kept;
 pub mod plural;
 pub mod request;

@@ -83,6 +83,7 @@ fn check(asked: &Asked<'_>, mode: Forwarded) {
         switches: false,
         plain: false,
         forwarded: mode,
+        request_id: None,
         secure: true,
         peer: "2001:db8::1".parse().expect("an address"),
         peer_text: "2001:db8::1",

@@ -114,6 +114,8 @@ fuzz_target!(|input: &[u8]| {
         framing: body,
         switches,
         forwarded: Forwarded::Both,
+        plain: false,
+        request_id: None,
         secure: false,
         peer,
         peer_text: "192.0.2.7",

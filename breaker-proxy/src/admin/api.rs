@@ -3,10 +3,11 @@
 use crate::control::ledger::Kill;
 use crate::control::orders::{OrderBody, Person, REASON_MAX, Refusal};
 use crate::control::record::{Level, LiftTo};
-use crate::control::sweep::{self, Whose};
+use crate::control::sweep::Whose;
 use crate::control::task::{Control, shown};
 use crate::data::counts::Totals;
 use crate::metrics;
+use crate::snapshot::{detector_name, limit_name};
 use breaker_core::{By, Cause, DetectorSpec, KillLevel, Mode, Mono, Scope, Span, State};
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -204,6 +205,7 @@ pub fn ready(control: &Control) -> Reply {
 struct StatusView {
     version: &'static str,
     journal: &'static str,
+    access_log: &'static str,
     accounts: Totals,
     balanced: bool,
     calls_open: u64,
@@ -344,6 +346,11 @@ pub fn status(control: &Control) -> Reply {
     let view = StatusView {
         version: env!("CARGO_PKG_VERSION"),
         journal: if control.journal_lost() { "lost" } else { "ok" },
+        access_log: match &plane.sight.log {
+            None => "off",
+            Some(log) if log.is_failing() => "failing",
+            Some(_) => "ok",
+        },
         balanced: accounts.balance(),
         accounts,
         calls_open: plane.shards.iter().map(|shard| shard.calls.get()).sum(),
@@ -375,7 +382,7 @@ fn limits(control: &Control, now: Mono) -> Vec<LimitView> {
         for ((index, limit), usage) in (0u8..).zip(&rules.limits).zip(usage) {
             all.push(LimitView {
                 scope: path.clone(),
-                limit: metrics::limit_name(limit, index),
+                limit: limit_name(limit, index),
                 bound: usage.bound,
                 used: usage.used,
                 candidate: limit.candidate,
@@ -397,7 +404,7 @@ fn detectors(control: &Control, now: Mono) -> Vec<DetectorView> {
             all.push(DetectorView {
                 scope: scope.to_owned(),
                 dimension,
-                detector: sweep::named(rule, index),
+                detector: detector_name(rule, index),
                 enforced: counts.enforced,
                 shadow: counts.shadowed,
                 warned: counts.warned,

@@ -8,9 +8,10 @@ mod upstream;
 
 use self::rules::{Level, Rules, rules};
 use super::raw::{
-    ADMIN, BOUNDS, DEADLINES, GLOBAL, GROUP, LISTEN, MATCH, ROUTE, Report, STATE, Section, TLS,
-    Text, UPSTREAM, WIRE, nearest_hint, parse, printable, quoted,
+    ACCESS_LOG, ADMIN, BOUNDS, DEADLINES, GLOBAL, GROUP, LISTEN, MATCH, ROUTE, Report, STATE,
+    Section, TLS, TRACE, Text, UPSTREAM, WIRE, nearest_hint, parse, printable, quoted,
 };
+use super::sight::RequestId;
 use super::upstream::{Endpoint, Protocol, Upstream};
 use super::value::{
     Flaw, collide, flaw, parse_address, parse_body_bytes, parse_deadline, parse_head_bytes,
@@ -32,6 +33,7 @@ use upstream::Declared;
 mod detect;
 mod keys;
 mod rules;
+mod sight;
 
 /// Reads a configuration. `source` is the name of the file for syntax errors; `env` looks up environment variables.
 ///
@@ -89,6 +91,8 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
     let bounds = bounds(root.section("bounds", BOUNDS, report), report);
     let deadlines = deadlines(root.section("deadlines", DEADLINES, report), report);
     let (wire, trusted) = wire(root.section("wire", WIRE, report), report);
+    let access_log = sight::access_log(root.section("access_log", ACCESS_LOG, report), report);
+    let spans = sight::spans(root.section("trace", TRACE, report), report);
 
     let global = match root.section("global", GLOBAL, report) {
         Some(mut section) => rules(&mut section, Level::Global, report),
@@ -118,6 +122,8 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
         deadlines,
         wire,
         trusted,
+        access_log,
+        spans,
         policy: PolicySpec { global: global.spec, ..PolicySpec::default() },
         global_keys: global.sources,
         groups: Vec::with_capacity(groups.len()),
@@ -350,7 +356,11 @@ fn deadlines(section: Option<Section>, report: &mut Report<'_>) -> Deadlines {
 
 /// The conventions, and the networks whose word on a client is taken.
 fn wire(section: Option<Section>, report: &mut Report<'_>) -> (Wire, Vec<IpNet>) {
-    let mut wire = Wire { rate_limit_fields: true, forwarded: Forwarded::XForwarded };
+    let mut wire = Wire {
+        rate_limit_fields: true,
+        forwarded: Forwarded::XForwarded,
+        request_id: RequestId::Off,
+    };
     let mut trusted = Vec::new();
     if let Some(mut section) = section {
         wire.rate_limit_fields = section.flag("rate_limit_fields", report).unwrap_or(true);
@@ -365,6 +375,7 @@ fn wire(section: Option<Section>, report: &mut Report<'_>) -> (Wire, Vec<IpNet>)
         {
             wire.forwarded = found;
         }
+        wire.request_id = sight::request_id(&mut section, report);
         trusted = keys::trusted(&mut section, report);
     }
     (wire, trusted)

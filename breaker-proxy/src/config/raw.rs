@@ -34,6 +34,8 @@ pub(super) const ROOT: Shape = Shape {
         "bounds",
         "deadlines",
         "wire",
+        "access_log",
+        "trace",
         "global",
         "groups",
         "upstreams",
@@ -64,7 +66,10 @@ pub(super) const DEADLINES: Shape = Shape {
     keys: &["head", "idle", "inspect", "body_idle", "connect", "answer", "tunnel", "drain"],
 };
 pub(super) const WIRE: Shape =
-    Shape { name: "wire", keys: &["rate_limit_fields", "forwarded", "trusted"] };
+    Shape { name: "wire", keys: &["rate_limit_fields", "forwarded", "trusted", "request_id"] };
+pub(super) const ACCESS_LOG: Shape =
+    Shape { name: "access_log", keys: &["path", "format", "query", "field_bytes", "queue_bytes"] };
+pub(super) const TRACE: Shape = Shape { name: "trace", keys: &["spans"] };
 pub(super) const GLOBAL: Shape =
     Shape { name: "global", keys: &["limit", "detect", "recover", "mode", "after_crash", "keys"] };
 pub(super) const GROUP: Shape = Shape {
@@ -192,9 +197,9 @@ pub(super) const RECOVER: Shape = Shape { name: "recover", keys: &["probes", "af
 /// Every kind of table there is.
 #[cfg(test)]
 pub(super) const SHAPES: &[Shape] = &[
-    ROOT, LISTEN, TLS, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, GLOBAL, GROUP, UPSTREAM, QUEUE,
-    HEALTH, MARK_DOWN, ROUTE, MATCH, KEY, FROM, WEIGHT, SETTLE, OVERRIDE, RATE, LIMIT, DETECT,
-    RECOVER,
+    ROOT, LISTEN, TLS, STATE, ADMIN, BOUNDS, DEADLINES, WIRE, ACCESS_LOG, TRACE, GLOBAL, GROUP,
+    UPSTREAM, QUEUE, HEALTH, MARK_DOWN, ROUTE, MATCH, KEY, FROM, WEIGHT, SETTLE, OVERRIDE, RATE,
+    LIMIT, DETECT, RECOVER,
 ];
 
 /// Collects every error of one reading, and knows the environment.

@@ -120,7 +120,7 @@ pub(super) fn parse_hold(text: &str) -> Result<Span, Flaw> {
     }
 }
 
-fn parse_bytes(text: &str) -> Result<u64, Flaw> {
+pub(super) fn parse_bytes(text: &str) -> Result<u64, Flaw> {
     let hint = "write a whole number and B, KB, KiB, MB, MiB, GB or GiB: 32KiB";
     let Some((number, unit)) = number_and_unit(text) else {
         return flaw("is not a size", hint);

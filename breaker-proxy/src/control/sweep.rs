@@ -2,11 +2,11 @@
 
 use super::record::Record;
 use super::task::{ANSWER_WITHIN, Control, state_name, up};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, detector_name};
 use crate::voice::say;
 use breaker_core::{
-    By, Cause, DetectorSpec, Finding, Found, Mode, Mono, OnFind, Place, Scope, ScopeOrKey, Span,
-    State, Sweeper, Transition,
+    By, Cause, Finding, Found, Mode, Mono, OnFind, Place, Scope, ScopeOrKey, Span, State, Sweeper,
+    Transition,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
@@ -214,7 +214,7 @@ impl Control {
         }
         drop(tallies);
         let scope = self.named(snapshot, place);
-        let detector = rule.map_or_else(String::new, |rule| named(rule, found.detector));
+        let detector = rule.map_or_else(String::new, |rule| detector_name(rule, found.detector));
         let learned = if found.learned { "learned " } else { "" };
         say(&format!(
             "FOUND {scope} by {detector}: {:.4} above the {learned}bound of {:.4}, {} of {}; {what}",
@@ -304,10 +304,4 @@ impl Control {
         self.saver.save_last().await;
         self.write(Record::Stopped {}, Instant::now() + ANSWER_WITHIN).await
     }
-}
-
-/// What people call a detector: its name, or its kind and index.
-#[must_use]
-pub fn named(rule: &DetectorSpec, index: u8) -> String {
-    rule.name.clone().unwrap_or_else(|| format!("{}[{index}]", rule.kind.word()))
 }

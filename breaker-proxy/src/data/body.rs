@@ -45,9 +45,9 @@ impl Reply {
     #[must_use]
     pub fn is_sent_apart(&self) -> bool {
         match self {
-            Reply::Both(_) => true,
+            Reply::Both(_) | Reply::Stream(_) => true,
             Reply::Watched(watched) => watched.reply().is_sent_apart(),
-            Reply::Whole(_) | Reply::Flow(_) | Reply::Stream(_) | Reply::Switched(_) => false,
+            Reply::Whole(_) | Reply::Flow(_) | Reply::Switched(_) => false,
         }
     }
 }

@@ -9,7 +9,7 @@
 
 use super::Worker;
 use super::socket::Socket;
-use super::stream::{Blocked, Stream};
+use super::strand::{Blocked, Strand};
 use crate::wire::frames::{self, Frame, Incoming, Kind};
 use bytes::{Buf as _, BytesMut};
 use std::cell::{Cell, RefCell};
@@ -34,7 +34,7 @@ const GHOSTS_MAX: usize = 4096;
 /// What a connection and those who use it know of each other.
 pub struct Shared {
     /// Its calls, by stream.
-    calls: RefCell<HashMap<u32, Rc<Stream>>>,
+    calls: RefCell<HashMap<u32, Rc<Strand>>>,
     /// Every stream may pass: they are requests of our own, and no calls.
     is_ours: bool,
     settled: Cell<bool>,
@@ -61,8 +61,8 @@ impl Shared {
     }
 
     /// From now on what this stream carries is of this call.
-    pub fn join(&self, id: u32, stream: &Rc<Stream>) {
-        self.calls.borrow_mut().insert(id, Rc::clone(stream));
+    pub fn join(&self, id: u32, strand: &Rc<Strand>) {
+        self.calls.borrow_mut().insert(id, Rc::clone(strand));
     }
 
     /// The call on this stream is over.
@@ -120,7 +120,7 @@ enum Whose {
     /// The connection's: it passes.
     Connection,
     /// A call's: it passes if the call may.
-    Call(Rc<Stream>),
+    Call(Rc<Strand>),
     /// Nobody's any more: it is left out.
     Nobody,
 }
@@ -142,9 +142,9 @@ pub struct Cable {
     /// And whose it is.
     whose: Whose,
     /// Whose head it is that the next frame goes on with.
-    open: Option<Rc<Stream>>,
+    open: Option<Rc<Strand>>,
     /// The calls of the bytes at hand, or of what was encrypted and waits.
-    batch: Vec<Rc<Stream>>,
+    batch: Vec<Rc<Strand>>,
     /// The last stream whose head went out.
     last: u32,
     /// Streams before it of which the server has never heard.
@@ -194,7 +194,7 @@ impl Cable {
     }
 
     /// Whose the frame is that begins here. `open`: whose head is not at its end.
-    fn judge(&self, frame: &Frame, open: Option<&Rc<Stream>>) -> Whose {
+    fn judge(&self, frame: &Frame, open: Option<&Rc<Strand>>) -> Whose {
         let is_ours = self.shared.is_ours;
         match frame.kind {
             Kind::Settings if frame.is_settings_ack() && self.acks > 0 => Whose::Nobody,
@@ -228,7 +228,7 @@ impl Cable {
 
     /// A frame has begun to go out, with these calls: whose it is.
     fn begin(&mut self, frame: &Frame) -> Whose {
-        let own = self.batch.iter().find(|stream| stream.id() == frame.stream).cloned();
+        let own = self.batch.iter().find(|strand| strand.id() == frame.stream).cloned();
         if frame.kind == Kind::Headers {
             // Numbers go up by two; those that were passed over have no head and never will.
             let next = if self.last == 0 { 1 } else { self.last.saturating_add(2) };
@@ -270,8 +270,8 @@ impl Cable {
                     Whose::Nobody if run.take > 0 => return Ok(run),
                     Whose::Nobody => self.leave_out(&frame, cx),
                     Whose::Call(_) if self.batch.len() >= BATCH => return Ok(run),
-                    Whose::Call(stream) if frame.leaves_head_open() => {
-                        open = Some(Rc::clone(stream));
+                    Whose::Call(strand) if frame.leaves_head_open() => {
+                        open = Some(Rc::clone(strand));
                     }
                     _ => open = None,
                 }
@@ -282,10 +282,10 @@ impl Cable {
                 run.skip = run.skip.saturating_add(here);
                 (self.left, self.whose) = (left, Whose::Nobody);
             } else {
-                if let Whose::Call(stream) = &whose
-                    && !self.batch.iter().any(|own| Rc::ptr_eq(own, stream))
+                if let Whose::Call(strand) = &whose
+                    && !self.batch.iter().any(|own| Rc::ptr_eq(own, strand))
                 {
-                    self.batch.push(Rc::clone(stream));
+                    self.batch.push(Rc::clone(strand));
                 }
                 run.take = run.take.saturating_add(here);
             }
@@ -327,14 +327,14 @@ impl Cable {
         };
         let plane = self.worker.plane;
         let now = plane.clock.mono();
-        let passes = self.batch.iter().map(|stream| stream.pass());
+        let passes = self.batch.iter().map(|strand| strand.pass());
         let sent = self.worker.sender.send_all(plane.breaker, passes, now, || write(socket));
         if let Ok(result) = sent {
             return Some(result);
         }
-        for stream in &self.batch {
-            if let Err(denial) = plane.breaker.look(stream.pass(), now) {
-                stream.cut_off(denial);
+        for strand in &self.batch {
+            if let Err(denial) = plane.breaker.look(strand.pass(), now) {
+                strand.cut_off(denial);
             }
         }
         None
@@ -342,9 +342,9 @@ impl Cable {
 
     /// Has a gate refused one of the calls whose bytes can no longer be left out?
     fn is_stuck(&self, all: bool) -> bool {
-        let is_refused = |stream: &Rc<Stream>| stream.refused().is_some();
+        let is_refused = |strand: &Rc<Strand>| strand.refused().is_some();
         let begun = match &self.whose {
-            Whose::Call(stream) if self.left > 0 => is_refused(stream),
+            Whose::Call(strand) if self.left > 0 => is_refused(strand),
             _ => false,
         };
         begun

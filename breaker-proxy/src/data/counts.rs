@@ -1,5 +1,6 @@
 //! Counters of the data plane, one shard for each worker; nothing is decided from them.
 
+use super::times::Times;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter with one writer: its worker. Anyone may read.
@@ -7,6 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Count(AtomicU64);
 
 impl Count {
+    /// Nothing yet.
+    #[must_use]
+    pub const fn new() -> Count {
+        Count(AtomicU64::new(0))
+    }
+
     /// One more.
     pub fn up(&self) {
         self.add(1);
@@ -72,6 +79,10 @@ pub struct Shard {
     accounts: Box<[Account]>,
     /// What found no route.
     pub nowhere: Account,
+    /// How long the requests of each route took.
+    times: Box<[Times]>,
+    /// How long those took that found no route.
+    nowhere_times: Times,
     /// Connections refused because all were taken.
     pub refused_connections: Count,
     /// Connections that ended by a deadline before a whole request had come.
@@ -88,6 +99,10 @@ pub struct Shard {
     pub resent: Count,
     /// HTTP/2 connections to upstreams that a kill ended together with other calls: a piece of a killed one was half written.
     pub torn: Count,
+    /// Lines written for the access log.
+    pub logged: Count,
+    /// Lines for which there was no room.
+    pub unlogged: Count,
     /// Calls open right now: admitted, and their answer not yet at its end.
     pub calls: Count,
 }
@@ -99,6 +114,8 @@ impl Shard {
         Shard {
             accounts: (0..routes.max(1)).map(|_| Account::default()).collect(),
             nowhere: Account::default(),
+            times: (0..routes.max(1)).map(|_| Times::default()).collect(),
+            nowhere_times: Times::default(),
             refused_connections: Count::default(),
             slow_heads: Count::default(),
             slow_bodies: Count::default(),
@@ -107,6 +124,8 @@ impl Shard {
             connects: Count::default(),
             resent: Count::default(),
             torn: Count::default(),
+            logged: Count::default(),
+            unlogged: Count::default(),
             calls: Count::default(),
         }
     }
@@ -115,6 +134,12 @@ impl Shard {
     #[must_use]
     pub fn account(&self, route: usize) -> &Account {
         self.accounts.get(route).or_else(|| self.accounts.last()).unwrap_or(&self.nowhere)
+    }
+
+    /// How long the requests of the route with this index took; `None`: of those that found no route.
+    #[must_use]
+    pub fn times(&self, route: Option<usize>) -> &Times {
+        route.and_then(|route| self.times.get(route)).unwrap_or(&self.nowhere_times)
     }
 
     /// All accounts: the routes', then the one for what found none.

@@ -22,13 +22,22 @@ pub struct Download {
     trailers: bool,
     /// Bytes that the kernel took.
     sent: u64,
+    /// Bytes of the body that came.
+    carried: usize,
     /// All of it was written, and some of it waits for the kernel.
     unflushed: bool,
 }
 
 /// It broke off: nothing more can be sent, and it must not look whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BrokeOff;
+pub enum BrokeOff {
+    /// The answer itself did.
+    Answer,
+    /// The client left, or reads no more.
+    Client,
+    /// A kill ended it while its client did not read.
+    Severed,
+}
 
 impl Download {
     /// An answer with this head. A body that does not come with it (to a HEAD) is `None`.
@@ -37,13 +46,19 @@ impl Download {
         let chunked = coding == Coding::Chunked;
         let ended = body.is_none();
         let (out, sent, unflushed) = (Outbox::new(head), 0, false);
-        Download { out, body, ended, chunked, trailers, sent, unflushed }
+        Download { out, body, ended, chunked, trailers, sent, carried: 0, unflushed }
     }
 
     /// A number that grows with what the kernel takes for this client, and whether it owes to take more.
     #[must_use]
     pub fn progress(&self, client: &Downstream) -> (u64, bool) {
         (self.sent.wrapping_add(client.taken()), self.unflushed || !self.out.is_empty())
+    }
+
+    /// Bytes of the body that came.
+    #[must_use]
+    pub fn carried(&self) -> usize {
+        self.carried
     }
 
     /// The memory of its head, for another.
@@ -80,7 +95,7 @@ impl Download {
                             self.end();
                         }
                     }
-                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(BrokeOff)),
+                    Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(BrokeOff::Answer)),
                     Poll::Ready(None) => self.end(),
                 }
             }
@@ -93,7 +108,8 @@ impl Download {
                         self.unflushed = true;
                         return Poll::Pending;
                     }
-                    _ => return Poll::Ready(Err(BrokeOff)),
+                    Poll::Pending => return Poll::Ready(Err(BrokeOff::Severed)),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(BrokeOff::Client)),
                 }
                 if waits {
                     return Poll::Pending;
@@ -108,7 +124,8 @@ impl Download {
                     self.out.advance(taken);
                     self.sent = self.sent.saturating_add(u64::try_from(taken).unwrap_or(u64::MAX));
                 }
-                Poll::Ready(_) | Poll::Pending => return Poll::Ready(Err(BrokeOff)),
+                Poll::Ready(_) => return Poll::Ready(Err(BrokeOff::Client)),
+                Poll::Pending => return Poll::Ready(Err(BrokeOff::Severed)),
             }
         }
     }
@@ -121,7 +138,10 @@ impl Download {
     fn take(&mut self, frame: Frame<Bytes>) {
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}
-            Ok(data) => self.out.frame(data, self.chunked),
+            Ok(data) => {
+                self.carried = self.carried.saturating_add(data.len());
+                self.out.frame(data, self.chunked);
+            }
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
                 if self.chunked && self.trailers {

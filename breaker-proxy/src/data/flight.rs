@@ -2,11 +2,12 @@
 
 use super::Worker;
 use super::counts::Account;
-use super::endpoint::Upstream;
+use super::endpoint::{Endpoint, Upstream};
 use super::lane::Lane;
 use super::peer::Peer;
 use super::settle::Settling;
-use super::stream::Stream;
+use super::strand::Strand;
+use super::visit::{Course, Verdict};
 use crate::snapshot::Snapshot;
 use breaker_core::{Denial, Held, Mono, Outcome, Pass, Permit, Settlement, Ticket};
 use hyper::StatusCode;
@@ -53,7 +54,7 @@ pub enum Way {
     /// A connection that carries nothing else.
     Lane(Rc<Lane>),
     /// A stream of one that carries others.
-    Stream(Rc<Stream>),
+    Strand(Rc<Strand>),
 }
 
 impl Way {
@@ -61,21 +62,21 @@ impl Way {
     fn sent(&self) -> bool {
         match self {
             Way::Lane(lane) => lane.sent(),
-            Way::Stream(stream) => stream.sent(),
+            Way::Strand(strand) => strand.sent(),
         }
     }
 
     fn cut_off(&self, denial: Denial) {
         match self {
             Way::Lane(lane) => lane.cut_off(denial),
-            Way::Stream(stream) => stream.cut_off(denial),
+            Way::Strand(strand) => strand.cut_off(denial),
         }
     }
 
     fn abandon(&self) {
         match self {
             Way::Lane(lane) => lane.abandon(),
-            Way::Stream(stream) => stream.abandon(),
+            Way::Strand(strand) => strand.abandon(),
         }
     }
 }
@@ -125,6 +126,8 @@ pub struct Call {
     asked_at: Cell<Mono>,
     /// What its answer says of its weight.
     settling: Option<Rc<Settling>>,
+    /// What its client's request is told of it.
+    course: Rc<Course>,
 }
 
 impl Call {
@@ -137,6 +140,7 @@ impl Call {
         pass: Pass,
         ticket: Ticket,
         client: Option<Rc<Peer>>,
+        course: &Rc<Course>,
     ) -> Call {
         let account = worker.shard.account(route);
         account.in_flight.up();
@@ -166,6 +170,7 @@ impl Call {
             arriving: Cell::new(false),
             asked_at: Cell::new(Mono::ZERO),
             settling: None,
+            course: Rc::clone(course),
         }
     }
 
@@ -204,8 +209,10 @@ impl Call {
     /// The kernel took the first byte; later calls change nothing.
     pub fn sent(&self) {
         if self.stage.get() == Stage::Waiting {
+            let now = self.worker.plane.clock.mono();
             self.stage.set(Stage::Sent);
-            self.asked_at.set(self.worker.plane.clock.mono());
+            self.asked_at.set(now);
+            self.course.sent(now);
             self.account().in_flight.down();
             self.account().forwarded.up();
         }
@@ -245,8 +252,16 @@ impl Call {
         }
     }
 
+    /// Says which endpoint it goes to, where anybody wants to know.
+    pub fn goes_to(&self, endpoint: &Endpoint) {
+        if self.worker.plane.sight.log.is_some() {
+            self.course.notes().borrow_mut().sent_to(endpoint.label());
+        }
+    }
+
     /// A kill ends it after its first byte; counted once.
     pub fn count_severed(&self) {
+        self.course.ends(Verdict::Severed);
         if let Some(flight) = self.worker.flights.borrow_mut().slab.get_mut(self.slot) {
             flight.count_severed(self.account());
         }
@@ -308,6 +323,7 @@ impl Call {
     /// flight it holds until its end, since its answer may flow for hours.
     pub fn answered(&mut self, status: StatusCode, fault: bool) {
         let now = self.worker.plane.clock.mono();
+        self.course.resume(now);
         let latency = now.since(self.asked_at.get());
         let slow = self.snapshot.plans.get(self.route).and_then(|plan| plan.slow);
         let outcome = match slow {
@@ -322,6 +338,7 @@ impl Call {
     /// There was no answer, by the upstream's fault. `class` is the status that the client is answered with.
     pub fn failed(&mut self, class: StatusCode) {
         let now = self.worker.plane.clock.mono();
+        self.course.resume(now);
         // How long nothing came is a latency only where the whole of it was waited for.
         let waited = self.was_sent() && class == StatusCode::GATEWAY_TIMEOUT;
         let latency = waited.then(|| now.since(self.asked_at.get()));

@@ -3,6 +3,7 @@
 use super::Worker;
 use super::answer::Answer;
 use super::body::Reply;
+use super::failure::Failure;
 use super::flight::Call;
 use super::inspect::Waiting;
 use super::peer::Peer;
@@ -11,6 +12,7 @@ use super::reply::{Invalid, Refusal};
 use super::settle::Settling;
 use super::upload::Upload;
 use super::upstream::{Carrier, Outgoing, forward};
+use super::visit::{Course, Verdict, Visit};
 use super::watched::Watch;
 use crate::inspect::prefix::{Prefix, Seen};
 use crate::keys::Given;
@@ -21,7 +23,7 @@ use crate::wire::asked::Asked;
 use crate::wire::grpc::Grpc;
 use crate::wire::head::may_stand_in_target;
 use crate::wire::request::{self, Framing, Ours};
-use breaker_core::{Class, Denial, Verdict};
+use breaker_core::{Class, Denial, Mono, Verdict as Decided};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::uri::Authority;
@@ -48,6 +50,17 @@ pub struct Admitted {
     settling: Option<Rc<Settling>>,
     /// A status may follow what has come of its answer, should that break off.
     may_trail: bool,
+    /// What its client's request is told of it.
+    course: Rc<Course>,
+}
+
+/// When a request is decided about, and who is told of it.
+#[derive(Clone, Copy)]
+pub struct Moment<'v> {
+    /// The one instant of the whole decision.
+    pub now: Mono,
+    /// The course of the request.
+    pub course: &'v Rc<Course>,
 }
 
 /// Takes one HTTP/2 request to its answer. Every request ends in exactly one place of its route's account.
@@ -55,24 +68,32 @@ pub async fn handle(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     request: Request<Incoming>,
-) -> Response<Reply> {
+) -> (Response<Reply>, Visit) {
+    let now = worker.plane.clock.mono();
+    let visit = Visit::begin(&worker, now);
     let (head, body) = request.into_parts();
     let mut body = Upload::of_http2(body, worker.plane.bounds.body_bytes);
+    body.tell(visit.course());
     let asked = Asked::of(&head);
+    visit.note(&peer, Some(&asked));
     let to_head = asked.method == Method::HEAD;
     let decision = match waits(&worker, &peer, &asked, body.framing()) {
-        Some(waiting) => waiting.decide(&worker, &peer, &mut body).await,
-        None => decide(&worker, &peer, &asked, body.framing(), None),
+        Some(waiting) => visit.timed(waiting.decide(&worker, &peer, &mut body, &visit)).await,
+        None => {
+            let moment = Moment { now, course: visit.course() };
+            decide(&worker, &peer, &asked, body.framing(), None, moment)
+        }
     };
     let response = match decision {
         Ok(sent) => {
             let method = asked.method;
             drop(head);
-            send(&worker, sent, &method, body, false).await.into()
+            visit.timed(send(&worker, sent, &method, body, false)).await.into()
         }
-        Err(response) => response,
+        Err(response) => visit.identified(response),
     };
-    if to_head { without_body(response) } else { response }
+    visit.course().answered(response.status());
+    (if to_head { without_body(response) } else { response }, visit)
 }
 
 /// An answer to a HEAD: our own words are as long as they would be, and do not come.
@@ -93,19 +114,30 @@ pub async fn send(
     body: Upload,
     as_lines: bool,
 ) -> Answer {
-    let Admitted { call, upstream, head, switches, grpc, settling, may_trail } = admitted;
+    let Admitted { call, upstream, head, switches, grpc, settling, may_trail, course } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
     let request = Outgoing { head, body, framing, to_head, again, switches, as_lines };
     match forward(worker, call, upstream, request).await {
-        Ok((head, exchange)) => {
+        Ok((head, carrier)) => {
             let watch = Watch { worker, settling, messages: may_trail };
-            answered(head, exchange, switches, grpc, watch)
+            answered(head, carrier, switches, grpc, watch, &course)
         }
         Err(failure) => {
+            course.ends(match &failure {
+                Failure::Halted(denial) => Verdict::of(denial),
+                Failure::Severed(_) => Verdict::Severed,
+                _ => Verdict::Failed,
+            });
             let snapshot = worker.plane.current.load();
-            reply::failed(worker.plane, &snapshot.policy, &failure).said(grpc).into()
+            if let (Failure::Halted(denial) | Failure::Severed(denial), true) =
+                (&failure, worker.plane.sight.looks())
+            {
+                course.notes().borrow_mut().denied(&snapshot, denial, &worker.plane.names);
+            }
+            let answer = reply::failed(worker.plane, &snapshot.policy, &failure).said(grpc);
+            course.identified(answer).into()
         }
     }
 }
@@ -135,8 +167,9 @@ pub fn decide(
     head: &Asked<'_>,
     framing: Framing,
     seen: Option<&Prefix>,
+    moment: Moment<'_>,
 ) -> Decision {
-    judge(worker, peer, head, framing, seen).map_err(|refusal| refusal.said(grpc_of(head)))
+    judge(worker, peer, head, framing, seen, moment).map_err(|refusal| refusal.said(grpc_of(head)))
 }
 
 /// In which form a request speaks gRPC: always by a POST.
@@ -152,6 +185,7 @@ fn judge(
     head: &Asked<'_>,
     framing: Framing,
     seen: Option<&Prefix>,
+    moment: Moment<'_>,
 ) -> Result<Admitted, Refusal> {
     let plane = worker.plane;
     let current = plane.current.load();
@@ -171,10 +205,22 @@ fn judge(
     else {
         nowhere.offered.up();
         nowhere.unrouted.up();
+        moment.course.ends(Verdict::Unrouted);
         return Err(reply::unrouted());
     };
     let account = worker.shard.account(index);
     account.offered.up();
+    moment.course.routed(index);
+    let looks = plane.sight.looks();
+    if looks {
+        let upstream = snapshot.upstreams.get(plan.upstream);
+        let shown = upstream.map_or("", |upstream| match upstream.endpoints() {
+            [only] => only.label(),
+            _ => upstream.label(),
+        });
+        let mut notes = moment.course.notes().borrow_mut();
+        notes.routed(&plane.sight, plan.scope.as_str(), &canonical, shown);
+    }
 
     if let (Some(most), Framing::Length(length)) = (plane.bounds.body_bytes, framing)
         && length > most
@@ -221,20 +267,29 @@ fn judge(
         Some(print) => call.with_fingerprint(print),
         None => call,
     };
-    match plane.breaker.admit(&snapshot.policy, call, plane.clock.mono()) {
-        Verdict::Deny(denial) => {
+    match plane.breaker.admit(&snapshot.policy, call, moment.now) {
+        Decided::Deny(denial) => {
+            moment.course.ends(Verdict::of(&denial));
             if matches!(denial.cause, breaker_core::Cause::Limit(_)) {
                 account.throttled.up();
             } else {
                 account.halted.up();
             }
             learn(worker, plan, &given, &denial);
+            if looks {
+                moment.course.notes().borrow_mut().denied(snapshot, &denial, &plane.names);
+            }
             Err(reply::denied(plane, &snapshot.policy, &denial))
         }
-        Verdict::Allow(permit) => {
+        Decided::Allow(permit) => {
             if let Some(denial) = permit.shadowed() {
                 account.shadowed.up();
                 learn(worker, plan, &given, &denial);
+                if looks {
+                    let mut notes = moment.course.notes().borrow_mut();
+                    notes.denied(snapshot, &denial, &plane.names);
+                    notes.shadowed();
+                }
             }
             if plan.learns {
                 plan.keys.each_label(&given, |_, label| {
@@ -249,10 +304,14 @@ fn judge(
                 .settle
                 .as_ref()
                 .map(|settle| Rc::new(Settling::new(Arc::clone(settle), ticket.weight())));
-            let call = Call::new(Rc::clone(worker), index, kept, pass, ticket, client)
-                .settled_by(settling.clone());
+            let call =
+                Call::new(Rc::clone(worker), index, kept, pass, ticket, client, moment.course)
+                    .settled_by(settling.clone());
+            // Until it is answered.
+            moment.course.ends(Verdict::Gone);
             let switches = plan.websocket && framing == Framing::None && head.wants_websocket();
             let mut out = worker.take_spare();
+            let notes = moment.course.notes().borrow();
             let ours = Ours {
                 host: host.as_str(),
                 path: &canonical,
@@ -261,6 +320,7 @@ fn judge(
                 plain: plan.settle.as_ref().is_some_and(|settle| settle.looks_into_body()),
                 forwarded: plane.wire.forwarded,
                 secure: peer.secure,
+                request_id: notes.request_id(),
                 peer: peer.ip,
                 peer_text: &peer.text,
             };
@@ -268,8 +328,8 @@ fn judge(
             let grpc = grpc_of(head);
             // Only HTTP/2 has trailers that every client waits for, and only plain gRPC has them as such.
             let may_trail = head.http2 && grpc == Some(Grpc::Plain);
-            let upstream = plan.upstream;
-            Ok(Admitted { call, upstream, head: out, switches, grpc, settling, may_trail })
+            let (upstream, course) = (plan.upstream, Rc::clone(moment.course));
+            Ok(Admitted { call, upstream, head: out, switches, grpc, settling, may_trail, course })
         }
     }
 }
@@ -345,13 +405,16 @@ fn answered(
     switches: bool,
     grpc: Option<Grpc>,
     watch: Watch<'_>,
+    course: &Course,
 ) -> Answer {
     let mut watching = watch.begin(&head);
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    course.ends(Verdict::Passed);
     let body = match carrier {
         Carrier::Exchange(exchange) if switched && !(switches && head.is_websocket) => {
             // Nobody asked for that protocol.
             exchange.unusable();
+            course.ends(Verdict::Failed);
             return reply::unasked_switch().said(grpc).into();
         }
         Carrier::Exchange(exchange) if switched => Reply::Switched(exchange),
@@ -365,7 +428,6 @@ fn answered(
         Carrier::Exchange(exchange) => Reply::Flow(exchange),
         Carrier::Streamed(streamed) if streamed.is_at_end() => {
             watching.end();
-            drop(streamed);
             Reply::Whole(None)
         }
         Carrier::Streamed(streamed) => Reply::Stream(streamed),

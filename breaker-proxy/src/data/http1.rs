@@ -11,16 +11,19 @@ use super::channel::Channel;
 use super::download::{BrokeOff, Download};
 use super::downstream::Downstream;
 use super::front::Seat;
-use super::handle::{self, Decision};
+use super::handle::{self, Decision, Moment};
 use super::inspect::Waiting;
 use super::peer::Peer;
 use super::reply::{self, Invalid};
 use super::tunnel;
 use super::upload::Upload;
 use super::upstream::{Exchange, duration};
+use super::visit::{Verdict, Visit};
 use crate::wire::answer::Passing;
+use crate::wire::asked::Asked;
 use crate::wire::head::{BadHead, Head, Room, Says};
 use crate::wire::response::{self, After, Coding};
+use breaker_core::Mono;
 use bytes::Buf as _;
 use hyper::body::Body as _;
 use hyper::{Method, StatusCode};
@@ -60,6 +63,7 @@ pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>, first: Instant
         },
         alarm: Alarm::new(first),
         wait: Wait::First(first),
+        begun: None,
         looked: 0,
         blank: Cell::new(0),
         hurried: false,
@@ -90,6 +94,8 @@ struct Connection<'s> {
     room: Room,
     alarm: Alarm,
     wait: Wait,
+    /// When the first byte of a head came that is not whole.
+    begun: Option<Mono>,
     /// Bytes of what was kept that were found to be no whole head.
     looked: usize,
     /// Bytes of empty lines since the last request.
@@ -103,6 +109,7 @@ struct Next {
     method: Method,
     says: Says,
     step: Step,
+    visit: Visit,
 }
 
 /// How far it has come.
@@ -188,6 +195,9 @@ impl Connection<'_> {
 
     /// Some of a head has come: from now on it must come whole in time.
     fn begun(&mut self) {
+        if self.begun.is_none() {
+            self.begun = Some(self.worker().plane.clock.mono());
+        }
         match self.wait {
             Wait::First(until) => self.wait = Wait::Head(until),
             Wait::Idle(_) => {
@@ -209,24 +219,28 @@ impl Connection<'_> {
         let Some(text) = text.get_mut(blank..).filter(|text| !text.is_empty()) else {
             return (None, blank);
         };
-        let worker = self.worker();
+        let worker = Rc::clone(self.worker());
+        let now = worker.plane.clock.mono();
         let mut lines = worker.lines.borrow_mut();
         match Head::read(text, &mut lines, self.room) {
             Ok(None) => (None, blank),
             Ok(Some(head)) => {
                 self.blank.set(0);
                 let asked = head.asked(text, &lines);
+                let visit = self.visit(now, Some(&asked));
                 let framing = head.says.framing;
-                let step = match handle::waits(worker, &self.peer, &asked, framing) {
+                let step = match handle::waits(&worker, &self.peer, &asked, framing) {
                     Some(waiting) => Step::Waits(Box::new(waiting)),
                     None => {
-                        Step::Decided(handle::decide(worker, &self.peer, &asked, framing, None))
+                        let moment = Moment { now, course: visit.course() };
+                        let peer = &self.peer;
+                        Step::Decided(handle::decide(&worker, peer, &asked, framing, None, moment))
                     }
                 };
                 let mut says = head.says;
                 // What was sent on the strength of a switch that is refused is no request (RFC 9931).
                 says.closes |= asked.wants_websocket();
-                let next = Next { method: asked.method, says, step };
+                let next = Next { method: asked.method, says, step, visit };
                 (Some(next), blank.saturating_add(head.says.length))
             }
             Err(bad) => (Some(self.refuse(bad)), blank.saturating_add(text.len())),
@@ -234,12 +248,23 @@ impl Connection<'_> {
     }
 
     /// What is no request is answered, and ends the connection: nothing behind it is believed.
-    fn refuse(&self, bad: BadHead) -> Next {
+    fn refuse(&mut self, bad: BadHead) -> Next {
+        let visit = self.visit(self.worker().plane.clock.mono(), None);
         let nowhere = &self.worker().shard.nowhere;
         nowhere.offered.up();
         nowhere.invalid.up();
         let step = Step::Decided(Err(reply::invalid(&Invalid::Head(bad)).into()));
-        Next { method: Method::GET, says: Says::unbelieved(), step }
+        Next { method: Method::GET, says: Says::unbelieved(), step, visit }
+    }
+
+    /// The request whose head is whole now, or never will be. What of it came before was waited for.
+    fn visit(&mut self, now: Mono, asked: Option<&Asked<'_>>) -> Visit {
+        let began = self.begun.take().unwrap_or(now);
+        let visit = Visit::begin(self.worker(), began);
+        visit.course().pause(began);
+        visit.course().resume(now);
+        visit.note(&self.peer, asked);
+        visit
     }
 
     /// Who is half-way into a head when all are to end has little time left for the rest.
@@ -263,6 +288,8 @@ impl Connection<'_> {
         if kept {
             shard.nowhere.offered.up();
             shard.nowhere.invalid.up();
+            let visit = self.visit(self.worker().plane.clock.mono(), None);
+            visit.course().answered(StatusCode::REQUEST_TIMEOUT);
             self.client.say_at_once(TOO_SLOW);
         }
         Poll::Ready(None)
@@ -270,14 +297,15 @@ impl Connection<'_> {
 
     /// Takes a request to its answer; true: the connection serves on.
     async fn serve(&mut self, next: Next) -> bool {
-        let Next { method, says, step } = next;
+        let Next { method, says, step, visit } = next;
         self.client.begin_body(says.framing, says.expects);
         let mut body = Upload::of_http1(&self.client, self.worker().plane.bounds.body_bytes);
+        body.tell(visit.course());
         let decision = match step {
             Step::Decided(decision) => decision,
             Step::Waits(waiting) => {
-                let decision = waiting.decide(self.worker(), &self.peer, &mut body);
-                match self.unless_gone(decision).await {
+                let decision = waiting.decide(self.worker(), &self.peer, &mut body, &visit);
+                match self.unless_gone(visit.timed(decision)).await {
                     Some(decision) => decision,
                     None => return false,
                 }
@@ -286,17 +314,17 @@ impl Connection<'_> {
         let answer = match decision {
             Err(response) => {
                 self.client.drain();
-                Answer::from(response)
+                Answer::from(visit.identified(response))
             }
             Ok(sent) => {
                 let answer = handle::send(self.worker(), sent, &method, body, true);
-                match self.unless_gone(answer).await {
+                match self.unless_gone(visit.timed(answer)).await {
                     Some(answer) => answer,
                     None => return false,
                 }
             }
         };
-        self.answer(answer, &says, method == Method::HEAD).await
+        self.answer(answer, &says, method == Method::HEAD, &visit).await
     }
 
     /// What the future comes to, unless the client leaves before.
@@ -310,8 +338,9 @@ impl Connection<'_> {
     }
 
     /// Sends an answer; true: the connection serves on.
-    async fn answer(&mut self, answer: Answer, says: &Says, to_head: bool) -> bool {
+    async fn answer(&mut self, answer: Answer, says: &Says, to_head: bool, visit: &Visit) -> bool {
         let Answer { status, fields, told, body } = answer;
+        visit.course().answered(status);
         let whole = self.client.is_whole() || body.is_sent_apart();
         let lasts = !says.closes && whole && !self.worker().open.is_ending();
         let never = status.is_informational() || status == StatusCode::NO_CONTENT;
@@ -333,12 +362,12 @@ impl Connection<'_> {
         };
         let head = self.head(status, fields, coding, after);
         if let Reply::Switched(exchange) = body {
-            self.tunnel(head, exchange).await;
+            self.tunnel(head, exchange, visit).await;
             return false;
         }
         let body = (!bodiless).then_some(body);
         let mut download = Download::new(head, body, coding, says.trailers);
-        let sent = self.send(&mut download).await;
+        let sent = self.send(&mut download, visit).await;
         self.worker().give_spare(download.into_spare());
         if sent.is_err() {
             // A plain end would make it look whole, or wait for a client that does not read.
@@ -385,9 +414,10 @@ impl Connection<'_> {
     }
 
     /// Lets the connection go on as a WebSocket, to its end.
-    async fn tunnel(&mut self, head: Vec<u8>, mut exchange: Box<Exchange>) {
+    async fn tunnel(&mut self, head: Vec<u8>, mut exchange: Box<Exchange>, visit: &Visit) {
         let mut download = Download::new(head, None, Coding::None, false);
-        if self.send(&mut download).await.is_ok() {
+        if self.send(&mut download, visit).await.is_ok() {
+            visit.count();
             let idle = duration(self.worker().plane.deadlines.tunnel);
             let told = tunnel::carry(&self.client, &mut exchange, &mut self.alarm, idle).await;
             drop(exchange);
@@ -399,16 +429,18 @@ impl Connection<'_> {
     }
 
     /// Sends it to its end, as long as the client takes it.
-    async fn send(&mut self, download: &mut Download) -> Result<(), BrokeOff> {
+    async fn send(&mut self, download: &mut Download, visit: &Visit) -> Result<(), BrokeOff> {
         let body_idle = duration(self.worker().plane.deadlines.body_idle);
         let mut stuck: Option<(u64, Instant)> = None;
-        poll_fn(|cx| {
+        let sent = poll_fn(|cx| {
+            visit.resume();
             if let Poll::Ready(sent) = download.poll_send(cx, &self.client) {
                 return Poll::Ready(sent);
             }
+            visit.pause();
             // Its call was ended, since it stopped reading.
             if self.peer.stalled.get() {
-                return Poll::Ready(Err(BrokeOff));
+                return Poll::Ready(Err(BrokeOff::Client));
             }
             let (sent, owes) = download.progress(&self.client);
             stuck = match stuck {
@@ -421,11 +453,22 @@ impl Connection<'_> {
             {
                 self.seat.worker.shard.stalled_clients.up();
                 self.peer.stalled.set(true);
-                return Poll::Ready(Err(BrokeOff));
+                return Poll::Ready(Err(BrokeOff::Client));
             }
-            self.client.poll_gone(cx).map(|()| Err(BrokeOff))
+            self.client.poll_gone(cx).map(|()| Err(BrokeOff::Client))
         })
-        .await
+        .await;
+        let course = visit.course();
+        course.took_away(download.carried());
+        match sent {
+            Ok(()) => course.is_whole(),
+            Err(BrokeOff::Severed) => course.ends(Verdict::Severed),
+            Err(BrokeOff::Answer) if course.verdict() == Verdict::Passed => {
+                course.ends(Verdict::Failed);
+            }
+            Err(_) => {}
+        }
+        sent
     }
 
     /// Reads what still comes of a request that was answered, until the client has seen its answer and ends, for a while.

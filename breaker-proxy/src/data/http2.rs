@@ -7,6 +7,7 @@ use super::front::Seat;
 use super::handle::handle;
 use super::peer::Peer;
 use super::upstream::duration;
+use super::visit::{Verdict, Visit};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http2;
@@ -40,8 +41,8 @@ pub async fn serve(seat: &Seat, channel: Channel, peer: Rc<Peer>, first: Instant
         let open = Open::new(&streams);
         let (worker, peer) = (Rc::clone(worker), Rc::clone(&peer));
         async move {
-            let answer = handle(worker, peer, request).await;
-            Ok::<_, Infallible>(answer.map(|reply| Carried { reply, open }))
+            let (answer, visit) = handle(worker, peer, request).await;
+            Ok::<_, Infallible>(answer.map(|reply| Carried { reply, open, visit }))
         }
     });
     let mut builder = http2::Builder::new(LocalExecutor);
@@ -158,6 +159,17 @@ impl Drop for Open {
 struct Carried {
     reply: Reply,
     open: Open,
+    /// Its request, until all of the answer is with the connection.
+    visit: Visit,
+}
+
+/// Whoever takes nothing more has all of it, or wants no more.
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if self.reply.is_end_stream() {
+            self.visit.course().is_whole();
+        }
+    }
 }
 
 impl Body for Carried {
@@ -169,7 +181,21 @@ impl Body for Carried {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let own = self.get_mut();
+        own.visit.resume();
         let frame = Pin::new(&mut own.reply).poll_frame(cx);
+        let course = own.visit.course();
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            course.took_away(frame.data_ref().map_or(0, Bytes::len));
+        }
+        match &frame {
+            Poll::Ready(Some(Err(_))) if course.verdict() == Verdict::Passed => {
+                course.ends(Verdict::Failed);
+            }
+            Poll::Ready(Some(Err(_)) | None) => {}
+            // Until the client has made room, or the upstream has more.
+            _ if !own.reply.is_end_stream() => own.visit.pause(),
+            _ => {}
+        }
         // hyper asks for the next one when the client has made room for this one.
         own.open.hold(matches!(frame, Poll::Ready(Some(Ok(_)))).then(Instant::now));
         frame

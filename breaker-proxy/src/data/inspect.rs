@@ -3,11 +3,12 @@
 
 use super::Worker;
 use super::alarm::Alarm;
-use super::handle::{self, Decision};
+use super::handle::{self, Decision, Moment};
 use super::peer::Peer;
 use super::reply;
 use super::upload::{Upload, UploadFailure};
 use super::upstream::duration;
+use super::visit::{Verdict, Visit};
 use crate::inspect::prefix::Prefix;
 use crate::wire::asked::Asked;
 use crate::wire::grpc::Grpc;
@@ -49,11 +50,19 @@ impl Waiting {
     ///
     /// A body of no more than the bound is read whole, one that is longer to just beyond it, and one that says it is longer not at all. Until
     /// the decision the request holds no place and no probe. If this is dropped, the request was never offered.
-    pub async fn decide(self, worker: &Rc<Worker>, peer: &Rc<Peer>, body: &mut Upload) -> Decision {
+    pub async fn decide(
+        self,
+        worker: &Rc<Worker>,
+        peer: &Rc<Peer>,
+        body: &mut Upload,
+        visit: &Visit,
+    ) -> Decision {
+        visit.course().routed(self.route);
         let account = worker.shard.account(self.route);
         let Some(_seat) = Seat::take(worker) else {
             account.offered.up();
             account.failed.up();
+            visit.course().ends(Verdict::Failed);
             return Err(reply::busy_looking().said(self.grpc()));
         };
         let length = match self.framing {
@@ -65,8 +74,10 @@ impl Waiting {
         let mut prefix = Prefix::new(true, length, most);
         match fill(&mut prefix, body, worker).await {
             Ok(()) => {
+                let now = worker.plane.clock.mono();
+                let (head, moment) = (self.head.asked(), Moment { now, course: visit.course() });
                 let decision =
-                    handle::decide(worker, peer, &self.head.asked(), self.framing, Some(&prefix));
+                    handle::decide(worker, peer, &head, self.framing, Some(&prefix), moment);
                 body.put_back(prefix.into_held());
                 decision
             }

@@ -9,6 +9,7 @@ use crate::keys::{KeyError, Why};
 use crate::path::PathError;
 use crate::wire::grpc::{Grpc, Pushback, Status, write_status};
 use crate::wire::head::BadHead;
+use crate::wire::ids::REQUEST_ID;
 use breaker_core::{By, Cause, Denial, KillLevel, LimitKind, Policy, Scope, Span};
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -170,6 +171,27 @@ fn plain(
     detail: impl Into<Cow<'static, str>>,
 ) -> Refusal {
     Refusal { status, code, title, detail: detail.into(), denied: None }
+}
+
+/// Our own answer, with the id of the request that it is for: as a field, and in the problem document.
+#[must_use]
+pub fn identified(mut response: Response<Reply>, id: &[u8]) -> Response<Reply> {
+    let (Ok(value), Ok(text)) = (HeaderValue::from_bytes(id), std::str::from_utf8(id)) else {
+        return response;
+    };
+    response.headers_mut().insert(REQUEST_ID.clone(), value);
+    let is_problem = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/problem+json");
+    if is_problem
+        && let Reply::Whole(Some(words)) = response.body_mut()
+        && let Some(open) = words.strip_suffix(b"}")
+    {
+        let id = serde_json::Value::from(text);
+        *words = Bytes::from([open, format!(",\"request_id\":{id}}}").as_bytes()].concat());
+    }
+    response
 }
 
 /// No route took the request.

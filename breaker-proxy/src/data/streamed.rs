@@ -4,7 +4,7 @@ use super::Worker;
 use super::alarm::Alarm;
 use super::failure::{Failure, class_of};
 use super::flight::{Call, Way};
-use super::stream::{Side, Stream};
+use super::strand::{Side, Strand};
 use super::trunk::{self, Ride};
 use super::upload::{Progress, Upload, UploadFailure};
 use super::upstream::{Outgoing, duration, unreached};
@@ -156,7 +156,8 @@ async fn begin(
 impl Streamed {
     /// Puts the call on a connection. Nothing of it is written before this task rests.
     fn board(&mut self, (ride, answer): (Ride, ResponseFuture)) {
-        self.call.set_way(Some(Way::Stream(Rc::clone(&ride.stream))));
+        self.call.set_way(Some(Way::Strand(Rc::clone(&ride.strand))));
+        self.call.goes_to(ride.trunk.endpoint());
         (self.ride, self.answer) = (Some(ride), Some(answer));
         self.is_untouched = false;
         // The wait for the connection was another deadline's.
@@ -167,8 +168,8 @@ impl Streamed {
     /// Lets a task of its own send the body of the request: neither side waits for the other.
     fn send_up(&self, upload: Upload) {
         if let Some(ride) = &self.ride {
-            let (stream, sending) = (Rc::clone(&ride.stream), Rc::clone(&self.sending));
-            tokio::task::spawn_local(send(stream, upload, sending));
+            let (strand, sending) = (Rc::clone(&ride.strand), Rc::clone(&self.sending));
+            tokio::task::spawn_local(send(strand, upload, sending));
         }
     }
 
@@ -181,7 +182,7 @@ impl Streamed {
 
     /// What the connection has done with the call since it was last asked.
     fn learn(&mut self) {
-        if self.ride.as_ref().is_some_and(|ride| ride.stream.sent()) {
+        if self.ride.as_ref().is_some_and(|ride| ride.strand.sent()) {
             self.call.sent();
         }
         if let Some(progress) = &self.progress {
@@ -198,7 +199,7 @@ impl Streamed {
             return self.sever(denial);
         }
         if let Some(ride) = &self.ride {
-            ride.stream.cut_off(denial);
+            ride.strand.cut_off(denial);
         }
         Failure::Halted(denial)
     }
@@ -207,7 +208,7 @@ impl Streamed {
     fn sever(&mut self, denial: Denial) -> Failure {
         self.call.count_severed();
         if let Some(ride) = &self.ride {
-            ride.stream.cut_off(denial);
+            ride.strand.cut_off(denial);
         }
         self.leave();
         Failure::Severed(denial)
@@ -215,9 +216,9 @@ impl Streamed {
 
     /// Does a gate end the call now?
     fn poll_stopped(&mut self, cx: &Context<'_>) -> Option<Failure> {
-        let stream = &self.ride.as_ref()?.stream;
-        stream.wake_by(Side::Down, cx);
-        let refused = stream.refused();
+        let strand = &self.ride.as_ref()?.strand;
+        strand.wake_by(Side::Down, cx);
+        let refused = strand.refused();
         self.learn();
         let denial = refused.or_else(|| {
             // What waits for its turn to be written hears of a kill at once.
@@ -228,7 +229,7 @@ impl Streamed {
 
     /// Why the upstream's side ended: a gate's refusal if there was one.
     fn ended(&mut self, error: h2::Error) -> Failure {
-        if let Some(denial) = self.ride.as_ref().and_then(|ride| ride.stream.refused()) {
+        if let Some(denial) = self.ride.as_ref().and_then(|ride| ride.strand.refused()) {
             return self.stopped(denial);
         }
         self.learn();
@@ -396,7 +397,7 @@ impl Streamed {
             }
         };
         // An end that was ours is no fault of the upstream, nor is an upload that its client broke off.
-        let ours = self.ride.as_ref().is_none_or(|ride| ride.stream.is_gone());
+        let ours = self.ride.as_ref().is_none_or(|ride| ride.strand.is_gone());
         let theirs = Failure::is_of_upstream(&failure);
         if theirs && !ours {
             self.call.account().upstream_errors.up();
@@ -444,22 +445,22 @@ impl Drop for Streamed {
 }
 
 /// Sends the body of a request, to its end or its stream's.
-async fn send(stream: Rc<Stream>, mut upload: Upload, sending: Rc<Sending>) {
+async fn send(strand: Rc<Strand>, mut upload: Upload, sending: Rc<Sending>) {
     let mut piece = Bytes::new();
     let sent = poll_fn(|cx| {
-        stream.wake_by(Side::Up, cx);
-        poll_send(&stream, &mut upload, &mut piece, &sending, cx)
+        strand.wake_by(Side::Up, cx);
+        poll_send(&strand, &mut upload, &mut piece, &sending, cx)
     });
     if let Err(failure) = sent.await {
         *sending.late.borrow_mut() = Some(Failure::of_upload(failure));
-        stream.abandon();
+        strand.abandon();
     }
-    stream.wake(Side::Down);
+    strand.wake(Side::Down);
 }
 
 /// Sends what can be sent; ready once there is no more, or the stream has ended: who waits for the answer hears why.
 fn poll_send(
-    stream: &Stream,
+    strand: &Strand,
     upload: &mut Upload,
     piece: &mut Bytes,
     sending: &Sending,
@@ -469,17 +470,17 @@ fn poll_send(
         if piece.is_empty() {
             sending.is_full.set(false);
             // A server that has heard enough says so.
-            if stream.with_out(|out| out.poll_reset(cx).is_ready()) != Some(false) {
+            if strand.with_out(|out| out.poll_reset(cx).is_ready()) != Some(false) {
                 return Poll::Ready(Ok(()));
             }
             let Some(data) = ready!(upload.poll_data(cx)) else {
-                let _ = stream.with_out(|out| out.send_data(Bytes::new(), true));
+                let _ = strand.with_out(|out| out.send_data(Bytes::new(), true));
                 return Poll::Ready(Ok(()));
             };
             *piece = data?;
             continue;
         }
-        let room = stream.with_out(|out| {
+        let room = strand.with_out(|out| {
             out.reserve_capacity(piece.len());
             match out.capacity() {
                 0 => out.poll_capacity(cx),
@@ -496,7 +497,7 @@ fn poll_send(
         };
         let part = piece.split_to(room.min(piece.len()));
         let ends = piece.is_empty() && upload.is_at_end();
-        let handed = stream.with_out(|out| out.send_data(part, ends));
+        let handed = strand.with_out(|out| out.send_data(part, ends));
         sending.last.set(Some(Instant::now()));
         if ends || !matches!(handed, Some(Ok(()))) {
             return Poll::Ready(Ok(()));

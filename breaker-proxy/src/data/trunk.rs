@@ -6,7 +6,7 @@ use super::endpoint::{Endpoint, Pick, Upstream};
 use super::failure::Failure;
 use super::flight::Call;
 use super::link::{Deadline, Dialled, IDLE_AGE, Place, dial, reach_by, refused, ring};
-use super::stream::Stream;
+use super::strand::Strand;
 use super::upstream::duration;
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
@@ -54,7 +54,7 @@ pub struct Ride {
     /// The connection.
     pub trunk: Rc<Trunk>,
     /// What it may send.
-    pub stream: Rc<Stream>,
+    pub strand: Rc<Strand>,
     /// The call finds out whether the endpoint is back.
     pub is_trial: bool,
     worker: usize,
@@ -114,13 +114,13 @@ impl Trunk {
     ) -> Result<(Ride, ResponseFuture), h2::Error> {
         let sent = self.requests.clone().send_request(request, ends);
         let (answer, out) = sent.inspect_err(|_| self.is_condemned.set(true))?;
-        let stream = Rc::new(Stream::new(call.pass(), out, self.shared.blocked()));
-        self.shared.join(stream.id(), &stream);
+        let strand = Rc::new(Strand::new(call.pass(), out, self.shared.blocked()));
+        self.shared.join(strand.id(), &strand);
         if let Some(tally) = self.endpoint.tally(worker.index) {
             tally.in_flight.up();
         }
         let (trunk, worker) = (Rc::clone(self), worker.index);
-        Ok((Ride { trunk, stream, is_trial, worker }, answer))
+        Ok((Ride { trunk, strand, is_trial, worker }, answer))
     }
 }
 
@@ -137,9 +137,9 @@ impl Trunk {
 
 impl Drop for Ride {
     fn drop(&mut self) {
-        self.stream.end();
+        self.strand.end();
         self.trunk.idle_since.set(Instant::now());
-        self.trunk.shared.leave(self.stream.id());
+        self.trunk.shared.leave(self.strand.id());
         if let Some(tally) = self.trunk.endpoint.tally(self.worker) {
             tally.in_flight.down();
         }

@@ -1,6 +1,7 @@
 //! A request's body on its way up to the upstream; it is never held whole.
 
 use super::downstream::Downstream;
+use super::visit::Course;
 use crate::wire::request::Framing;
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, Incoming};
@@ -103,6 +104,8 @@ pub struct Upload {
     held: Bytes,
     left: u64,
     progress: Option<Rc<Progress>>,
+    /// Who is told how much of it came.
+    course: Option<Rc<Course>>,
 }
 
 impl Upload {
@@ -126,7 +129,12 @@ impl Upload {
         let progress = source.is_some().then(progress);
         let framing = source.as_ref().map_or(Framing::None, Source::framing);
         let left = most.unwrap_or(u64::MAX);
-        Upload { source, framing, held: Bytes::new(), left, progress }
+        Upload { source, framing, held: Bytes::new(), left, progress, course: None }
+    }
+
+    /// Tells a request how much of its body comes, if it has one.
+    pub fn tell(&mut self, course: &Rc<Course>) {
+        self.course = self.source.as_ref().map(|_| Rc::clone(course));
     }
 
     /// How it is framed towards the upstream.
@@ -192,6 +200,9 @@ impl Upload {
                 match self.left.checked_sub(length) {
                     Some(left) => self.left = left,
                     None => return self.fail(UploadFailure::TooLarge),
+                }
+                if let Some(course) = &self.course {
+                    course.brought(data.len());
                 }
                 if whole {
                     self.end();

@@ -100,6 +100,7 @@ mod tests {
             framing,
             switches: false,
             plain: false,
+            request_id: None,
             forwarded: Forwarded::XForwarded,
             secure: false,
             peer: IpAddr::from(Ipv4Addr::LOCALHOST),

@@ -2,6 +2,7 @@
 
 use super::asked::Asked;
 use super::fields::{Kind, Named, kind, write_cookies};
+use super::ids::{REQUEST_ID, names_request_id};
 use crate::config::Forwarded;
 use hyper::{Method, header};
 use std::io::Write as _;
@@ -35,6 +36,8 @@ pub struct Ours<'a> {
     pub forwarded: Forwarded,
     /// The client came by TLS.
     pub secure: bool,
+    /// The id of the request; `None`: it passes as the client sent it.
+    pub request_id: Option<&'a [u8]>,
     /// The client.
     pub peer: IpAddr,
     /// The same as text.
@@ -55,6 +58,7 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     for (name, value) in head.fields.iter() {
         let passes = match kind(name) {
             Kind::EndToEnd if ours.plain && asks_for_another(name) => false,
+            Kind::EndToEnd if ours.request_id.is_some() && names_request_id(name) => false,
             Kind::EndToEnd => named.as_ref().is_none_or(|named| !named.has(name)),
             Kind::Cookie if head.http2 => {
                 cookies = true;
@@ -76,6 +80,11 @@ pub fn write(out: &mut Vec<u8>, head: &Asked<'_>, ours: &Ours<'_>) {
     }
     if ours.plain {
         out.extend_from_slice(b"accept-encoding: identity\r\n");
+    }
+    if let Some(id) = ours.request_id {
+        for part in [REQUEST_ID.as_str().as_bytes(), b": ", id, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
     }
     write_forwarding(out, ours);
     if ours.switches {
@@ -142,14 +151,33 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn sent(request: Request<()>, forwarded: Forwarded, framing: Framing) -> String {
+        sent_as(request, forwarded, framing, None)
+    }
+
+    fn sent_as(
+        request: Request<()>,
+        forwarded: Forwarded,
+        framing: Framing,
+        request_id: Option<&[u8]>,
+    ) -> String {
         let (head, ()) = request.into_parts();
         let peer = IpAddr::from(Ipv4Addr::new(10, 0, 0, 9));
         let mut out = Vec::new();
         let (host, path, peer_text) = ("good", head.uri.path(), "10.0.0.9");
         let (secure, switches) = (false, false);
         let plain = false;
-        let ours =
-            Ours { host, path, framing, switches, plain, forwarded, secure, peer, peer_text };
+        let ours = Ours {
+            host,
+            path,
+            framing,
+            switches,
+            plain,
+            forwarded,
+            secure,
+            request_id,
+            peer,
+            peer_text,
+        };
         write(&mut out, &Asked::of(&head), &ours);
         String::from_utf8(out).unwrap()
     }
@@ -207,6 +235,20 @@ mod tests {
             let text = sent(request.body(()).unwrap(), Forwarded::None, Framing::None);
             assert_eq!(text, format!("GET / HTTP/1.1\r\nhost: good\r\n{expected}\r\n"), "{given}");
         }
+    }
+
+    /// Goal: an id of ours takes the place of all that a server may take for one; without one, what the client sent passes.
+    #[test]
+    fn our_id_takes_the_place_of_any() {
+        let of = |id: Option<&[u8]>| {
+            let request = Request::get("/")
+                .header("x-request-id", "evil")
+                .header("x_request_id", "evil")
+                .header("connection", "x-request-id");
+            sent_as(request.body(()).unwrap(), Forwarded::None, Framing::None, id)
+        };
+        assert_eq!(of(Some(b"id-1")), "GET / HTTP/1.1\r\nhost: good\r\nx-request-id: id-1\r\n\r\n");
+        assert_eq!(of(None), "GET / HTTP/1.1\r\nhost: good\r\nx_request_id: evil\r\n\r\n");
     }
 
     /// Goal: the cookies of HTTP/2 become one field; those of HTTP/1.1 stay as they are.

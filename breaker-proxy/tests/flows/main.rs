@@ -26,6 +26,8 @@ mod kill;
 #[cfg(test)]
 mod limit;
 #[cfg(test)]
+mod observe;
+#[cfg(test)]
 mod refuse;
 #[cfg(test)]
 mod request;

@@ -10,7 +10,7 @@ use breaker_core::Span;
 use breaker_proxy::app::{self, Running, StartError};
 use breaker_proxy::config::{Config, check};
 use breaker_proxy::data::Plane;
-use breaker_proxy::ports::{ManualClock, Ports, Resolver, SystemClock, SystemResolver};
+use breaker_proxy::ports::{Clock, ManualClock, Ports, Resolver, SystemClock, SystemResolver};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -121,6 +121,16 @@ impl Setup {
         let ports = Ports { clock, resolver: &SystemResolver };
         let running = app::start_with(self.config(&state), ports).unwrap();
         Proxy::new(running, Some(clock), Some(root), state)
+    }
+
+    /// Starts on an empty state, with a clock of the test's own.
+    pub(crate) fn start_with_clock(&self, clock: &'static dyn Clock) -> Proxy {
+        count_panics();
+        let root = room();
+        let state = root.path().join("state");
+        let ports = Ports { clock, resolver: &SystemResolver };
+        let running = app::start_with(self.config(&state), ports).unwrap();
+        Proxy::new(running, None, Some(root), state)
     }
 
     /// Starts on an empty state, with a resolver that the test holds.

@@ -1,6 +1,7 @@
 //! Every error of a configuration with the line it must print, and what is right; it asks nothing of the core.
 
 use super::super::raw::SHAPES;
+use super::super::sight::RequestId;
 use super::{default_text, load};
 use crate::config::upstream::{Endpoint, Upstream};
 use crate::config::{
@@ -120,7 +121,12 @@ fn one_route_is_enough() {
             drain: Span::from_secs(10),
         }
     );
-    assert_eq!(config.wire, Wire { rate_limit_fields: true, forwarded: Forwarded::XForwarded });
+    let wire = Wire {
+        rate_limit_fields: true,
+        forwarded: Forwarded::XForwarded,
+        request_id: RequestId::Off,
+    };
+    assert_eq!(config.wire, wire);
     assert_eq!(config.policy.global, breaker_core::ScopeSpec::default());
     assert_eq!(config.policy.groups.len(), 1);
     assert_eq!(config.policy.groups[0].name, "default");
@@ -1714,6 +1720,89 @@ fn trusted_networks_are_checked() {
         );
     }
     good(&format!("wire.trusted = \"::1\"\n{ROUTE}"));
+}
+
+/// Goal: the access log, ids and spans are off unless they are asked for, and what is asked for is read.
+#[test]
+fn what_people_see_is_read() {
+    use super::super::sight::{AccessLog, LogFormat, LogTo};
+    let config = good(ROUTE);
+    assert_eq!((config.access_log, config.spans), (None, false));
+    assert_eq!(config.wire.request_id, RequestId::Off);
+    let config = good(&format!(
+        "wire.request_id = \"make\"\ntrace.spans = true\n[access_log]\npath = \"/l\"\n{ROUTE}"
+    ));
+    let log = AccessLog {
+        to: LogTo::File("/l".into()),
+        format: LogFormat::Json,
+        query: false,
+        field_bytes: 1024,
+        queue_bytes: 4 * 1024 * 1024,
+    };
+    assert_eq!((config.access_log.as_ref(), config.spans), (Some(&log), true));
+    assert_eq!(config.wire.request_id, RequestId::Make);
+    let config = good(&format!(
+        "[access_log]\npath = \"stdout\"\nformat = \"combined\"\nquery = true\nfield_bytes = \"64B\"\n\
+         queue_bytes = \"1GiB\"\n{ROUTE}"
+    ));
+    let log = AccessLog {
+        to: LogTo::Stdout,
+        format: LogFormat::Combined,
+        query: true,
+        field_bytes: 64,
+        queue_bytes: 1 << 30,
+    };
+    assert_eq!(config.access_log, Some(log));
+}
+
+/// Goal: each error of these keys names its path, what is wrong, and the mend.
+#[test]
+fn what_people_see_is_checked() {
+    for (lines, expected) in [
+        (
+            "format = \"json\"",
+            "access_log.path: is missing; name a file, or say \"stdout\"; without [access_log] there is none",
+        ),
+        ("path = \"\"", "access_log.path: \"\" names no file; drop the key, or name one"),
+        (
+            "path = 1",
+            "access_log.path: is a whole number, but a string is needed; put it in quotes",
+        ),
+        (
+            "path = \"/l\"\nformat = \"xml\"",
+            "access_log.format: \"xml\" is not known here; known here: json, combined",
+        ),
+        (
+            "path = \"/l\"\nfield_bytes = \"63B\"",
+            "access_log.field_bytes: \"63B\" is too small to tell anything; use at least 64B",
+        ),
+        (
+            "path = \"/l\"\nfield_bytes = \"17KiB\"",
+            "access_log.field_bytes: \"17KiB\" is too large for a part of a line; use at most 16KiB",
+        ),
+        (
+            "path = \"/l\"\nqueue_bytes = \"1KiB\"",
+            "access_log.queue_bytes: \"1KiB\" is too small for a queue; use at least 512KiB",
+        ),
+        (
+            "path = \"/l\"\nqueue_bytes = \"2GiB\"",
+            "access_log.queue_bytes: \"2GiB\" is too large to be held; use at most 1GiB",
+        ),
+        (
+            "path = \"/l\"\nquerry = true",
+            "access_log.querry: is not a key here; did you mean \"query\"?",
+        ),
+        (
+            "path = \"/l\"\n[trace]\nspan = true",
+            "trace.span: is not a key here; did you mean \"spans\"?",
+        ),
+        (
+            "path = \"/l\"\n[wire]\nrequest_id = \"on\"",
+            "wire.request_id: \"on\" is not known here; did you mean \"off\"?",
+        ),
+    ] {
+        assert_eq!(bad(&format!("[access_log]\n{lines}\n{ROUTE}")), [expected]);
+    }
 }
 
 /// Goal: the documentation has a row for every key that the file may hold, under the name of its table.

@@ -24,8 +24,8 @@ impl Blocked {
     }
 }
 
-/// A call's stream.
-pub struct Stream {
+/// A call's strand of a connection: its stream, in the words of HTTP/2.
+pub struct Strand {
     id: u32,
     blocked: Rc<Blocked>,
     pass: Pass,
@@ -39,7 +39,7 @@ pub struct Stream {
     wakers: RefCell<[Option<Waker>; 2]>,
 }
 
-/// Who waits on a stream.
+/// Who waits on a strand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Who waits for the answer.
@@ -48,11 +48,11 @@ pub enum Side {
     Up,
 }
 
-impl Stream {
-    /// The stream of the call with this pass.
+impl Strand {
+    /// The strand of the call with this pass.
     #[must_use]
-    pub fn new(pass: Pass, out: SendStream<Bytes>, blocked: &Rc<Blocked>) -> Stream {
-        Stream {
+    pub fn new(pass: Pass, out: SendStream<Bytes>, blocked: &Rc<Blocked>) -> Strand {
+        Strand {
             blocked: Rc::clone(blocked),
             id: out.stream_id().as_u32(),
             pass,
@@ -111,7 +111,7 @@ impl Stream {
         self.abandon();
     }
 
-    /// As [`Stream::cut_off`], but by no gate.
+    /// As [`Strand::cut_off`], but by no gate.
     pub fn abandon(&self) {
         if !self.gone.replace(true) {
             if let Some(mut out) = self.out.borrow_mut().take() {
