@@ -114,6 +114,7 @@ fuzz_target!(|input: &[u8]| {
         framing: body,
         switches,
         forwarded: Forwarded::Both,
+        plain: false,
         request_id: None,
         secure: false,
         trusted: false,

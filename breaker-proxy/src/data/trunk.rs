@@ -156,7 +156,7 @@ pub struct Trunks {
 struct Shelf {
     trunks: Vec<Rc<Trunk>>,
     /// One is being made: others wait for it.
-    making: Weak<Notify>,
+    making: Weak<Making>,
 }
 
 impl Trunks {
@@ -238,12 +238,12 @@ async fn find(
             return Ok(trunk);
         }
         let making = worker.trunks.on_shelf(endpoint, |shelf| shelf.making.upgrade()).flatten();
-        if let Some(made) = making {
+        if let Some(made) = making.filter(|made| !made.is_over.get()) {
             let until = deadline.begin(worker);
             tokio::select! {
                 biased;
                 denial = refused(call) => return Err(Failure::Halted(denial)),
-                made = timeout_at(until, made.notified()) => {
+                made = timeout_at(until, made.told.notified()) => {
                     made.map_err(|_| Failure::ConnectTimeout)?;
                 }
             }
@@ -295,7 +295,7 @@ async fn make(
     place: Place,
     deadline: Instant,
 ) -> Result<Rc<Trunk>, Failure> {
-    let made = Rc::new(Notify::new());
+    let made = Rc::new(Making::default());
     // Whoever waits is told in any case, that this call is given up included.
     let _told = Told(Rc::clone(&made));
     worker.trunks.on_shelf(endpoint, |shelf| shelf.making = Rc::downgrade(&made));
@@ -305,11 +305,19 @@ async fn make(
     Ok(trunk)
 }
 
-struct Told(Rc<Notify>);
+/// A connection that a call is making. Those who wait for it hold it too, so that it must say when it is over.
+#[derive(Default)]
+struct Making {
+    told: Notify,
+    is_over: Cell<bool>,
+}
+
+struct Told(Rc<Making>);
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.0.notify_waiters();
+        self.0.is_over.set(true);
+        self.0.told.notify_waiters();
     }
 }
 

@@ -86,7 +86,11 @@ pub(super) fn of_segment<'r, 'a: 'r>(
     if text.contains(&b';') {
         return Err(Why::Unfit("holds a semicolon"));
     }
-    of_text(text)
+    match of_text(text)? {
+        // With blanks around them they are no dot segments, which have no single meaning; but nobody could name the key that is left.
+        Some(b"." | b"..") => Err(Why::Unfit("is nothing but dots and blanks")),
+        label => Ok(label),
+    }
 }
 
 /// Whether a text is the label of some segment: its encoding must come through a path unharmed.
@@ -104,4 +108,23 @@ pub(super) fn fits_segment(label: &[u8]) -> bool {
     let segment = path.strip_prefix('/').unwrap_or_default();
     !segment.contains('/')
         && matches!(of_segment(segment, &mut LabelRoom::default()), Ok(Some(own)) if own == label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a segment of dots with encoded blanks around them names nobody: it was counted under a key that no order could name.
+    #[test]
+    fn dots_with_blanks_around_them_named_a_key_that_could_not_be_killed() {
+        for segment in [".%20", "%20.", "..%20", "%20..%20", "%C2%A0."] {
+            let mut room = LabelRoom::default();
+            assert!(matches!(of_segment(segment, &mut room), Err(Why::Unfit(_))), "{segment}");
+        }
+        for segment in ["...%20", ".a%20", "a.", "%20a%20."] {
+            let mut room = LabelRoom::default();
+            let label = of_segment(segment, &mut room).unwrap().unwrap();
+            assert!(fits_segment(label), "{segment}");
+        }
+    }
 }

@@ -586,3 +586,26 @@ fn health_is_asked_for_in_http2() {
     });
     proxy.finish();
 }
+
+/// Goal: those who wait for the connection that a call is making get one of their own once that call is given up, though several wait: each of
+/// them held what the others took for a connection still being made, for ever.
+#[test]
+fn waiters_for_a_connection_that_was_given_up_were_stuck() {
+    let upstream = Upstream::start();
+    let proxy = start(&upstream);
+    let first = ask(&proxy, "/a/1");
+    let silent = Far::greet(&upstream);
+    let mut others: Vec<Wire> = (2..5).map(|number| ask(&proxy, &format!("/a/{number}"))).collect();
+    proxy.rest();
+    drop(first);
+    let mut far = Far::accept(&upstream, &[]);
+    for _ in 2..5 {
+        let stream = far.request();
+        far.reply(stream, "ok");
+    }
+    for client in &mut others {
+        assert_eq!(client.answer().text(), "ok");
+    }
+    drop(silent);
+    assert_eq!(proxy.finish()["failed"], 1);
+}
