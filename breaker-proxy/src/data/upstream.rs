@@ -5,6 +5,7 @@
 
 use super::Worker;
 use super::flight::Call;
+use super::interim::Interim;
 use super::link::{self, Link};
 use super::outbox::Outbox;
 use super::upload::{Progress, Upload, UploadFailure};
@@ -94,6 +95,8 @@ pub struct Outgoing {
     pub switches: bool,
     /// The head of the answer is wanted as lines.
     pub as_lines: bool,
+    /// Who is told of what comes before the answer.
+    pub interim: Option<Interim>,
 }
 
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
@@ -114,6 +117,7 @@ pub struct Exchange {
     seen: Seen,
     to_head: bool,
     as_lines: bool,
+    interim: Option<Interim>,
     /// Where the answer's body ends, once its head has come.
     framing: Framing,
     /// Whether the connection may carry another call after this one.
@@ -485,7 +489,13 @@ impl Exchange {
             let worker = &self.worker;
             let memory = || worker.take_spare();
             let form = if self.as_lines { Form::Lines(&memory) } else { Form::Map };
-            match answer::take(&mut self.input, self.to_head, &mut self.seen, form) {
+            let told = &self.interim;
+            let tell = |head| {
+                if let Some(told) = told {
+                    told.tell(head);
+                }
+            };
+            match answer::take_telling(&mut self.input, self.to_head, &mut self.seen, form, tell) {
                 Ok(None) => {}
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Err(breach) => return Poll::Ready(Err(self.ended(Failure::Breach(breach)))),
@@ -538,7 +548,7 @@ pub async fn forward(
     upstream: usize,
     request: Outgoing,
 ) -> Result<Answer, Failure> {
-    let Outgoing { head, body, framing, to_head, again, switches, as_lines } = request;
+    let Outgoing { head, body, framing, to_head, again, switches, as_lines, interim } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
     let mut fresh = false;
@@ -560,6 +570,7 @@ pub async fn forward(
         seen: Seen::default(),
         to_head,
         as_lines,
+        interim,
         framing: Framing::None,
         lasts: false,
         broken: None,
@@ -573,6 +584,7 @@ pub async fn forward(
     loop {
         match poll_fn(|cx| exchange.poll_head(cx)).await {
             Ok(head) => {
+                exchange.interim = None;
                 exchange.framing = head.framing;
                 exchange.lasts = head.lasts;
                 exchange.note_size();
