@@ -7,6 +7,7 @@ pub mod sight;
 pub mod upstream;
 mod value;
 
+use crate::inspect::certificate::Part;
 use crate::inspect::json::Pointer;
 use breaker_core::{PolicyError, PolicySpec, Span};
 
@@ -283,6 +284,8 @@ pub enum KeyFrom {
     Json(Pointer),
     /// A field of a form in the body.
     Form(String),
+    /// A part of the certificate that the client showed, which was verified.
+    Certificate(Part),
 }
 
 impl KeyFrom {
@@ -312,6 +315,11 @@ impl fmt::Display for KeyFrom {
             KeyFrom::Claim(claim) => write!(f, "the token's claim `{}`", claim.as_str()),
             KeyFrom::Json(pointer) => write!(f, "the JSON value at `{}`", pointer.as_str()),
             KeyFrom::Form(name) => write!(f, "the form field `{name}`"),
+            KeyFrom::Certificate(part) => {
+                let word = Part::ALL.iter().find(|(_, own)| own == part);
+                let word = word.map_or("", |(word, _)| *word);
+                write!(f, "the client certificate's `{word}`")
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod health;
 pub mod http1;
 pub mod http2;
 pub mod inspect;
+pub mod interim;
 pub mod lane;
 pub mod link;
 pub mod names;

@@ -4,6 +4,7 @@
 //! spelling, an encoding that is broken, a number that is none. All of it works on borrowed bytes, with bounds on depth and
 //! length, and without allocation.
 
+pub mod certificate;
 pub mod decimal;
 pub mod events;
 pub mod form;

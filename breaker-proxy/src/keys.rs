@@ -10,6 +10,7 @@ mod peer;
 pub use peer::MAX_HOPS;
 
 use crate::config::{KeyFrom, KeySource, Missing, Segment, Unreadable, Weight};
+use crate::inspect::certificate::{self, Identity, Stands};
 use crate::inspect::decimal::{Decimal, DecimalError};
 use crate::inspect::form::{self, Encoded, FormError};
 use crate::inspect::json::{self, JsonError, Pointer, Value};
@@ -40,6 +41,8 @@ pub struct Given<'a> {
     pub path: &'a str,
     /// The peer's address.
     pub peer: IpAddr,
+    /// What the certificate says that the peer showed.
+    pub certificate: Option<&'a Identity>,
     /// The bytes of the body, if its head says them.
     pub length: Option<u64>,
     /// What was seen of the body, for a [`Reader`] that looks into it.
@@ -150,6 +153,7 @@ enum Part {
     Segment(Option<usize>),
     Peer,
     Forwarded(usize),
+    Certificate(certificate::Part),
 }
 
 /// What one pass over each source found.
@@ -177,6 +181,7 @@ enum Raw<'a> {
     Json(Value<'a>),
     Segment(&'a str),
     Address(IpAddr),
+    Text(&'a str),
 }
 
 impl Reader {
@@ -234,6 +239,7 @@ impl Reader {
             KeyFrom::Segment(segment) => Part::Segment(place(segment, pattern)),
             KeyFrom::Peer => Part::Peer,
             KeyFrom::Forwarded(hops) => Part::Forwarded(usize::from(*hops)),
+            KeyFrom::Certificate(part) => Part::Certificate(*part),
         }
     }
 
@@ -422,6 +428,12 @@ impl Reader {
             }
             Part::Segment(None) => None,
             Part::Peer => Some(Raw::Address(given.peer)),
+            Part::Certificate(part) => match given.certificate.map(|shown| shown.part(*part)) {
+                None | Some(Stands::Nothing) => None,
+                Some(Stands::One(text)) => Some(Raw::Text(text)),
+                Some(Stands::Many) => return Err(Why::Doubled),
+                Some(Stands::Unreadable) => return Err(Why::Unfit("cannot be read")),
+            },
             Part::Forwarded(hops) => {
                 let fields = given.head.fields;
                 peer::client(fields, given.peer, *hops, &self.trusted)
@@ -446,6 +458,7 @@ impl Reader {
             Some(Raw::Json(value)) => label::of_json(value, room),
             Some(Raw::Segment(segment)) => label::of_segment(segment, room),
             Some(Raw::Address(address)) => Ok(Some(peer::peer_label(address, room))),
+            Some(Raw::Text(text)) => label::of_text(text.as_bytes()),
         }
     }
 
@@ -490,6 +503,7 @@ impl Reader {
             Some(Raw::Json(Value::Number(number))) => number.as_bytes(),
             Some(Raw::Json(Value::Text(text))) => text.read(&mut room).ok_or(Why::TooLong)?,
             Some(Raw::Segment(segment)) => segment.as_bytes(),
+            Some(Raw::Text(text)) => text.as_bytes(),
             Some(Raw::Json(_) | Raw::Address(_)) => {
                 return Err(of_decimal(DecimalError::NotANumber));
             }
@@ -522,6 +536,12 @@ pub fn spelled(from: &KeyFrom, label: &[u8]) -> Option<Vec<u8>> {
         KeyFrom::Query(_) | KeyFrom::Form(_) | KeyFrom::Json(_) | KeyFrom::Claim(_) => {
             is_own(label::of_text(label))
         }
+        KeyFrom::Certificate(certificate::Part::Dns | certificate::Part::Fingerprint) => {
+            let lower = label.to_ascii_lowercase();
+            let own = label::of_text(&lower) == Ok(Some(&lower[..]));
+            return own.then_some(lower);
+        }
+        KeyFrom::Certificate(_) => is_own(label::of_text(label)),
     };
     is_spelled.then(|| label.to_vec())
 }

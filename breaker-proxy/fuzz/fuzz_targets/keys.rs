@@ -64,7 +64,7 @@ fuzz_target!(|bytes: &[u8]| {
     let asked = Asked::of(&head);
     let Ok(path) = path::canonical(asked.path) else { return };
     let peer = "10.0.0.9".parse().expect("an address");
-    let given = Given { head: &asked, path: &path, peer, length: None, body: Seen::Whole(body) };
+    let given = Given { head: &asked, path: &path, peer, certificate: None, length: None, body: Seen::Whole(body) };
     let (breaker, route) = &*HOUSE;
     for (from, reader) in &*READERS {
         if reader.read(breaker, &given, Call::new(*route)).is_ok() {

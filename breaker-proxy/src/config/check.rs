@@ -122,6 +122,10 @@ fn whole(mut root: Section, report: &mut Report<'_>) -> Config {
     }
     let groups = with_default_group(groups, &routes, report);
     lineages(&global, &groups, &routes, report);
+    let asked = listen.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let scopes = groups.iter().map(|group| &group.rules);
+    let scopes = scopes.chain(routes.iter().map(|route| &route.rules));
+    keys::certificates(asked, std::iter::once(&global).chain(scopes), report);
     keys::among_routes(&global, &groups, &routes, &trusted, report);
     slow_calls(&global, &groups, &routes, report);
     same_matches(&routes, report);

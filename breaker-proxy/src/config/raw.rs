@@ -137,7 +137,17 @@ pub(super) const KEY: Shape = Shape {
 };
 pub(super) const FROM: Shape = Shape {
     name: "from",
-    keys: &["header", "query", "segment", "forwarded", "claim", "unverified", "json", "form"],
+    keys: &[
+        "header",
+        "query",
+        "segment",
+        "forwarded",
+        "certificate",
+        "claim",
+        "unverified",
+        "json",
+        "form",
+    ],
 };
 pub(super) const WEIGHT: Shape = Shape {
     name: "weight",

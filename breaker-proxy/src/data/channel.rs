@@ -1,5 +1,6 @@
 //! A client's connection as bytes, in clear or by TLS; it knows nothing of HTTP.
 
+use crate::inspect::certificate::Identity;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -43,6 +44,18 @@ impl Channel {
         match self {
             Channel::Plain(stream) => stream,
             Channel::Tls(stream) => &stream.get_ref().0.io,
+        }
+    }
+
+    /// What the certificate says that the client showed; `None` if it showed none.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Box<Identity>> {
+        match self {
+            Channel::Plain(_) => None,
+            Channel::Tls(stream) => {
+                let shown = stream.get_ref().1.peer_certificates()?.first()?;
+                Some(Box::new(Identity::read(shown)))
+            }
         }
     }
 

@@ -34,6 +34,9 @@ const COPY_MAX: usize = 4096;
 /// A chunk with fewer bytes goes on together with what stands behind it: each would cost a write of its own.
 const GATHER_BELOW: usize = 256;
 
+/// Bytes of interim answers that wait for a client that does not read; what comes beyond is not told.
+const INTERIM_MAX: usize = 16 * 1024;
+
 /// What a client is told that waits for leave to send its body (RFC 9110, 10.1.1).
 const LEAVE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -57,6 +60,8 @@ pub struct Downstream {
     left: Cell<Left>,
     /// What of [`LEAVE`] the client has yet to be told before it sends its body.
     leave: Cell<&'static [u8]>,
+    /// What of interim answers the client has yet to be told.
+    interim: RefCell<Vec<u8>>,
     /// Some of what it was told may still wait for the kernel.
     unflushed: Cell<bool>,
 }
@@ -76,6 +81,7 @@ impl Downstream {
             input: RefCell::default(),
             left: Cell::new(Left::Nothing),
             leave: Cell::new(&[]),
+            interim: RefCell::default(),
             unflushed: Cell::new(false),
         })
     }
@@ -120,6 +126,9 @@ impl Downstream {
                 Ok(Piece::End(_)) => return Poll::Ready(Ok(None)),
                 Ok(Piece::More) => {}
                 Err(Broken) => return Poll::Ready(Err(Broken)),
+            }
+            if !self.leave.get().is_empty() && ready!(self.poll_tell(cx)).is_err() {
+                return Poll::Ready(Err(self.broke()));
             }
             while let leave @ [_, ..] = self.leave.get() {
                 match ready!(Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, leave)) {
@@ -206,11 +215,44 @@ impl Downstream {
         }
     }
 
-    /// Nobody is given leave to send a body any more: the answer begins. What was told of it already must be told to its end.
+    /// The client is to be told this interim answer, a head without its end; not if it has not taken what came before.
+    pub fn tell(&self, text: Vec<u8>) {
+        let mut interim = self.interim.borrow_mut();
+        if interim.len() <= INTERIM_MAX {
+            interim.extend_from_slice(&text);
+            interim.extend_from_slice(b"\r\n");
+        }
+        self.worker.give_spare(text);
+    }
+
+    /// Tells it; ready once the client has no more to be told.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub fn poll_tell(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut interim = self.interim.borrow_mut();
+        // A word that was begun is said to its end first.
+        let begun = (1..LEAVE.len()).contains(&self.leave.get().len());
+        while !interim.is_empty() && !begun {
+            let told = ready!(Pin::new(&mut *self.io.borrow_mut()).poll_write(cx, &interim))?;
+            let told = told.min(interim.len());
+            interim.drain(..told);
+            self.unflushed.set(true);
+        }
+        if interim.is_empty() && self.unflushed.replace(false) {
+            let flushed = Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx);
+            self.unflushed.set(flushed.is_pending());
+            return flushed;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nobody is given leave to send a body any more: the answer begins. What was told before it must be told to its end.
     #[must_use]
-    pub fn end_leave(&self) -> &'static [u8] {
+    pub fn end_leave(&self) -> Vec<u8> {
         let rest = self.leave.take();
-        if rest.len() == LEAVE.len() { &[] } else { rest }
+        let interim = self.interim.take();
+        if rest.len() == LEAVE.len() { interim } else { [rest, &interim].concat() }
     }
 
     /// Reads once more, and appends what came; 0 at the end.

@@ -178,8 +178,6 @@ async fn serve(seat: Seat, mut stream: TcpStream, peer: SocketAddr) {
             Err(_) => return worker.shard.slow_heads.up(),
         }
     }
-    let plane = worker.plane;
-    let peer = Rc::new(Peer::new(client, plane.tls.is_some(), plane.trusts(client)));
     // In memory of their own: most of the time a connection needs neither.
     let opened = match &worker.plane.tls {
         None => timeout_at(deadline, unless_ending(&seat, in_clear(stream))).await,
@@ -188,13 +186,19 @@ async fn serve(seat: Seat, mut stream: TcpStream, peer: SocketAddr) {
             timeout_at(deadline, opened).await
         }
     };
-    match opened {
-        Ok(Some(Some((channel, true)))) => {
-            Box::pin(http2::serve(&seat, channel, peer, deadline)).await;
-        }
-        Ok(Some(Some((channel, false)))) => http1::serve(&seat, channel, peer, deadline).await,
-        Ok(Some(None) | None) => {}
-        Err(_) => worker.shard.slow_heads.up(),
+    let (channel, is_http2) = match opened {
+        Ok(Some(Some(opened))) => opened,
+        Ok(Some(None) | None) => return,
+        Err(_) => return worker.shard.slow_heads.up(),
+    };
+    let plane = worker.plane;
+    let mut peer = Peer::new(client, plane.tls.is_some(), plane.trusts(client));
+    peer.certificate = channel.certificate();
+    let peer = Rc::new(peer);
+    if is_http2 {
+        Box::pin(http2::serve(&seat, channel, peer, deadline)).await;
+    } else {
+        http1::serve(&seat, channel, peer, deadline).await;
     }
 }
 

@@ -6,6 +6,7 @@ use super::body::Reply;
 use super::failure::Failure;
 use super::flight::Call;
 use super::inspect::Waiting;
+use super::interim::{Interim, Respond};
 use super::peer::Peer;
 use super::reply;
 use super::reply::{Invalid, Refusal};
@@ -21,11 +22,11 @@ use crate::snapshot::{Plan, Snapshot};
 use crate::wire::answer::Head;
 use crate::wire::asked::Asked;
 use crate::wire::grpc::Grpc;
-use crate::wire::head::may_stand_in_target;
+use crate::wire::head::{BadHead, may_stand_in_target};
 use crate::wire::request::{self, Framing, Ours};
 use breaker_core::{Class, Denial, Mono, Verdict as Decided};
 use h2::RecvStream;
-use hyper::header::HeaderName;
+use hyper::header::{self, HeaderName};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode};
 use std::borrow::Cow;
@@ -69,11 +70,12 @@ pub async fn handle(
     worker: Rc<Worker>,
     peer: Rc<Peer>,
     request: Request<RecvStream>,
+    respond: Respond,
 ) -> (Answer, Visit) {
     let now = worker.plane.clock.mono();
     let visit = Visit::begin(&worker, now);
     let (head, body) = request.into_parts();
-    let mut body = Upload::of_http2(&worker, body, &head.headers);
+    let mut body = Upload::of_http2(&worker, body, &head.headers, &respond);
     body.tell(visit.course());
     let asked = Asked::of(&head);
     visit.note(&peer, Some(&asked));
@@ -89,7 +91,8 @@ pub async fn handle(
         Ok(sent) => {
             let method = asked.method;
             drop(head);
-            visit.timed(send(&worker, sent, &method, body, false)).await
+            let interim = Some(Interim::Http2(respond));
+            visit.timed(send(&worker, sent, &method, body, interim)).await
         }
         Err(response) => visit.identified(response).into(),
     };
@@ -106,19 +109,21 @@ fn without_body(mut answer: Answer) -> Answer {
     answer
 }
 
-/// Sends an admitted call and waits for the head of its answer, which is wanted `as_lines` or as a map.
+/// Sends an admitted call and waits for the head of its answer, which a client of HTTP/2 wants as a map, all others as lines. `interim` is
+/// who is told of what comes before.
 pub async fn send(
     worker: &Rc<Worker>,
     admitted: Admitted,
     method: &Method,
     body: Upload,
-    as_lines: bool,
+    interim: Option<Interim>,
 ) -> Answer {
+    let as_lines = !matches!(interim, Some(Interim::Http2(_)));
     let Admitted { call, upstream, head, switches, grpc, settling, may_trail, course } = admitted;
     let framing = body.framing();
     let to_head = *method == Method::HEAD;
     let again = *method == Method::GET && framing == Framing::None;
-    let request = Outgoing { head, body, framing, to_head, again, switches, as_lines };
+    let request = Outgoing { head, body, framing, to_head, again, switches, as_lines, interim };
     match forward(worker, call, upstream, request).await {
         Ok((head, carrier)) => {
             let watch = Watch { worker, settling, messages: may_trail };
@@ -243,7 +248,8 @@ fn judge(
         (None, Framing::None) => Seen::Whole(b""),
         (None, _) => Seen::Nothing,
     };
-    let given = Given { head, path: &canonical, peer: peer.ip, length, body };
+    let certificate = peer.certificate.as_deref();
+    let given = Given { head, path: &canonical, peer: peer.ip, certificate, length, body };
     let call = breaker_core::Call::new(plan.route);
     let call = match plan.keys.read(plane.breaker, &given, call) {
         Ok((call, unread)) => {
@@ -360,6 +366,11 @@ fn learn(worker: &Worker, plan: &Plan, given: &Given<'_>, denial: &Denial) {
 fn target<'a>(head: &Asked<'a>, peer: &Peer) -> Result<(Authority, Cow<'a, str>), Invalid> {
     if head.method == Method::CONNECT || head.method == Method::TRACE {
         return Err(Invalid::Method);
+    }
+    // HTTP/1 was asked this about the whole head.
+    let mut expectations = head.fields.all(&header::EXPECT);
+    if head.http2 && expectations.any(|value| !value.eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Invalid::Head(BadHead::Expectation));
     }
     let (hosts, named) = head.fields.host();
     // HTTP/1 must name one, and a good one, whatever its target says (RFC 9112, 3.2).

@@ -13,6 +13,7 @@ use super::downstream::Downstream;
 use super::front::Seat;
 use super::handle::{self, Decision, Moment};
 use super::inspect::Waiting;
+use super::interim::Interim;
 use super::pace::Pace;
 use super::peer::Peer;
 use super::reply::{self, Invalid};
@@ -318,7 +319,9 @@ impl Connection<'_> {
                 Answer::from(visit.identified(response))
             }
             Ok(sent) => {
-                let answer = handle::send(self.worker(), sent, &method, body, true);
+                // What comes before an answer is nothing that HTTP/1.0 knows.
+                let interim = says.is_11.then(|| Interim::Http1(Rc::clone(&self.client)));
+                let answer = handle::send(self.worker(), sent, &method, body, interim);
                 match self.unless_gone(visit.timed(answer)).await {
                     Some(answer) => answer,
                     None => return false,
@@ -332,7 +335,11 @@ impl Connection<'_> {
     async fn unless_gone<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Pending => self.client.poll_gone(cx).map(|()| None),
+            Poll::Pending => {
+                // What it cannot be told now goes out before its answer.
+                let _ = self.client.poll_tell(cx);
+                self.client.poll_gone(cx).map(|()| None)
+            }
             Poll::Ready(output) => Poll::Ready(Some(output)),
         })
         .await
@@ -409,7 +416,7 @@ impl Connection<'_> {
         // A word that was begun is said to its end.
         let leave = self.client.end_leave();
         if !leave.is_empty() {
-            head.splice(..0, leave.iter().copied());
+            head.splice(..0, leave);
         }
         head
     }

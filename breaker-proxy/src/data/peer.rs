@@ -1,5 +1,6 @@
 //! Who is at the other end of a client connection: looked up and written down once, not with every request.
 
+use crate::inspect::certificate::Identity;
 use hyper::http::uri::Authority;
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -15,6 +16,8 @@ pub struct Peer {
     pub secure: bool,
     /// It is a proxy whose word is taken on whom it asks for.
     pub trusted: bool,
+    /// What the certificate says that it showed, which was verified.
+    pub certificate: Option<Box<Identity>>,
     /// The worker's second in which the kernel last took bytes for it.
     pub moved: Cell<u64>,
     /// Set once it stopped reading an answer: its connection is to end.
@@ -30,7 +33,7 @@ impl Peer {
         let ip = ip.to_canonical();
         let text = ip.to_string().into();
         let (moved, stalled, host) = (Cell::new(0), Cell::new(false), RefCell::new(None));
-        Peer { ip, text, secure, trusted, moved, stalled, host }
+        Peer { ip, text, secure, trusted, certificate: None, moved, stalled, host }
     }
 
     /// The host that these bytes name, if they name one.

@@ -21,6 +21,7 @@ use h2::{Reason, RecvStream, SendStream};
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response};
+use std::cell::RefCell;
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -42,24 +43,26 @@ pub async fn serve(
     shared: Rc<Shared>,
     _open: Open,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Piece>,
+    respond: SendResponse<Piece>,
 ) {
     let worker = &shared.worker;
+    let respond = Rc::new(RefCell::new(respond));
     let answer = {
-        let mut answer = pin!(handle(Rc::clone(worker), Rc::clone(&shared.peer), request));
+        let (peer, respond) = (Rc::clone(&shared.peer), &respond);
+        let mut answer = pin!(handle(Rc::clone(worker), peer, request, Rc::clone(respond)));
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             // The client took it back, or left.
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            Poll::Pending => respond.borrow_mut().poll_reset(cx).map(|_| None),
         })
         .await
     };
     let Some((answer, visit)) = answer else { return };
     let ends = answer.body.is_end_stream();
     let (head, reply) = head(worker, answer);
-    let Ok(client) = respond.send_response(head, ends) else {
-        respond.send_reset(Reason::INTERNAL_ERROR);
-        return;
+    let begun = respond.borrow_mut().send_response(head, ends);
+    let Ok(client) = begun else {
+        return respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
     };
     if ends {
         visit.course().is_whole();

@@ -4,12 +4,13 @@ use super::Worker;
 use super::alarm::Alarm;
 use super::failure::{Failure, class_of};
 use super::flight::{Call, Way};
+use super::interim::Interim;
 use super::strand::{Side, Strand};
 use super::trunk::{self, Ride};
 use super::upload::{Progress, Upload, UploadFailure};
 use super::upstream::{Outgoing, duration, unreached};
 use crate::voice::say;
-use crate::wire::answer::{Framing, Head};
+use crate::wire::answer::{Framing, Head, INTERIM_MAX};
 use crate::wire::{Breach, plural};
 use breaker_core::Denial;
 use bytes::Bytes;
@@ -45,6 +46,9 @@ pub struct Streamed {
     progress: Option<Rc<Progress>>,
     sending: Rc<Sending>,
     to_head: bool,
+    /// Who is told of what comes before the answer, and how much of that came.
+    interim: Option<Interim>,
+    heard: usize,
     /// The server said that it did nothing of it.
     is_untouched: bool,
     alarm: Alarm,
@@ -77,7 +81,7 @@ pub async fn forward(
     upstream: usize,
     request: Outgoing,
 ) -> Result<(Head, Box<Streamed>), Failure> {
-    let Outgoing { head, body, to_head, again, .. } = request;
+    let Outgoing { head, body, to_head, again, interim, .. } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
     let begun = match begin(worker, &call, upstream, &head, progress.is_none()).await {
@@ -97,6 +101,8 @@ pub async fn forward(
         progress,
         sending: Rc::default(),
         to_head,
+        interim,
+        heard: 0,
         is_untouched: false,
         alarm: Alarm::new(now + duration(worker.plane.deadlines.answer)),
         started: now,
@@ -254,6 +260,17 @@ impl Streamed {
         let Some(answer) = &mut self.answer else {
             return Poll::Ready(Err(Failure::Closed(None)));
         };
+        while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
+            // Nobody has a reason to say more than a few.
+            self.heard += 1;
+            if self.heard >= INTERIM_MAX {
+                return Poll::Ready(Err(Failure::Breach(Breach::Http2)));
+            }
+            let (parts, ()) = interim.into_parts();
+            if let Some(told) = &self.interim {
+                told.tell(plural::answer(parts.status, parts.headers, false, true));
+            }
+        }
         match Pin::new(answer).poll(cx) {
             Poll::Ready(Ok(response)) => return Poll::Ready(Ok(self.answered(response))),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(self.ended(error))),
@@ -277,7 +294,7 @@ impl Streamed {
 
     /// The head of the answer has come.
     fn answered(&mut self, response: Response<RecvStream>) -> Head {
-        self.answer = None;
+        (self.answer, self.interim) = (None, None);
         let (parts, body) = response.into_parts();
         let head = plural::answer(parts.status, parts.headers, self.to_head, body.is_end_stream());
         self.left = head.told.filter(|_| head.framing != Framing::None);

@@ -3,6 +3,7 @@
 use super::Worker;
 use super::alarm::Alarm;
 use super::downstream::Downstream;
+use super::interim::{Respond, give_leave};
 use super::pace::Pace;
 use super::upstream::duration;
 use super::visit::Course;
@@ -14,7 +15,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 /// What went wrong with a request's body.
@@ -75,12 +76,20 @@ struct Stream {
     framing: Framing,
     /// Its trailers have come, or there were none.
     ended: bool,
+    /// Who waits for leave to send it.
+    leave: Option<Respond>,
 }
 
 impl Stream {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, UploadFailure>>> {
         let broken = |_| Some(Err(UploadFailure::Broken));
-        match ready!(self.body.poll_data(cx)) {
+        let Poll::Ready(data) = self.body.poll_data(cx) else {
+            if let Some(respond) = self.leave.take() {
+                give_leave(&respond);
+            }
+            return Poll::Pending;
+        };
+        match data {
             Some(Ok(data)) => {
                 // The client may send as much again.
                 let released = self.body.flow_control().release_capacity(data.len());
@@ -163,9 +172,16 @@ pub struct Upload {
 impl Upload {
     /// The body of an HTTP/2 stream, the head of whose request has these fields.
     #[must_use]
-    pub fn of_http2(worker: &Rc<Worker>, body: RecvStream, fields: &HeaderMap) -> Upload {
+    pub fn of_http2(
+        worker: &Rc<Worker>,
+        body: RecvStream,
+        fields: &HeaderMap,
+        respond: &Respond,
+    ) -> Upload {
         let comes = !body.is_end_stream();
-        let stream = || Stream { body, framing: framing(fields), ended: false };
+        let waits = comes && fields.contains_key(header::EXPECT);
+        let leave = waits.then(|| Rc::clone(respond));
+        let stream = || Stream { body, framing: framing(fields), ended: false, leave };
         Upload::new(worker, comes.then(|| Source::Http2(stream())))
     }
 

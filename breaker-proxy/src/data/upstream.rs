@@ -6,6 +6,7 @@
 use super::Worker;
 use super::failure::{Failure, class_of};
 use super::flight::{Call, Way};
+use super::interim::Interim;
 use super::link::{self, Link};
 use super::outbox::Outbox;
 use super::streamed::{self, Streamed};
@@ -46,6 +47,8 @@ pub struct Outgoing {
     pub switches: bool,
     /// The head of the answer is wanted as lines.
     pub as_lines: bool,
+    /// Who is told of what comes before the answer.
+    pub interim: Option<Interim>,
 }
 
 /// A call on its connection. It ends by [`Exchange::finish`], or by being dropped, which closes the connection.
@@ -66,6 +69,7 @@ pub struct Exchange {
     seen: Seen,
     to_head: bool,
     as_lines: bool,
+    interim: Option<Interim>,
     /// Where the answer's body ends, once its head has come.
     framing: Framing,
     /// Whether the connection may carry another call after this one.
@@ -433,7 +437,13 @@ impl Exchange {
             let worker = &self.worker;
             let memory = || worker.take_spare();
             let form = if self.as_lines { Form::Lines(&memory) } else { Form::Map };
-            match answer::take(&mut self.input, self.to_head, &mut self.seen, form) {
+            let told = &self.interim;
+            let tell = |head| {
+                if let Some(told) = told {
+                    told.tell(head);
+                }
+            };
+            match answer::take_telling(&mut self.input, self.to_head, &mut self.seen, form, tell) {
                 Ok(None) => {}
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
                 Err(breach) => return Poll::Ready(Err(self.ended(Failure::Breach(breach)))),
@@ -499,7 +509,7 @@ pub async fn forward(
         let streamed = Box::pin(streamed::forward(worker, call, upstream, request)).await;
         return streamed.map(|(head, streamed)| (head, Carrier::Streamed(streamed)));
     }
-    let Outgoing { head, body, framing, to_head, again, switches, as_lines } = request;
+    let Outgoing { head, body, framing, to_head, again, switches, as_lines, interim } = request;
     let progress = body.progress();
     call.set_arriving(progress.is_some());
     let mut fresh = false;
@@ -521,6 +531,7 @@ pub async fn forward(
         seen: Seen::default(),
         to_head,
         as_lines,
+        interim,
         framing: Framing::None,
         lasts: false,
         broken: None,
@@ -534,6 +545,7 @@ pub async fn forward(
     loop {
         match poll_fn(|cx| exchange.poll_head(cx)).await {
             Ok(head) => {
+                exchange.interim = None;
                 exchange.framing = head.framing;
                 exchange.lasts = head.lasts;
                 exchange.note_size();
@@ -643,6 +655,7 @@ impl Exchange {
     fn carry(&mut self, link: Link) {
         link.lane.arm(self.call.pass(), self.worker.plane.clock.mono());
         self.call.set_way(Some(Way::Lane(Rc::clone(&link.lane))));
+        self.call.goes_to(link.endpoint());
         self.link = Some(link);
         self.out.rewind();
     }

@@ -35,7 +35,7 @@ fn with<T>(sent: &Sent<'_>, look: impl FnOnce(&Given<'_>) -> T) -> T {
     let path = path::canonical(asked.path).unwrap();
     let body = sent.body.map_or(Seen::Nothing, Seen::Whole);
     let peer = "10.0.0.9".parse().unwrap();
-    look(&Given { head: &asked, path: &path, peer, length: sent.length, body })
+    look(&Given { head: &asked, path: &path, peer, certificate: None, length: sent.length, body })
 }
 
 fn source(from: KeyFrom) -> KeySource {

@@ -101,6 +101,20 @@ pub fn take(
     seen: &mut Seen,
     form: Form<'_>,
 ) -> Result<Option<Head>, Breach> {
+    take_telling(input, to_head, seen, form, |_| ())
+}
+
+/// The same, and tells of what comes before the final answer.
+///
+/// # Errors
+/// As [`take`].
+pub fn take_telling(
+    input: &mut BytesMut,
+    to_head: bool,
+    seen: &mut Seen,
+    form: Form<'_>,
+    mut tell: impl FnMut(Head),
+) -> Result<Option<Head>, Breach> {
     loop {
         let Some(length) = end_of_head(input, &mut seen.bytes)? else { return Ok(None) };
         let head = parse(input, length, to_head, form)?;
@@ -112,6 +126,7 @@ pub fn take(
         if seen.interim >= INTERIM_MAX {
             return Err(Breach::Head);
         }
+        tell(head);
     }
 }
 
@@ -265,7 +280,7 @@ const HEAD_MAX: usize = 64 * 1024;
 /// Its fields.
 const FIELDS_MAX: usize = 128;
 /// Heads that come before the final one.
-const INTERIM_MAX: usize = 16;
+pub const INTERIM_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -175,3 +175,46 @@ fn a_named_client_is_counted_by_its_name() {
     drop(client);
     proxy.finish();
 }
+
+/// Goal: what an upstream says before its answer reaches a client of HTTP/1.1 at once and in order, without fields of the upstream's
+/// connection; leave to send a body is given by us alone, and HTTP/1.0 is told nothing of it.
+#[test]
+fn interim_answers_reach_the_client() {
+    let upstream = Upstream::start();
+    let proxy = Setup::route(upstream.address(), "").start();
+    let hints =
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x-own\r\nX-Own: 1\r\n\r\n";
+    for version in ["1.1", "1.0"] {
+        let mut client = proxy.client();
+        client.send(&format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: keep-alive\r\n\r\n"));
+        let mut exchange = upstream.accept();
+        exchange.request();
+        exchange.send("HTTP/1.1 100 Continue\r\n\r\n");
+        exchange.send(hints);
+        if version == "1.1" {
+            let told = client.head();
+            assert_eq!((told.word(1), told.field("link")), ("103", Some("</a.css>")));
+            assert_eq!(told.fields.len(), 1, "{told:?}");
+        }
+        exchange.send("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok");
+        if version == "1.1" {
+            assert_eq!(client.head().word(1), "102");
+        }
+        assert_eq!(client.answer().text(), "ok");
+    }
+    // Too many are no answer.
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut exchange = upstream.accept();
+    exchange.request();
+    exchange.send(&hints.repeat(100));
+    loop {
+        let head = client.head();
+        if head.word(1) != "103" {
+            assert_eq!(head.word(1), "502");
+            break;
+        }
+    }
+    drop(client);
+    proxy.finish();
+}

@@ -174,7 +174,7 @@ fn preliminary_answers_have_an_end() {
         // The worker has looked: each comes to it alone.
         proxy.rest();
     }
-    let answer = client.answer();
+    let answer = client.try_final_answer().unwrap();
     assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream-broken"));
     assert_eq!(proxy.finish()["upstream_errors"], 1);
 }
@@ -547,7 +547,7 @@ fn visit(address: SocketAddr, seed: u64, calls: usize) {
             wire = Wire::connect(address);
             continue;
         }
-        let Some(answer) = wire.try_answer() else {
+        let Some(answer) = wire.try_final_answer() else {
             wire = Wire::connect(address);
             continue;
         };

@@ -223,3 +223,40 @@ fn a_body_by_the_byte_held_its_http2_stream_for_ever() {
     drop(client);
     assert_eq!(proxy.finish()["upstream_errors"], 0, "no fault of the upstream");
 }
+
+/// Goal: over HTTP/2, too, what an upstream says before its answer reaches the client; leave to send a body is given when the body is wanted,
+/// not to a call that is refused, and what else is expected nobody can promise.
+#[test]
+fn interim_answers_reach_a_client_of_http2() {
+    let upstream = Upstream::start();
+    let proxy = Setup::route(upstream.address(), "").start();
+    let mut client = connect(proxy.data(), &[]);
+    ask(&mut client, 1, POST, false, &[("expect", "100-continue")]);
+    let leave = until(&mut client, HEADERS);
+    assert_eq!((leave.stream, leave.flags & 1), (1, 0));
+    assert!(leave.payload.ends_with(b"100") || leave.payload.contains(&0x08), "{leave:?}");
+    client.send_bytes(&frame(DATA, 1, 1, b"body"));
+    let mut exchange = upstream.accept();
+    let request = exchange.request();
+    assert_eq!(request.text(), "body");
+    assert!(request.head.all("expect").is_empty());
+    exchange.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
+    let hints = until(&mut client, HEADERS);
+    assert_eq!((hints.stream, hints.flags & 1), (1, 0));
+    exchange.reply("there");
+    assert_eq!(until(&mut client, HEADERS).stream, 1);
+    assert_eq!(until(&mut client, DATA).payload, b"there");
+    ask(&mut client, 3, POST, false, &[("expect", "a-pony")]);
+    assert_eq!(until(&mut client, HEADERS).stream, 3);
+    proxy.halt("/");
+    ask(&mut client, 5, POST, false, &[("expect", "100-continue")]);
+    let refused = until(&mut client, HEADERS);
+    assert_eq!(refused.stream, 5);
+    let frames = up_to_ping(&mut client);
+    assert!(
+        !frames.iter().any(|frame| frame.kind == HEADERS),
+        "one answer, and no leave before it"
+    );
+    drop(client);
+    assert_eq!(proxy.finish()["invalid"], 1);
+}

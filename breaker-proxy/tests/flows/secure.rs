@@ -263,6 +263,32 @@ fn clients_show_certificates() {
     }
 }
 
+/// Goal: a client is counted, and killed, by what its certificate says, whichever of its certificates it shows and on whichever connection,
+/// also one that takes its session up again; who shows none lacks the key.
+#[test]
+fn a_certificate_names_its_client() {
+    let files = Files::new();
+    let upstream = Serving::ok();
+    let lines = "client_ca = \"CA\"\nclient_certificate = \"optional\"";
+    let mut setup = files.setup(upstream.address(), lines);
+    setup.rules += "[[routes.keys]]\nname = \"desk\"\nfrom = { certificate = \"dns\" }\n\
+        limit = [{ window = \"2/1h\" }]\n";
+    let proxy = setup.start();
+    let status =
+        |config: &Arc<ClientConfig>| Secure::connect(&proxy, Arc::clone(config)).get().unwrap().0;
+    let own = |name: &str| files.client(Some(files.authority.sign(name)), &[]);
+    let (one, other) = (own("desk.one"), own("desk.two"));
+    assert_eq!([status(&one), status(&one), status(&one)], [200, 200, 429]);
+    assert_eq!(status(&own("Desk.One")), 429, "another certificate, the same client");
+    assert_eq!(status(&other), 200);
+    assert_eq!(status(&files.client(None, &[])), 400);
+    proxy.cut("/default/api/desk=DESK.TWO");
+    assert_eq!(status(&other), 503);
+    assert_eq!(proxy.state_of("/default/api/desk=desk.two"), "killed");
+    assert_eq!(status(&own("desk.three")), 200);
+    proxy.finish();
+}
+
 /// Goal: a renewed certificate is shown to new connections, those that are there serve on, and one that cannot be used changes
 /// nothing but what is told.
 #[test]

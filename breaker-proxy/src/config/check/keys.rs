@@ -5,6 +5,7 @@ use super::super::value::{Flaw, flaw, parse_header};
 use super::rules::{Rules, key_rules};
 use super::{GroupAt, RouteAt, judged, name, trips, word};
 use crate::config::{KeyFrom, KeySource, Missing, Segment, Settle, SettleFrom, Unreadable, Weight};
+use crate::inspect::certificate::Part;
 use crate::inspect::decimal::{MAX_SCALE, MAX_UNITS};
 use crate::inspect::form::MAX_NAME;
 use crate::inspect::json::Pointer;
@@ -90,7 +91,8 @@ fn source(key: &mut Section, report: &mut Report<'_>) -> KeySource {
 }
 
 /// The parts of a request that a table can name.
-const PARTS: [&str; 7] = ["header", "query", "segment", "forwarded", "claim", "json", "form"];
+const PARTS: [&str; 8] =
+    ["header", "query", "segment", "forwarded", "certificate", "claim", "json", "form"];
 
 /// The one part that a table names.
 fn part(table: &mut Section, report: &mut Report<'_>) -> Option<KeyFrom> {
@@ -103,7 +105,7 @@ fn part(table: &mut Section, report: &mut Report<'_>) -> Option<KeyFrom> {
     }
     match given.as_slice() {
         [] => {
-            let hint = "name one, as in from = { header = \"x-client\" }; known here: header, query, segment, forwarded, claim, json, form";
+            let hint = "name one, as in from = { header = \"x-client\" }; known here: header, query, segment, forwarded, certificate, claim, json, form";
             report.wrong(path, "names no part of a request", hint);
             None
         }
@@ -138,6 +140,10 @@ fn named(table: &mut Section, part: &str, report: &mut Report<'_>) -> Option<Key
             let most = u64::try_from(MAX_HOPS).ok()?;
             let hops = table.whole(part, 1, most, report)?;
             Some(KeyFrom::Forwarded(u8::try_from(hops).ok()?))
+        }
+        "certificate" => {
+            let text = table.text(part, report)?;
+            word(&text, &Part::ALL, report).map(KeyFrom::Certificate)
         }
         _ => {
             let text = table.text(part, report)?;
@@ -192,6 +198,23 @@ fn parse_pointer(text: &str) -> Result<Pointer, Flaw> {
             "write it as in \"/order/account\" (RFC 6901)",
         )
     })
+}
+
+/// Keys from certificates that nobody is asked for.
+pub(super) fn certificates<'a>(
+    asked: bool,
+    rules: impl Iterator<Item = &'a Rules>,
+    report: &mut Report<'_>,
+) {
+    for (_, source, path) in rules.flat_map(Rules::dimensions) {
+        if !asked && matches!(source.from, KeyFrom::Certificate(_)) {
+            report.wrong(
+                format!("{path}.from"),
+                "no client is asked for a certificate",
+                "name the authorities that sign them in listen.tls.client_ca",
+            );
+        }
+    }
 }
 
 /// How much the calls of a route weigh.

@@ -1413,7 +1413,7 @@ fn dimensions_are_checked() {
     );
     one_in_route(
         &key("from = {}"),
-        "routes.a.keys.k.from: names no part of a request; name one, as in from = { header = \"x-client\" }; known here: header, query, segment, forwarded, claim, json, form",
+        "routes.a.keys.k.from: names no part of a request; name one, as in from = { header = \"x-client\" }; known here: header, query, segment, forwarded, certificate, claim, json, form",
     );
     one_in_route(
         &key("from = { header = \"a b\" }"),
@@ -1596,6 +1596,14 @@ fn sources_of_keys_are_checked() {
             &format!("routes.a.keys.k.from{line}"),
         );
     };
+    one(
+        "{ certificate = \"dns\" }",
+        ": no client is asked for a certificate; name the authorities that sign them in listen.tls.client_ca",
+    );
+    one(
+        "{ certificate = \"common-name\" }",
+        ".certificate: \"common-name\" is not known here; did you mean \"common_name\"?",
+    );
     one(
         "{ header = \"x\", query = \"y\" }",
         ".query: there is also header; a key comes from one place; write another dimension for the other",

@@ -334,6 +334,16 @@ impl Wire {
         Some(Answer { head, body, end })
     }
 
+    /// The next answer that is no interim one; `None` if the connection ends before its body.
+    pub(crate) fn try_final_answer(&mut self) -> Option<Answer> {
+        loop {
+            let answer = self.try_answer()?;
+            if answer.status() >= 200 {
+                return Some(answer);
+            }
+        }
+    }
+
     /// The next request, whole or broken off; `None` if the connection ends before a head.
     pub(crate) fn try_request(&mut self) -> Option<Answer> {
         let head = self.try_head()?;
