@@ -40,22 +40,25 @@ pub struct Shared {
     settled: Cell<bool>,
     over: Cell<bool>,
     heard: Cell<Instant>,
-    /// It was settled or ended, or a call on it has.
-    turned: Notify,
+    /// It was settled or ended, or a call on it has; or another to the same endpoint was.
+    turned: Rc<Notify>,
+    /// Nobody will use it again.
+    given_up: Notify,
     blocked: Rc<Blocked>,
 }
 
 impl Shared {
-    /// What is known of a connection that was just made.
+    /// What is known of a connection that was just made. `turned` rings for all to the same endpoint.
     #[must_use]
-    pub fn new(is_ours: bool) -> Rc<Shared> {
+    pub fn new(is_ours: bool, turned: Rc<Notify>) -> Rc<Shared> {
         Rc::new(Shared {
             calls: RefCell::default(),
             is_ours,
             settled: Cell::new(false),
             over: Cell::new(false),
             heard: Cell::new(Instant::now()),
-            turned: Notify::new(),
+            turned,
+            given_up: Notify::new(),
             blocked: Rc::default(),
         })
     }
@@ -107,7 +110,18 @@ impl Shared {
         &self.blocked
     }
 
-    /// Rings when it was settled, when it ends, and when a call on it does.
+    /// Nobody will use it again.
+    pub fn give_up(&self) {
+        self.given_up.notify_one();
+    }
+
+    /// Rings once nobody will use it again.
+    #[must_use]
+    pub fn given_up(&self) -> &Notify {
+        &self.given_up
+    }
+
+    /// Rings when it was settled, when it ends, and when a call on it does, or when another to its endpoint has such news.
     #[must_use]
     pub fn turned(&self) -> &Notify {
         &self.turned

@@ -10,8 +10,8 @@ use hyper::{Response, StatusCode};
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// A stream of HTTP/2 that has no answer yet.
-pub type Respond = Rc<RefCell<SendResponse<Piece>>>;
+/// A stream of HTTP/2, as long as it has no answer: behind one, nothing may be told.
+pub type Respond = Rc<RefCell<Option<SendResponse<Piece>>>>;
 
 /// Who is told of them.
 pub enum Interim {
@@ -52,6 +52,8 @@ fn inform(respond: &Respond, status: StatusCode, fields: HeaderMap) {
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = fields;
-    // Who has left, or has its answer, is told nothing.
-    let _ = respond.borrow_mut().send_informational(response);
+    // Who has its answer is told nothing, and who has left hears nothing.
+    if let Some(respond) = &mut *respond.borrow_mut() {
+        let _ = respond.send_informational(response);
+    }
 }

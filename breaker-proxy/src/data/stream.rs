@@ -46,23 +46,27 @@ pub async fn serve(
     respond: SendResponse<Piece>,
 ) {
     let worker = &shared.worker;
-    let respond = Rc::new(RefCell::new(respond));
+    let respond = Rc::new(RefCell::new(Some(respond)));
     let answer = {
         let (peer, respond) = (Rc::clone(&shared.peer), &respond);
         let mut answer = pin!(handle(Rc::clone(worker), peer, request, Rc::clone(respond)));
         poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(answer) => Poll::Ready(Some(answer)),
             // The client took it back, or left.
-            Poll::Pending => respond.borrow_mut().poll_reset(cx).map(|_| None),
+            Poll::Pending => match &mut *respond.borrow_mut() {
+                Some(respond) => respond.poll_reset(cx).map(|_| None),
+                None => Poll::Pending,
+            },
         })
         .await
     };
-    let Some((answer, visit)) = answer else { return };
+    // Whoever sends the rest of the request still knows the stream, and must tell it nothing from here on.
+    let (Some((answer, visit)), Some(mut respond)) = (answer, respond.take()) else { return };
     let ends = answer.body.is_end_stream();
     let (head, reply) = head(worker, answer);
-    let begun = respond.borrow_mut().send_response(head, ends);
+    let begun = respond.send_response(head, ends);
     let Ok(client) = begun else {
-        return respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR);
+        return respond.send_reset(Reason::INTERNAL_ERROR);
     };
     if ends {
         visit.course().is_whole();

@@ -18,6 +18,7 @@ use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -36,6 +37,9 @@ const HEAD_MAX: u32 = 64 * 1024;
 
 /// Resets of calls that ended here that are remembered, to tell late frames from wrong ones.
 const RESETS_MAX: usize = 1024;
+
+/// How long a connection that nobody uses has for its last words. A server that reads nothing would never take them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// One upstream connection.
 pub struct Trunk {
@@ -135,6 +139,12 @@ impl Trunk {
     }
 }
 
+impl Drop for Trunk {
+    fn drop(&mut self) {
+        self.shared.give_up();
+    }
+}
+
 impl Drop for Ride {
     fn drop(&mut self) {
         self.strand.end();
@@ -157,6 +167,8 @@ struct Shelf {
     trunks: Vec<Rc<Trunk>>,
     /// One is being made: others wait for it.
     making: Weak<Making>,
+    /// Rings when one of them has news, for whoever waits for room on any.
+    turned: Rc<Notify>,
 }
 
 impl Trunks {
@@ -189,6 +201,11 @@ impl Trunks {
         for shelf in self.shelves.borrow_mut().iter_mut() {
             shelf.trunks.retain(|trunk| trunk.endpoint.waiting() == 0 || trunk.shared.calls() > 0);
         }
+    }
+
+    /// Rings when one to this endpoint has news.
+    fn turned(&self, endpoint: &Endpoint) -> Rc<Notify> {
+        self.on_shelf(endpoint, |shelf| Rc::clone(&shelf.turned)).unwrap_or_default()
     }
 
     fn on_shelf<R>(&self, endpoint: &Endpoint, change: impl FnOnce(&mut Shelf) -> R) -> Option<R> {
@@ -269,19 +286,11 @@ async fn find(
             end.as_mut().reset(Instant::now() + duration(upstream.queue().wait));
             ring(worker);
         }
-        let own = worker
-            .trunks
-            .on_shelf(endpoint, |shelf| shelf.trunks.first().map(|trunk| Rc::clone(&trunk.shared)));
-        let turned = async {
-            match own.flatten() {
-                Some(shared) => shared.turned().notified().await,
-                None => std::future::pending().await,
-            }
-        };
+        let turned = worker.trunks.turned(endpoint);
         tokio::select! {
             biased;
             denial = refused(call) => return Err(Failure::Halted(denial)),
-            () = turned => {}
+            () = turned.notified() => {}
             permit = endpoint.places().acquire() => drop(permit),
             () = &mut end => return Err(busy()),
         }
@@ -334,7 +343,11 @@ pub async fn lay(
     deadline: Instant,
 ) -> Result<Rc<Trunk>, Failure> {
     let Dialled { socket, address, serial } = dialled;
-    let shared = Shared::new(place.is_none());
+    let turned = match &place {
+        Some(_) => worker.trunks.turned(endpoint),
+        None => Rc::default(),
+    };
+    let shared = Shared::new(place.is_none(), turned);
     let cable = Cable::new(Rc::clone(worker), Rc::clone(&shared), socket);
     let wrong = |error: h2::Error| Failure::Handshake(io::Error::other(error));
     let hands = Builder::new()
@@ -369,10 +382,18 @@ pub async fn lay(
     }))
 }
 
-/// Moves a connection's bytes, until it ends.
+/// Moves a connection's bytes, until it ends. Its place is given back behind it.
 async fn carry(connection: Connection<Cable, Bytes>, shared: Rc<Shared>, place: Option<Place>) {
-    // Each call hears by itself what became of it.
-    let _ended = connection.await;
+    let given_up = async {
+        shared.given_up().notified().await;
+        sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        biased;
+        // Each call hears by itself what became of it.
+        _ = connection => {}
+        () = given_up => {}
+    }
     shared.end();
     drop(place);
 }

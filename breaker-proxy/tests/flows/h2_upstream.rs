@@ -609,3 +609,87 @@ fn waiters_for_a_connection_that_was_given_up_were_stuck() {
     drop(silent);
     assert_eq!(proxy.finish()["failed"], 1);
 }
+
+/// Goal: a call that waits is told of room on whichever connection has some: it heard of the first alone, and was refused though the
+/// second had room.
+#[test]
+fn a_call_that_waited_heard_of_one_connection_only() {
+    let upstream = Upstream::start();
+    let lines = "connections = 2\nqueue = { calls = 1, wait = \"5s\" }";
+    let proxy = setup(upstream.address(), lines).start();
+    let mut clients = vec![ask(&proxy, "/a/")];
+    let mut far = Far::accept(&upstream, &[(STREAMS, 1)]);
+    let one = far.request();
+    clients.push(ask(&proxy, "/a/"));
+    let mut other = Far::accept(&upstream, &[(STREAMS, 1)]);
+    let two = other.request();
+    let mut waits = ask(&proxy, "/a/");
+    eventually("a call that waits", || (proxy.account("in_flight") == 1).then_some(()));
+    other.reply(two, "two");
+    let three = other.request();
+    other.reply(three, "three");
+    assert_eq!(waits.answer().text(), "three");
+    far.reply(one, "one");
+    for (client, word) in clients.iter_mut().zip(["one", "two"]) {
+        assert_eq!(client.answer().text(), word);
+    }
+    drop((clients, waits));
+    assert_eq!(proxy.finish()["forwarded"], 3);
+}
+
+/// Goal: a server that has stopped reading keeps no place: its connection was given up, and stayed, since it could not be said to
+/// the server; every later call was refused for want of a place.
+#[test]
+fn a_server_that_stopped_reading_kept_its_place() {
+    let upstream = Upstream::start();
+    let mut setup =
+        setup(upstream.address(), "connections = 1\nqueue = { calls = 9, wait = \"9s\" }");
+    setup.deadlines = "answer = \"200ms\"\nbody_idle = \"1s\"";
+    let proxy = setup.start();
+    let mut upload = proxy.client();
+    upload.send("POST /b/ HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n");
+    let mut far = Far::accept(&upstream, &[(WINDOW, PLENTY)]);
+    far.room(0, PLENTY);
+    far.request();
+    let mut writer = upload.writer();
+    writer.fill(&[b'x'; 4096]);
+    assert_eq!(ask(&proxy, "/a/").answer().status(), 504);
+    drop((upload, writer));
+    let mut next = ask(&proxy, "/a/");
+    let mut new = Far::accept(&upstream, &[]);
+    let stream = new.request();
+    new.reply(stream, "next");
+    assert_eq!(next.answer().text(), "next");
+    drop(far);
+    proxy.finish();
+}
+
+/// Goal: leave to send the body is not given once there is an answer: a second head in front of the end of a stream is a fault of ours, for
+/// which clients end it.
+#[test]
+fn leave_to_send_was_given_after_the_answer() {
+    let upstream = Upstream::start();
+    let proxy = start(&upstream);
+    let mut client = proxy.client();
+    let mut asked = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // POST, http, `/a/`, `h`.
+    let mut block = b"\x83\x86\x04\x03/a/\x01\x01h\0\x06expect\x0c100-continue".to_vec();
+    asked.extend([0, 0, u8::try_from(block.len()).unwrap(), HEADERS, 4, 0, 0, 0, 1]);
+    asked.append(&mut block);
+    asked.extend(b"\0\0\x03\0\0\0\0\0\x01abc");
+    client.send_bytes(&asked);
+    let mut far = Far::accept(&upstream, &[(WINDOW, 1)]);
+    let stream = far.request();
+    assert_eq!(far.next().payload, b"a");
+    far.head(stream, false);
+    let mut client = Far { wire: client };
+    assert_eq!(client.next().kind, HEADERS);
+    far.room(stream, 100);
+    assert_eq!(far.next().payload, b"bc");
+    proxy.rest();
+    far.data(stream, b"end", true);
+    let came = client.next();
+    assert_eq!((came.kind, came.payload.as_slice()), (DATA, &b"end"[..]));
+    drop(client);
+    proxy.finish();
+}
