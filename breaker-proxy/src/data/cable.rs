@@ -242,7 +242,9 @@ impl Cable {
 
     /// A frame has begun to go out, with these calls: whose it is.
     fn begin(&mut self, frame: &Frame) -> Whose {
-        let own = self.batch.iter().find(|strand| strand.id() == frame.stream).cloned();
+        // A word about a stream is the connection's, and may go out half.
+        let carries = matches!(frame.kind, Kind::Headers | Kind::Continuation | Kind::Data);
+        let own = self.batch.iter().find(|strand| carries && strand.id() == frame.stream).cloned();
         if frame.kind == Kind::Headers {
             // Numbers go up by two; those that were passed over have no head and never will.
             let next = if self.last == 0 { 1 } else { self.last.saturating_add(2) };
@@ -346,12 +348,26 @@ impl Cable {
         if let Ok(result) = sent {
             return Some(result);
         }
+        self.look();
+        None
+    }
+
+    /// May all calls of the batch pass at this moment? One that may not knows it now.
+    fn look(&self) -> bool {
+        #[cfg(feature = "faults")]
+        if crate::faults::no_last_look() {
+            return true;
+        }
+        let plane = self.worker.plane;
+        let now = plane.clock.mono();
+        let mut pass = true;
         for strand in &self.batch {
             if let Err(denial) = plane.breaker.look(strand.pass(), now) {
                 strand.cut_off(denial);
+                pass = false;
             }
         }
-        None
+        pass
     }
 
     /// Has a gate refused one of the calls whose bytes can no longer be left out?
@@ -424,6 +440,10 @@ impl Cable {
             skipped = skipped.saturating_add(run.skip);
             if run.take == 0 {
                 return Poll::Ready(Ok(skipped));
+            }
+            // What is encrypted cannot be left out any more: nothing must be that a gate refuses already.
+            if matches!(self.socket, Socket::Tls(_)) && !self.look() {
+                continue;
             }
             let (pieces, used) = part(bufs, skipped, run.take);
             let pieces = pieces.get(..used).unwrap_or(&[]);
