@@ -93,6 +93,12 @@ impl Trunk {
             && !is_told(&self.requests)
     }
 
+    /// Did a gate end it, with all that it carried?
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.shared.is_torn()
+    }
+
     fn has_room(&self) -> bool {
         self.shared.calls() < CALLS_MAX.min(self.requests.current_max_send_streams())
     }

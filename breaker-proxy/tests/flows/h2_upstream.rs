@@ -326,6 +326,7 @@ fn a_killed_frame_that_is_half_written_ends_the_connection() {
     drop((upload, writer));
     let accounts = proxy.finish();
     assert_eq!(count(&accounts, ["forwarded", "halted", "severed"]), [3, 0, 1]);
+    assert_eq!(accounts["upstream_errors"], 0, "the end was ours");
 }
 
 /// Goal: a halt ends an upload that still arrives: the server hears that the stream is taken back, and the connection goes on.
@@ -781,8 +782,7 @@ fn every_call_ends_whatever_the_server_does() {
             let index = dice.roll(waiting.len());
             let mut client = waiting.swap_remove(index);
             if dice.roll(2) == 0 {
-                client.end_writing();
-                client.rest();
+                client.sip();
             }
         }
         if round % 25 == 24 {
