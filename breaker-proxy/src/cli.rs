@@ -233,7 +233,8 @@ fn greeting(running: &Running, source: &str, built_in: bool) -> String {
     for scope in &facts.tripped {
         line(format!("  TRIPPED  {scope}, as before the start"));
     }
-    line(format!("  data     http://{data}  ({} threads)", facts.workers));
+    let scheme = if running.plane().tls.is_some() { "https" } else { "http" };
+    line(format!("  data     {scheme}://{data}  ({} threads)", facts.workers));
     line(format!("  admin    http://{admin}"));
     let token = match running.token_file() {
         Some(path) => {
@@ -255,7 +256,7 @@ fn greeting(running: &Running, source: &str, built_in: bool) -> String {
         );
         line("  (breaker-proxy default prints one to start from).".to_owned());
         line(String::new());
-        line(format!("  try      curl -i http://{data}/"));
+        line(format!("  try      curl -i {scheme}://{data}/"));
         for (verb, reason) in [("kill", "try"), ("lift", "done")] {
             line(format!(
                 "  {verb}     curl -X POST {auth} -d '{{\"reason\":\"{reason}\"}}' http://{admin}/v1/{verb}/"

@@ -39,6 +39,8 @@ pub struct Shared {
     is_ours: bool,
     settled: Cell<bool>,
     over: Cell<bool>,
+    /// It was ended from here, with all that it carried.
+    torn: Cell<bool>,
     heard: Cell<Instant>,
     /// It was settled or ended, or a call on it has; or another to the same endpoint was.
     turned: Rc<Notify>,
@@ -56,6 +58,7 @@ impl Shared {
             is_ours,
             settled: Cell::new(false),
             over: Cell::new(false),
+            torn: Cell::new(false),
             heard: Cell::new(Instant::now()),
             turned,
             given_up: Notify::new(),
@@ -90,6 +93,12 @@ impl Shared {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.over.get()
+    }
+
+    /// Did a gate end it, with all that it carried? That is no fault of the upstream.
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.torn.get()
     }
 
     /// It is at its end.
@@ -172,7 +181,6 @@ pub struct Cable {
     room: u32,
     /// What TLS has read and the library not yet taken.
     plain: BytesMut,
-    is_torn: bool,
 }
 
 impl Cable {
@@ -194,13 +202,12 @@ impl Cable {
             aside: BytesMut::from(&frames::NO_TABLE[..]),
             room: 0,
             plain: BytesMut::new(),
-            is_torn: false,
         }
     }
 
     /// Ends the connection at once, with all that it carries: the other side must not take what came of a frame for all of it.
     fn tear(&mut self) -> io::Error {
-        if !std::mem::replace(&mut self.is_torn, true) {
+        if !self.shared.torn.replace(true) {
             self.socket.close_by_reset();
             self.worker.shard.torn.up();
         }
@@ -242,7 +249,9 @@ impl Cable {
 
     /// A frame has begun to go out, with these calls: whose it is.
     fn begin(&mut self, frame: &Frame) -> Whose {
-        let own = self.batch.iter().find(|strand| strand.id() == frame.stream).cloned();
+        // A word about a stream is the connection's, and may go out half.
+        let carries = matches!(frame.kind, Kind::Headers | Kind::Continuation | Kind::Data);
+        let own = self.batch.iter().find(|strand| carries && strand.id() == frame.stream).cloned();
         if frame.kind == Kind::Headers {
             // Numbers go up by two; those that were passed over have no head and never will.
             let next = if self.last == 0 { 1 } else { self.last.saturating_add(2) };
@@ -346,12 +355,26 @@ impl Cable {
         if let Ok(result) = sent {
             return Some(result);
         }
+        self.look();
+        None
+    }
+
+    /// May all calls of the batch pass at this moment? One that may not knows it now.
+    fn look(&self) -> bool {
+        #[cfg(feature = "faults")]
+        if crate::faults::no_last_look() {
+            return true;
+        }
+        let plane = self.worker.plane;
+        let now = plane.clock.mono();
+        let mut pass = true;
         for strand in &self.batch {
             if let Err(denial) = plane.breaker.look(strand.pass(), now) {
                 strand.cut_off(denial);
+                pass = false;
             }
         }
-        None
+        pass
     }
 
     /// Has a gate refused one of the calls whose bytes can no longer be left out?
@@ -380,7 +403,7 @@ impl Cable {
         let bufs = bufs.get(..bufs.len().min(PIECES)).unwrap_or(bufs);
         let mut skipped = 0;
         loop {
-            if self.is_torn {
+            if self.shared.is_torn() {
                 return Poll::Ready(Err(torn()));
             }
             if self.is_stuck(false) {
@@ -424,6 +447,10 @@ impl Cable {
             skipped = skipped.saturating_add(run.skip);
             if run.take == 0 {
                 return Poll::Ready(Ok(skipped));
+            }
+            // What is encrypted cannot be left out any more: nothing must be that a gate refuses already.
+            if matches!(self.socket, Socket::Tls(_)) && !self.look() {
+                continue;
             }
             let (pieces, used) = part(bufs, skipped, run.take);
             let pieces = pieces.get(..used).unwrap_or(&[]);

@@ -161,7 +161,10 @@ impl<'s> Sending<'s> {
         if self.client.poll_reset(cx).is_ready() {
             return Poll::Ready(());
         }
-        if (self.ended || !self.held.is_empty()) && self.reply.is_severed() {
+        // Where the answer itself is not asked below, nobody else would say so.
+        let room = self.share.room();
+        let waits = !self.held.is_empty() || room.is_queue_full() || room.is_hold_full();
+        if (self.ended || waits) && self.reply.is_severed() {
             self.visit.course().ends(Verdict::Severed);
             return self.reset(Reason::INTERNAL_ERROR);
         }

@@ -308,6 +308,11 @@ impl Streamed {
         head
     }
 
+    /// Did the connection end from here, for the sake of another call?
+    fn is_torn(&self) -> bool {
+        self.ride.as_ref().is_some_and(|ride| ride.trunk.is_torn())
+    }
+
     fn arriving(&self) -> bool {
         self.progress.as_ref().is_some_and(|progress| !progress.done())
     }
@@ -332,6 +337,8 @@ impl Streamed {
             self.unanswered();
         }
         match failure {
+            // The kill of another call, and no fault of the upstream.
+            Failure::Closed(_) | Failure::Breach(_) if self.is_torn() => {}
             Failure::AnswerTimeout | Failure::Closed(_) | Failure::Breach(_) => {
                 self.call.account().upstream_errors.up();
                 self.call.failed(class_of(&failure));
@@ -420,7 +427,7 @@ impl Streamed {
             }
         };
         // An end that was ours is no fault of the upstream, nor is an upload that its client broke off.
-        let ours = self.ride.as_ref().is_none_or(|ride| ride.strand.is_gone());
+        let ours = self.ride.as_ref().is_none_or(|ride| ride.strand.is_gone()) || self.is_torn();
         let theirs = Failure::is_of_upstream(&failure);
         if theirs && !ours {
             self.call.account().upstream_errors.up();

@@ -8,6 +8,7 @@ use super::flight::Call;
 use super::link::{Deadline, Dialled, IDLE_AGE, Place, dial, reach_by, refused, ring};
 use super::strand::Strand;
 use super::upstream::duration;
+use crate::wire::Breach;
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use hyper::{Request, StatusCode};
@@ -91,6 +92,12 @@ impl Trunk {
             && !self.shared.is_over()
             && self.is_listed()
             && !is_told(&self.requests)
+    }
+
+    /// Did a gate end it, with all that it carried?
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.shared.is_torn()
     }
 
     fn has_room(&self) -> bool {
@@ -350,7 +357,12 @@ pub async fn lay(
     };
     let shared = Shared::new(place.is_none(), turned);
     let cable = Cable::new(Rc::clone(worker), Rc::clone(&shared), socket);
-    let wrong = |error: h2::Error| Failure::Handshake(io::Error::other(error));
+    // What TLS has agreed on and is not kept is as good as no proof of who it is.
+    let is_tls = endpoint.target().is_tls();
+    let wrong = |error: io::Error| match is_tls {
+        true => Failure::Handshake(error),
+        false => Failure::Breach(Breach::Http2),
+    };
     let hands = Builder::new()
         .initial_window_size(ROOM)
         .initial_connection_window_size(ROOM.saturating_mul(u32::try_from(CALLS_MAX).unwrap_or(1)))
@@ -361,7 +373,7 @@ pub async fn lay(
         .enable_push(false)
         .handshake::<_, Bytes>(cable);
     let hands = timeout_at(deadline, hands).await.map_err(|_| Failure::ConnectTimeout)?;
-    let (requests, connection) = hands.map_err(wrong)?;
+    let (requests, connection) = hands.map_err(|error| wrong(io::Error::other(error)))?;
     tokio::task::spawn_local(carry(connection, Rc::clone(&shared), place));
     let turned = async {
         while !shared.is_settled() && !shared.is_over() {
@@ -370,7 +382,7 @@ pub async fn lay(
     };
     timeout_at(deadline, turned).await.map_err(|_| Failure::ConnectTimeout)?;
     if !shared.is_settled() {
-        return Err(Failure::Handshake(io::Error::other("it does not speak HTTP/2")));
+        return Err(wrong(io::Error::other("it does not speak HTTP/2")));
     }
     Ok(Rc::new(Trunk {
         endpoint: Arc::clone(endpoint),

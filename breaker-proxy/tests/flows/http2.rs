@@ -188,6 +188,37 @@ fn a_connection_held_a_piece_for_each_of_its_streams() {
     }
 }
 
+/// Goal: a cut ends an answer at once though others have left it no room on its connection: it waited for a client that reads nothing.
+#[test]
+fn a_cut_waited_for_room_on_a_full_connection() {
+    let upstream = Upstream::start();
+    let keys =
+        "keys = [{ name = \"client\", from = { header = \"x-client\" }, missing = \"share\" }]";
+    let setup = Setup::route(upstream.address(), keys);
+    let proxy = Setup { bounds: "connection_bytes = \"64KiB\"", ..setup }.start();
+    let mut client = Wire::connect_narrow(proxy.data());
+    begin(&mut client, &[0, 4, 0x7F, 0xFF, 0xFF, 0xFF]);
+    makes_room(&mut client, 0, 1 << 30);
+    ask(&mut client, 1, GET, true, &[("x-client", "calm")]);
+    let mut calm = upstream.accept();
+    calm.request();
+    calm.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+    calm.fill(&[b'x'; 65_536]);
+    let full = || proxy.metric("breaker_full_connections_total");
+    let before = full();
+    ask(&mut client, 3, GET, true, &[("x-client", "mad")]);
+    let mut mad = upstream.accept();
+    mad.request();
+    mad.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhello");
+    eventually("an answer without room", || (full() > before).then_some(()));
+    proxy.rest();
+    let kill = proxy.cut("/default/api/client=mad");
+    assert_eq!((&kill["in_flight"], &kill["severed"]), (&1.into(), &1.into()));
+    eventually("the end of the call", || (proxy.status()["calls_open"] == 1).then_some(()));
+    drop(client);
+    assert_eq!(proxy.finish()["severed"], 1);
+}
+
 /// The length of an answer, which must come whole.
 fn whole(client: &mut Wire, stream: u32) -> usize {
     let mut length = 0;
