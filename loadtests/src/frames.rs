@@ -1,8 +1,11 @@
 //! The HTTP/2 side of the origin: what the `h2` crate reads passes through here frame by frame, so that each request is noted with the time
 //! at which the first byte of its HEADERS frame came; it answers 200 to everything.
+//!
+//! A stalled origin gives room for bodies late, and reads its socket all the same: what lies unread in the kernel is put together with what
+//! comes later, and has its stamp.
 
 use crate::intake::Stamp;
-use crate::origin::{Arrival, Log, Manner};
+use crate::origin::{Arrival, Log, Manner, Stall};
 use crate::stamp;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -13,13 +16,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use tokio::time::Sleep;
 
 /// Bytes that begin a connection (RFC 9113, 3.4), and each frame (4.1).
 const PREFACE: usize = 24;
 const FRAME_HEAD: usize = 9;
 
-const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 
 /// Where the requests of one connection stand in the log.
@@ -30,27 +31,20 @@ struct Frames<S> {
     stream: S,
     at: Stamp,
     log: Arc<Log>,
-    manner: Manner,
     places: Places,
     preface: usize,
     head: [u8; FRAME_HEAD],
     have: usize,
     /// Bytes of the frame that are still to come, once its head is whole.
     left: usize,
-    kind: u8,
     of: u32,
     /// The highest stream so far.
     last: u32,
     /// The first byte of the frame's head.
     first: Arrival,
-    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Frames<S> {
-    fn in_data(&self) -> bool {
-        self.preface == 0 && self.have == FRAME_HEAD && self.kind == DATA
-    }
-
     fn wants(&self) -> usize {
         match (self.preface, self.have) {
             (0, FRAME_HEAD) => self.left,
@@ -92,7 +86,6 @@ impl<S> Frames<S> {
     fn begin(&mut self) {
         let [a, b, c, kind, _, d, e, f, g] = self.head;
         self.left = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        self.kind = kind;
         self.of = u32::from_be_bytes([d & 0x7f, e, f, g]);
         if kind == HEADERS && self.of > self.last {
             self.last = self.of;
@@ -109,16 +102,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let own = self.get_mut();
-        let mut most = own.wants().min(buffer.remaining());
-        if let Some(stall) = own.manner.stall.filter(|_| own.in_data()) {
-            let pause = own.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall.pause)));
-            ready!(pause.as_mut().poll(cx));
-            most = most.min(stall.bytes);
-        }
+        let most = own.wants().min(buffer.remaining());
         let into = buffer.initialize_unfilled_to(most);
         let mut part = ReadBuf::new(into);
         ready!(Pin::new(&mut own.stream).poll_read(cx, &mut part))?;
-        own.pause = None;
         let read = part.filled().len();
         own.pass(part.filled());
         buffer.advance(read);
@@ -162,17 +149,14 @@ pub(crate) async fn serve(
         stream,
         at,
         log: Arc::clone(&log),
-        manner,
         places: Arc::clone(&places),
         preface: PREFACE,
         head: [0; FRAME_HEAD],
         have: 0,
         left: 0,
-        kind: 0,
         of: 0,
         last: 0,
         first: Arrival::default(),
-        pause: None,
     };
     let leave = Arc::new(Notify::new());
     let mut connection = h2::server::handshake(frames).await?;
@@ -191,7 +175,7 @@ pub(crate) async fn serve(
         let (log, leave) = (Arc::clone(&log), Arc::clone(&leave));
         tokio::spawn(async move {
             // A stream that was reset has its arrival in the log already.
-            let _ = answer(request, respond, &log, place).await;
+            let _ = answer(request, respond, &log, place, manner.stall).await;
             let every = manner.close_every.map(|every| every.saturating_mul(LEAVE_EVERY));
             if every.zip(place).is_some_and(|(every, place)| place.is_multiple_of(every)) {
                 leave.notify_one();
@@ -205,12 +189,16 @@ async fn answer(
     mut respond: h2::server::SendResponse<Bytes>,
     log: &Log,
     place: Option<usize>,
+    stall: Option<Stall>,
 ) -> Result<(), h2::Error> {
     let id = request.headers().get("x-id").and_then(|id| id.to_str().ok()?.parse().ok());
     log.change(place, |arrival| arrival.id = id);
     let mut body = request.into_body();
     while let Some(data) = body.data().await {
         let length = data?.len();
+        if let Some(stall) = stall {
+            tokio::time::sleep(stall.pause).await;
+        }
         body.flow_control().release_capacity(length)?;
     }
     log.change(place, |arrival| arrival.whole = true);

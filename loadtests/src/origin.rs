@@ -148,7 +148,7 @@ impl Origin {
         let http2 = speech.http2;
         let listener = TcpListener::bind(addr).map_err(LoadError::io("listen as the origin"))?;
         stamp::enable(&listener).map_err(LoadError::io("ask for receive timestamps"))?;
-        if let Some(stall) = manner.stall {
+        if let Some(stall) = manner.stall.filter(|_| !speech.http2) {
             setsockopt(&listener, RcvBuf, &stall.buffer)
                 .map_err(io::Error::from)
                 .map_err(LoadError::io("set the origin's receive buffer"))?;

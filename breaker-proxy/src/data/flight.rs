@@ -317,12 +317,19 @@ impl Call {
         let plane = self.worker.plane;
         if self.arriving.get() || plane.breaker.is_cut(&self.pass) {
             let denial = plane.breaker.look(&self.pass, plane.clock.mono()).err();
-            if let (Some(denial), Some(notes)) = (&denial, self.course.notes()) {
-                notes.borrow_mut().severed(&self.snapshot, denial, &plane.names);
+            if let Some(denial) = &denial {
+                self.note_severed(denial);
             }
             return denial;
         }
         None
+    }
+
+    /// Tells whoever looks what it is that ends the call.
+    pub fn note_severed(&self, denial: &Denial) {
+        if let Some(notes) = self.course.notes() {
+            notes.borrow_mut().severed(&self.snapshot, denial, &self.worker.plane.names);
+        }
     }
 
     /// The head of the answer came, and whether it is a fault of the upstream. Gates and detectors hear of it at once. What the call holds in

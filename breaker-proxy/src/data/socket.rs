@@ -108,6 +108,20 @@ impl Socket {
         }
     }
 
+    /// Takes nothing more while the kernel holds bytes that it has not sent. What waits then waits with us, where it can still be left out;
+    /// at most what one write handed over waits with the kernel.
+    pub fn keep_back_unsent(&self) {
+        let io = match self {
+            Socket::Plain(io) => io,
+            Socket::Tls(session) => session.socket(),
+        };
+        // Without the option the kernel holds more; nothing else changes.
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(io).set_tcp_notsent_lowat(1);
+        #[cfg(not(target_os = "linux"))]
+        let _ = io;
+    }
+
     /// From now on a close throws away what the kernel still holds, and tells the other side by a reset.
     pub fn close_by_reset(&self) {
         let io = match self {

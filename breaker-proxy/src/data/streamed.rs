@@ -213,6 +213,7 @@ impl Streamed {
     /// Ends the stream so that nothing more of the call arrives.
     fn sever(&mut self, denial: Denial) -> Failure {
         self.call.count_severed();
+        self.call.note_severed(&denial);
         if let Some(ride) = &self.ride {
             ride.strand.cut_off(denial);
         }

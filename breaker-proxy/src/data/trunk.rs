@@ -349,6 +349,7 @@ pub async fn lay(
     deadline: Instant,
 ) -> Result<Rc<Trunk>, Failure> {
     let Dialled { socket, address, serial } = dialled;
+    socket.keep_back_unsent();
     let turned = match &place {
         Some(_) => worker.trunks.turned(endpoint),
         None => Rc::default(),

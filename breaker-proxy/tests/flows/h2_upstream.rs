@@ -5,7 +5,7 @@ use super::support::h2::{Event, H2};
 use super::support::h2_server::{DATA, Far, Grove, HEADERS, RESET, Said};
 use super::support::tls::{Authority, Vault};
 use super::support::upstream::Upstream;
-use super::support::wire::{Answer, Wire};
+use super::support::wire::{Answer, FULL_AFTER, Wire};
 use super::support::{Dice, Proxy, Setup, eventually};
 use hyper::Request;
 use serde_json::Value;
@@ -292,6 +292,46 @@ fn a_killed_head_is_left_out_and_the_connection_goes_on() {
     drop((upload, writer));
     let accounts = proxy.finish();
     assert_eq!(count(&accounts, ["forwarded", "halted", "severed"]), [2, 1, 0]);
+}
+
+/// Goal: behind a server that stopped reading, a head waits with us, where a kill finds it, and not with the kernel, which would deliver it
+/// whenever there is room.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_head_does_not_wait_in_the_kernel() {
+    // More than a receiver holds that reads nothing, and less than the kernel would hold for it besides.
+    const LENGTH: usize = 8 << 20;
+    let upstream = Upstream::start();
+    let proxy = start(&upstream);
+    let mut upload = post(&proxy, "/b/", LENGTH);
+    let mut far = Far::accept(&upstream, &[(WINDOW, PLENTY)]);
+    far.room(0, PLENTY);
+    let first = far.request();
+    let mut writer = upload.writer();
+    let sender = std::thread::spawn(move || writer.send_bytes(&vec![b'x'; LENGTH]));
+    let (mut last, mut since) = (0, std::time::Instant::now());
+    while last == 0 || since.elapsed() < FULL_AFTER {
+        let now = far.wire.at_hand();
+        if now != last {
+            (last, since) = (now, std::time::Instant::now());
+        }
+    }
+    let mut waits = ask(&proxy, "/a/");
+    eventually("a call that waits", || (proxy.account("in_flight") == 1).then_some(()));
+    let kill = proxy.halt("/default/a");
+    assert_killed(&waits.answer(), &kill);
+    let mut bytes = 0;
+    while bytes < LENGTH {
+        let came = far.next();
+        assert_eq!(came.kind, DATA, "nothing of the killed call comes");
+        bytes += came.payload.len();
+    }
+    sender.join().unwrap();
+    far.reply(first, "first");
+    assert_eq!(upload.answer().text(), "first");
+    drop(upload);
+    let accounts = proxy.finish();
+    assert_eq!(count(&accounts, ["forwarded", "halted", "severed"]), [1, 1, 0]);
 }
 
 /// Goal: where a kill meets a frame of its call that is half written, the connection ends: the server never has that frame whole. Other

@@ -360,6 +360,32 @@ fn a_line_tells_what_became_of_a_request() {
     proxy.finish();
 }
 
+/// Goal: a call that a kill ends on a shared upstream connection names that kill, too.
+#[test]
+fn a_severed_line_behind_http2_named_no_kill() {
+    let (upstream, room) = (Upstream::start(), room());
+    let setup = Setup::new(format!(
+        "[[upstreams]]\nname = \"u\"\nendpoints = \"http://{}\"\nprotocol = \"h2\"\n\
+         [[routes]]\nname = \"api\"\nmatch = {{ path = \"/{{*rest}}\" }}\nupstream = \"u\"\n",
+        upstream.address()
+    ));
+    let proxy = logging(setup, &room, "").start();
+    let mut client = proxy.client();
+    client.send(GET);
+    let mut far = Far::accept(&upstream, &[]);
+    let stream = far.request();
+    far.head(stream, false);
+    far.data(stream, b"half", false);
+    client.until(b"half").unwrap();
+    let id = proxy.cut("/default/api")["id"].clone();
+    client.rest();
+    let found = entries(&room, 1);
+    assert_eq!(found[0]["verdict"], "severed");
+    assert_eq!((&found[0]["scope"], &found[0]["id"]), (&json!("/default/api"), &id));
+    drop(client);
+    proxy.finish();
+}
+
 /// Goal: who was cut off, and why, is told: a kill in flight, an upstream that broke, a client that left, a shadow.
 #[test]
 fn a_line_tells_who_cut_it_off() {

@@ -10,7 +10,7 @@ use crate::inspect::decimal::{MAX_SCALE, MAX_UNITS};
 use crate::inspect::form::MAX_NAME;
 use crate::inspect::json::Pointer;
 use crate::keys::{MAX_HOPS, place, spelled};
-use breaker_core::{KeySpec, LimitSpec, OnBreach, Unit};
+use breaker_core::{KeySpec, LimitKind, LimitSpec, OnBreach, Unit};
 use ipnet::IpNet;
 
 /// Networks of trusted peers; each request from one of them is compared with all.
@@ -395,7 +395,35 @@ pub(super) fn among_routes(
                 "is missing, but a limit on its calls counts weight and would refuse them all";
             report.wrong(format!("{}.weight", route.path), problem, hint);
         }
+        // What is known here weighs so much each time: a limit without room for it would refuse every such call for good.
+        let (known, key) = match &route.weight {
+            Some(Weight::Constant(known)) => (Some(*known), "weight"),
+            Some(Weight::Quantity { missing, .. }) => (*missing, "weight.missing"),
+            Some(Weight::Length) | None => (None, ""),
+        };
+        let most = lineage.iter().flat_map(|rules| capacities(rules)).min();
+        if let (Some(known), Some(most)) = (known, most)
+            && known > most
+        {
+            let problem = format!(
+                "{known} is more than a limit on its calls ever has room for, which is {most}; each such call would be refused"
+            );
+            let hint = "raise that limit: the burst of a rate, the number of any other";
+            report.wrong(format!("{}.{key}", route.path), problem, hint);
+        }
     }
+}
+
+/// What each limit that counts weight has room for when unused.
+fn capacities(rules: &Rules) -> impl Iterator<Item = u64> {
+    let keys = rules.spec.keys.iter().flat_map(|key| &key.limits);
+    let enforced = |limit: &&LimitSpec| limit.by == Unit::Weight && !limit.candidate;
+    rules.spec.limits.iter().chain(keys).filter(enforced).map(|limit| match limit.kind {
+        LimitKind::Rate { burst, .. } => burst,
+        LimitKind::Window { count, .. }
+        | LimitKind::Budget { count, .. }
+        | LimitKind::InFlight { count } => count,
+    })
 }
 
 fn has_segment(segment: &Segment, pattern: &str) -> bool {

@@ -1740,6 +1740,28 @@ fn weights_are_checked() {
     good(&format!("[global]\n{limit}\n{ROUTE}weight = 1\n"));
 }
 
+/// Goal: a weight that is known here and that a limit never has room for is told: every call would be refused for good.
+#[test]
+fn a_weight_that_could_never_pass_was_good() {
+    let heavy = |route: &str, key: &str| {
+        let problem = "2000 is more than a limit on its calls ever has room for, which is 16; each such call would be refused";
+        let hint = "raise that limit: the burst of a rate, the number of any other";
+        one_in_route(route, &format!("routes.a.{key}: {problem}; {hint}"));
+    };
+    let limit = "limit = [{ rate = \"1000/m\", by = \"weight\" }]";
+    let dimension = format!("[[routes.keys]]\nname = \"k\"\nfrom = \"peer\"\n{limit}");
+    heavy(&format!("weight = 2000\n{limit}"), "weight");
+    heavy(&format!("weight = 2000\n{dimension}"), "weight");
+    heavy(&format!("weight = {{ query = \"q\", missing = 2000 }}\n{limit}"), "weight.missing");
+    for fits in [
+        "weight = 2000\nlimit = [{ rate = \"1000/m\", burst = 2000, by = \"weight\" }]",
+        "weight = 2000\nlimit = [{ rate = \"1000/m\", by = \"weight\", candidate = true }]",
+        "weight = 2000\nlimit = [{ rate = \"1000/m\" }, { budget = 2000, by = \"weight\" }]",
+    ] {
+        good(&format!("{ROUTE}{fits}\n"));
+    }
+}
+
 /// Goal: a network that is none, or everyone, is told.
 #[test]
 fn trusted_networks_are_checked() {
