@@ -291,6 +291,15 @@ impl Cable {
                 left = frame.whole();
                 match &whose {
                     Whose::Nobody if run.take > 0 => return Ok(run),
+                    // The server waits for what this head says of its table, and no other says it again.
+                    Whose::Nobody
+                        if frame.kind == Kind::Headers
+                            && self.incoming.wants_small_table()
+                            && byte_at(bufs, at.saturating_add(frames::HEAD))
+                                .is_none_or(frames::tells_table) =>
+                    {
+                        return Err(self.tear());
+                    }
                     Whose::Nobody => self.leave_out(&frame, cx),
                     Whose::Call(_) if self.batch.len() >= BATCH => return Ok(run),
                     Whose::Call(strand) if frame.leaves_head_open() => {
@@ -493,6 +502,12 @@ fn head_at(bufs: &[IoSlice<'_>], at: usize) -> Option<Frame> {
         have += 1;
     }
     (have == frames::HEAD).then(|| Frame::read(&head))
+}
+
+/// The byte at this place, if it is at hand.
+fn byte_at(bufs: &[IoSlice<'_>], at: usize) -> Option<u8> {
+    let (pieces, _) = part(bufs, at, 1);
+    pieces.first().and_then(|piece| piece.first().copied())
 }
 
 /// So many of the bytes behind a place.

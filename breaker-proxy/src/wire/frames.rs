@@ -75,6 +75,15 @@ impl Frame {
     }
 }
 
+/// The size of the table of fields that all begin with (RFC 9113, 6.5.2).
+const TABLE: u32 = 4096;
+
+/// Does a head that begins with this byte say of what size its table is (RFC 7541, 6.3)?
+#[must_use]
+pub fn tells_table(first: u8) -> bool {
+    first & 0xe0 == 0x20
+}
+
 /// Settings by which a server would keep no table of fields: who sends nothing by reference may leave out a head, and the other side
 /// reads the next one all the same (RFC 7541, 4.2).
 pub const NO_TABLE: [u8; HEAD + 6] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
@@ -96,6 +105,9 @@ pub struct Incoming {
     left: usize,
     /// Where in settings the next byte is: in its pair of name and value, and what came of the name.
     pair: Option<(usize, [u8; 2])>,
+    /// What came of the size of the table, and whether it was ever said to be less than all begin with.
+    table: u32,
+    is_small: bool,
     /// A head is not at its end.
     open: bool,
     /// Settings have come.
@@ -151,7 +163,11 @@ impl Incoming {
                     }
                 }
                 // SETTINGS_HEADER_TABLE_SIZE.
-                _ if *name == [0, 1] => *byte = 0,
+                _ if *name == [0, 1] => {
+                    self.table = self.table << 8 | u32::from(*byte);
+                    self.is_small |= *at == 5 && self.table < TABLE;
+                    *byte = 0;
+                }
                 _ => {}
             }
             *at = (*at + 1) % 6;
@@ -162,6 +178,12 @@ impl Incoming {
     #[must_use]
     pub fn is_between(&self) -> bool {
         self.have == 0 && self.left == 0 && !self.open
+    }
+
+    /// Did the server ask for a smaller table than all begin with? Then it waits to be told, in the next head, that it is one.
+    #[must_use]
+    pub fn wants_small_table(&self) -> bool {
+        self.is_small
     }
 
     /// Have settings come?
@@ -259,6 +281,13 @@ mod tests {
         assert!(!incoming.is_settled(), "a word that ours were taken says nothing of theirs");
         let mut empty = frame(4, 0, 0, &[]);
         incoming.pass(&mut empty);
-        assert!(incoming.is_settled());
+        assert!(incoming.is_settled() && !incoming.wants_small_table());
+        for (table, is_small) in [(4096_u32, false), (4095, true), (0, true)] {
+            let mut bytes = frame(4, 0, 0, &[&[0, 1][..], &table.to_be_bytes()].concat());
+            let mut incoming = Incoming::default();
+            incoming.pass(&mut bytes);
+            assert_eq!(incoming.wants_small_table(), is_small, "{table}");
+        }
+        assert!(tells_table(0x20) && tells_table(0x3f) && !tells_table(0x40) && !tells_table(0x82));
     }
 }

@@ -65,7 +65,16 @@ impl Declared {
             let endpoints = texts.and_then(|texts| endpoints(&place, &texts, listen, report));
             let mut upstream = Upstream::plain(endpoints.unwrap_or_default());
             upstream.name = Some(name);
+            let place = section.path_of("connections");
             settings(&mut upstream, &mut section, report);
+            let workers = listen.workers.map_or(1, u32::from);
+            if upstream.protocol == Protocol::Http2 && upstream.connections < workers {
+                let problem = format!(
+                    "{} is less than the {workers} threads, which share none over h2",
+                    upstream.connections
+                );
+                report.wrong(place, problem, format!("use at least {workers}"));
+            }
             list.push(DeclaredAt { path: section.path, upstream, is_used: false });
         }
         Declared { list }
@@ -309,6 +318,17 @@ mod tests {
         assert_eq!(two, Upstream::plain(vec![http("a", 80), http("::1", 81)]));
         let named = "[[upstreams]]\nname = \"u\"\nendpoints = \"http://a\"";
         assert_eq!(upstream(named, "\"u\""), Upstream { name: Some("u".to_owned()), ..one });
+    }
+
+    /// Goal: a thread that could have no connection of its own, where none is shared between threads, is told.
+    #[test]
+    fn each_thread_has_a_connection_over_http2() {
+        let few = "[listen]\nworkers = 4\n[[upstreams]]\nname = \"u\"\nendpoints = \"http://a\"\nconnections = 3";
+        assert!(read(few, "\"u\"").is_ok());
+        assert_eq!(
+            read(&format!("{few}\nprotocol = \"h2\""), "\"u\"").unwrap_err(),
+            "upstreams.u.connections: 3 is less than the 4 threads, which share none over h2; use at least 4"
+        );
     }
 
     /// Goal: everything that an upstream may say arrives.
