@@ -79,6 +79,10 @@ pub async fn handle(
     body.tell(visit.course());
     let asked = Asked::of(&head);
     visit.note(&peer, Some(&asked));
+    if grpc_of(&asked).is_some() {
+        // A stream of messages comes as its sender has something to say, and its answer may begin at its end.
+        body.take_time();
+    }
     let to_head = asked.method == Method::HEAD;
     let decision = match waits(&worker, &peer, &asked, body.framing()) {
         Some(waiting) => visit.timed(waiting.decide(&worker, &peer, &mut body, &visit)).await,

@@ -4,6 +4,7 @@ use super::support::upstream::{Serving, Upstream};
 use super::support::wire::Wire;
 use super::support::{Setup, eventually};
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -253,6 +254,31 @@ fn a_body_by_the_byte_held_its_http2_stream_for_ever() {
     assert_eq!(proxy.metric("breaker_slow_uploads_total"), 1.0);
     drop(client);
     assert_eq!(proxy.finish()["upstream_errors"], 0, "no fault of the upstream");
+}
+
+/// Goal: a stream of messages comes as there is something to say: it is no slow upload.
+#[test]
+fn a_grpc_stream_of_few_messages_goes_on() {
+    let upstream = Upstream::start();
+    let setup = Setup::route(upstream.address(), "");
+    let deadlines = "body_idle = \"1s\"";
+    let proxy = Setup { bounds: "upload_rate = \"16MiB/s\"", deadlines, ..setup }.start();
+    let mut client = connect(proxy.data(), &[]);
+    ask(&mut client, 1, POST, false, &[("content-type", "application/grpc")]);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        client.send_bytes(&frame(DATA, 0, 1, b"x"));
+        let frames = up_to_ping(&mut client);
+        assert!(frames.iter().all(|frame| frame.kind != HEADERS), "it ended");
+    }
+    client.send_bytes(&frame(DATA, 1, 1, b"x"));
+    let mut exchange = upstream.accept();
+    exchange.request();
+    exchange.reply("ok");
+    until(&mut client, HEADERS);
+    assert_eq!(proxy.metric("breaker_slow_uploads_total"), 0.0);
+    drop(client);
+    proxy.finish();
 }
 
 /// Goal: over HTTP/2, too, what an upstream says before its answer reaches the client; leave to send a body is given when the body is wanted,
