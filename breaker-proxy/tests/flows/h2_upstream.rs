@@ -299,14 +299,15 @@ fn a_killed_head_is_left_out_and_the_connection_goes_on() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_head_does_not_wait_in_the_kernel() {
-    // More than a receiver holds that reads nothing, and less than the kernel would hold for it besides.
-    const LENGTH: usize = 8 << 20;
+    // More than a narrow receiver holds that reads nothing, and less than the kernel would hold for it besides.
+    const LENGTH: usize = 400_000;
     let upstream = Upstream::start();
     let proxy = start(&upstream);
     let mut upload = post(&proxy, "/b/", LENGTH);
     let mut far = Far::accept(&upstream, &[(WINDOW, PLENTY)]);
     far.room(0, PLENTY);
     let first = far.request();
+    far.wire.narrow();
     let mut writer = upload.writer();
     let sender = std::thread::spawn(move || writer.send_bytes(&vec![b'x'; LENGTH]));
     let (mut last, mut since) = (0, std::time::Instant::now());

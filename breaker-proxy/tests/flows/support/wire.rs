@@ -118,6 +118,11 @@ impl Wire {
         Wire::new(socket.into())
     }
 
+    /// From now on little is taken that is not read.
+    pub(crate) fn narrow(&self) {
+        socket2::SockRef::from(&self.stream).set_recv_buffer_size(16 * 1024).unwrap();
+    }
+
     pub(crate) fn new(stream: TcpStream) -> Wire {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
